@@ -1,0 +1,173 @@
+//! The law of a response: everything its text is a function of, declared before the first token.
+
+use crate::ids::Token;
+use std::fmt;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Law {
+    pub sampler: Sampler,
+    pub transforms: Transforms,
+    pub lists: ListLaw,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sampler {
+    /// x = argmax_v r(v)/E_v, E_v ~ Exp(1) from (seed, position, v).
+    Seeded,
+    /// x = argmax_v r(v) at temperature 1; ties go to the lower id.
+    Greedy,
+}
+
+/// How experts shorten what they say.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ListLaw {
+    /// Perturbed lists: say v with p(v)/E_v >= tau; about 1/tau entries at most, exact all the same.
+    pub tau: f64,
+    /// Plain lists: say top tokens until this mass...
+    pub mass: f64,
+    /// ...and never more than this many.
+    pub max_entries: u16,
+}
+
+impl Default for ListLaw {
+    fn default() -> Self {
+        ListLaw { tau: 1.0 / 16.0, mass: 0.999, max_entries: crate::limits::LIST_ENTRIES_MAX }
+    }
+}
+
+/// What each expert does to its own logits, in this order. The neutral value turns a step off.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Transforms {
+    /// Divides (or multiplies, below zero) the logits of tokens among the last `repeat_last_n`
+    /// tokens of the session, prompt included. 1 is off.
+    pub repeat_penalty: f32,
+    pub repeat_last_n: u32,
+    /// Subtracted once for each time the token was generated in this response. 0 is off.
+    pub frequency_penalty: f32,
+    /// Subtracted if the token was generated in this response at all. 0 is off.
+    pub presence_penalty: f32,
+    /// Added to the logits of these tokens; sorted by token.
+    pub bias: Vec<(Token, f32)>,
+    /// Divides the logits. 0 asks for the greedy sampler, which runs at 1.
+    pub temperature: f32,
+    /// Keep tokens at least as likely as the k-th. 0 is off.
+    pub top_k: u32,
+    /// Keep the fewest top tokens that reach this mass (after top_k). 1 is off.
+    pub top_p: f32,
+    /// Keep tokens with at least this share of the top token's probability. 0 is off.
+    pub min_p: f32,
+}
+
+impl Transforms {
+    pub const NEUTRAL: Transforms = Transforms {
+        repeat_penalty: 1.0,
+        repeat_last_n: 64,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        bias: Vec::new(),
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+    };
+
+    pub fn touches_history(&self) -> bool {
+        self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0
+    }
+
+    pub fn truncates(&self) -> bool {
+        self.top_k != 0 || self.top_p < 1.0 || self.min_p > 0.0
+    }
+
+    /// Is p the model's own distribution?
+    pub fn is_neutral(&self) -> bool {
+        !self.touches_history() && self.bias.is_empty() && self.temperature == 1.0 && !self.truncates()
+    }
+}
+
+/// A parameter outside its range, named as the user typed it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{name} must be {expected}, not {got}")]
+pub struct OutOfRange {
+    pub name: &'static str,
+    pub expected: &'static str,
+    pub got: f32,
+}
+
+impl Law {
+    /// Checks every number; temperature 0 is the greedy law.
+    pub fn new(transforms: Transforms, lists: ListLaw) -> Result<Law, OutOfRange> {
+        let t = &transforms;
+        let check = |name, value: f32, low: f32, high: f32, expected| {
+            let inside = value >= low && value <= high; // false for NaN
+            if inside { Ok(()) } else { Err(OutOfRange { name, expected, got: value }) }
+        };
+        check("temperature", t.temperature, 0.0, 100.0, "from 0 to 100")?;
+        check("top_p", t.top_p, f32::MIN_POSITIVE, 1.0, "above 0 and at most 1")?;
+        check("min_p", t.min_p, 0.0, 1.0, "from 0 to 1")?;
+        check("repeat_penalty", t.repeat_penalty, 0.01, 100.0, "from 0.01 to 100")?;
+        check("frequency_penalty", t.frequency_penalty, -2.0, 2.0, "from -2 to 2")?;
+        check("presence_penalty", t.presence_penalty, -2.0, 2.0, "from -2 to 2")?;
+        for &(_, bias) in &t.bias {
+            check("logit_bias", bias, -100.0, 100.0, "from -100 to 100")?;
+        }
+        let greedy = t.temperature == 0.0;
+        let sampler = if greedy { Sampler::Greedy } else { Sampler::Seeded };
+        let temperature = if greedy { 1.0 } else { t.temperature };
+        Ok(Law { sampler, transforms: Transforms { temperature, ..transforms }, lists })
+    }
+}
+
+/// One line, shown with every response: who has it can check the text.
+impl fmt::Display for Law {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let t = &self.transforms;
+        match self.sampler {
+            Sampler::Seeded => write!(f, "seeded tau={}", self.lists.tau)?,
+            Sampler::Greedy => write!(f, "greedy mass={} max={}", self.lists.mass, self.lists.max_entries)?,
+        }
+        write!(f, " weights=frozen sets=A temperature={}", t.temperature)?;
+        let mut step = |name: &str, value: f32, off: f32| {
+            if value == off { Ok(()) } else { write!(f, " {name}={value}") }
+        };
+        step("top_k", t.top_k as f32, 0.0)?;
+        step("top_p", t.top_p, 1.0)?;
+        step("min_p", t.min_p, 0.0)?;
+        step("repeat_penalty", t.repeat_penalty, 1.0)?;
+        step("frequency_penalty", t.frequency_penalty, 0.0)?;
+        step("presence_penalty", t.presence_penalty, 0.0)?;
+        step("biases", t.bias.len() as f32, 0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn temperature_zero_is_the_greedy_law_at_one() {
+        let law = Law::new(Transforms { temperature: 0.0, ..Transforms::NEUTRAL }, ListLaw::default()).unwrap();
+        assert_eq!((law.sampler, law.transforms.temperature), (Sampler::Greedy, 1.0));
+    }
+
+    #[test]
+    fn nan_and_out_of_range_are_named() {
+        for (transforms, name) in [
+            (Transforms { temperature: f32::NAN, ..Transforms::NEUTRAL }, "temperature"),
+            (Transforms { temperature: -0.1, ..Transforms::NEUTRAL }, "temperature"),
+            (Transforms { top_p: 0.0, ..Transforms::NEUTRAL }, "top_p"),
+            (Transforms { min_p: 1.5, ..Transforms::NEUTRAL }, "min_p"),
+            (Transforms { repeat_penalty: 0.0, ..Transforms::NEUTRAL }, "repeat_penalty"),
+            (Transforms { bias: vec![(1, f32::INFINITY)], ..Transforms::NEUTRAL }, "logit_bias"),
+        ] {
+            assert_eq!(Law::new(transforms, ListLaw::default()).unwrap_err().name, name);
+        }
+    }
+
+    #[test]
+    fn the_declaration_names_what_is_on() {
+        let transforms = Transforms { temperature: 0.8, top_k: 40, ..Transforms::NEUTRAL };
+        let law = Law::new(transforms, ListLaw::default()).unwrap();
+        assert_eq!(law.to_string(), "seeded tau=0.0625 weights=frozen sets=A temperature=0.8 top_k=40");
+    }
+}

@@ -1,0 +1,174 @@
+//! The conversation between a router and an expert: what is asked, what is said.
+//!
+//! The same enums cross a channel to the expert thread of this process and, as protobuf, a network.
+//! An expert never learns which token was drawn from its opinion until the next draft carries it.
+
+use crate::ids::{ExpertId, Position, SessionId, Token};
+use crate::law::Transforms;
+use crate::lnp::LnP;
+use crate::mask::Mask;
+use crate::seeded::PositionKey;
+use std::sync::Arc;
+
+/// What the router wants to know about one position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    pub want: Want,
+    /// Allowed tokens; the expert lists nothing else.
+    pub mask: Option<Arc<Mask>>,
+    /// The law's way out when no allowed token has mass: top_k, top_p and min_p are off here.
+    pub untruncated: bool,
+    /// Also say untransformed log-probabilities of what is listed, and of this many top tokens.
+    pub raw_top: Option<u8>,
+}
+
+impl Query {
+    pub fn plain(mass: f64, max: u16) -> Query {
+        Query { want: Want::Plain { mass, max }, mask: None, untruncated: false, raw_top: None }
+    }
+
+    pub fn perturbed(key: PositionKey, tau: f64) -> Query {
+        Query { want: Want::Perturbed { key, tau }, mask: None, untruncated: false, raw_top: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Want {
+    /// Every v with p(v)/E_v >= tau. The expert lowers tau (or raises it at the entry cap) until
+    /// the list says something, and answers with the bound it used.
+    Perturbed { key: PositionKey, tau: f64 },
+    /// Top tokens until `mass` is covered, at most `max`.
+    Plain { mass: f64, max: u16 },
+    /// Exact values of these tokens, in this order.
+    Scalars(Vec<Token>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub token: Token,
+    pub ln_p: LnP,
+}
+
+/// A sparse distribution, sorted by token id.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List {
+    pub entries: Vec<Entry>,
+    /// Perturbed: p(v)/E_v of everything unlisted is below this; 0 says that nothing else has mass.
+    /// Plain: p(v) of everything unlisted is at most this.
+    pub bound: f64,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Said {
+    List(List),
+    Scalars(Vec<LnP>),
+}
+
+/// What an expert says about one position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opinion {
+    pub position: Position,
+    pub said: Said,
+    pub raw: Option<Raw>,
+}
+
+/// Untransformed log-probabilities at temperature 1, for `logprobs` and for evidence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Raw {
+    /// One for each listed entry (or asked scalar), in the same order.
+    pub of_said: Vec<LnP>,
+    /// The most likely tokens, best first.
+    pub top: Vec<Entry>,
+}
+
+/// Whose prompts may share cached prefixes: timing across scopes would leak them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Scope(pub u64);
+
+impl Scope {
+    /// The owner of this machine.
+    pub const OWNER: Scope = Scope(0);
+}
+
+#[derive(Clone, Debug)]
+pub struct Open {
+    pub session: SessionId,
+    pub scope: Scope,
+    pub prompt: Vec<Token>,
+    /// The expert applies these to its own logits, at every position.
+    pub transforms: Transforms,
+    /// Say ln p of every given token (one scoring prefill). Solo never asks.
+    pub score: bool,
+}
+
+/// Router to expert. Operations of one session are carried out in order.
+#[derive(Clone, Debug)]
+pub enum ExpertOp {
+    Open(Box<Open>),
+    /// Append `tokens` at `position`; answer one query for each of the last `queries.len()`
+    /// positions after them. No tokens and one query asks about the end of the text as it stands.
+    Draft { session: SessionId, epoch: u32, position: Position, tokens: Vec<Token>, queries: Vec<Query> },
+    /// A second question about a position answered before and not yet drafted past.
+    Ask { session: SessionId, epoch: u32, position: Position, query: Query },
+    /// Forget everything from `position` on; later answers carry the new epoch.
+    Truncate { session: SessionId, epoch: u32, position: Position },
+    Close { session: SessionId },
+}
+
+impl ExpertOp {
+    pub fn session(&self) -> SessionId {
+        match self {
+            ExpertOp::Open(open) => open.session,
+            ExpertOp::Draft { session, .. }
+            | ExpertOp::Ask { session, .. }
+            | ExpertOp::Truncate { session, .. }
+            | ExpertOp::Close { session } => *session,
+        }
+    }
+}
+
+/// Expert to router.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ExpertEvent {
+    /// The prompt is in; `reused` tokens of it were cached. Comes before the first opinions.
+    Ready { session: SessionId, reused: u32, prefill_us: u64 },
+    /// ln p of prompt tokens 1.. (the first has no context), if `Open` asked for them.
+    Scored { session: SessionId, ln_p: Vec<LnP> },
+    Opinions { session: SessionId, epoch: u32, opinions: Vec<Opinion>, compute_us: u64 },
+    /// The session is gone at the expert; nothing more will come of it.
+    Failed { session: SessionId, why: ExpertFailure },
+}
+
+impl ExpertEvent {
+    pub fn session(&self) -> SessionId {
+        match self {
+            ExpertEvent::Ready { session, .. }
+            | ExpertEvent::Scored { session, .. }
+            | ExpertEvent::Opinions { session, .. }
+            | ExpertEvent::Failed { session, .. } => *session,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExpertFailure {
+    #[error("the expert is busy: {0}")]
+    Busy(String),
+    #[error("the text of {tokens} tokens does not fit the context of {context}")]
+    ContextFull { tokens: u32, context: u32 },
+    #[error("the expert refused the question: {0}")]
+    Refused(String),
+    #[error("the model gave numbers that are not finite")]
+    NotFinite,
+    #[error("the engine failed: {0}")]
+    Engine(String),
+    #[error("the expert is gone")]
+    Gone,
+}
+
+/// An expert's event with the expert that said it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FromExpert {
+    pub expert: ExpertId,
+    pub event: ExpertEvent,
+}
