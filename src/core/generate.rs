@@ -31,8 +31,18 @@ pub struct TokenEvent {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// The prompt is in; `reused` tokens of it were cached.
-    Ready { prompt_tokens: u32, reused: u32, queued_ms: u64, prefill_us: u64 },
+    Ready {
+        prompt_tokens: u32,
+        reused: u32,
+        queued_ms: u64,
+        prefill_us: u64,
+    },
     Token(TokenEvent),
     /// Always last, exactly once. `text` is what was held back for a stop string that never came.
-    Finished { why: Finish, text: String, generated: u32, decode_us: u64 },
+    Finished {
+        why: Finish,
+        text: String,
+        generated: u32,
+        decode_us: u64,
+    },
 }

@@ -31,7 +31,11 @@ pub struct ListLaw {
 
 impl Default for ListLaw {
     fn default() -> Self {
-        ListLaw { tau: 1.0 / 16.0, mass: 0.999, max_entries: crate::limits::LIST_ENTRIES_MAX }
+        ListLaw {
+            tau: 1.0 / 16.0,
+            mass: 0.999,
+            max_entries: crate::limits::LIST_ENTRIES_MAX,
+        }
     }
 }
 
@@ -81,7 +85,10 @@ impl Transforms {
 
     /// Is p the model's own distribution?
     pub fn is_neutral(&self) -> bool {
-        !self.touches_history() && self.bias.is_empty() && self.temperature == 1.0 && !self.truncates()
+        !self.touches_history()
+            && self.bias.is_empty()
+            && self.temperature == 1.0
+            && !self.truncates()
     }
 }
 
@@ -100,21 +107,64 @@ impl Law {
         let t = &transforms;
         let check = |name, value: f32, low: f32, high: f32, expected| {
             let inside = value >= low && value <= high; // false for NaN
-            if inside { Ok(()) } else { Err(OutOfRange { name, expected, got: value }) }
+            if inside {
+                Ok(())
+            } else {
+                Err(OutOfRange {
+                    name,
+                    expected,
+                    got: value,
+                })
+            }
         };
         check("temperature", t.temperature, 0.0, 100.0, "from 0 to 100")?;
-        check("top_p", t.top_p, f32::MIN_POSITIVE, 1.0, "above 0 and at most 1")?;
+        check(
+            "top_p",
+            t.top_p,
+            f32::MIN_POSITIVE,
+            1.0,
+            "above 0 and at most 1",
+        )?;
         check("min_p", t.min_p, 0.0, 1.0, "from 0 to 1")?;
-        check("repeat_penalty", t.repeat_penalty, 0.01, 100.0, "from 0.01 to 100")?;
-        check("frequency_penalty", t.frequency_penalty, -2.0, 2.0, "from -2 to 2")?;
-        check("presence_penalty", t.presence_penalty, -2.0, 2.0, "from -2 to 2")?;
+        check(
+            "repeat_penalty",
+            t.repeat_penalty,
+            0.01,
+            100.0,
+            "from 0.01 to 100",
+        )?;
+        check(
+            "frequency_penalty",
+            t.frequency_penalty,
+            -2.0,
+            2.0,
+            "from -2 to 2",
+        )?;
+        check(
+            "presence_penalty",
+            t.presence_penalty,
+            -2.0,
+            2.0,
+            "from -2 to 2",
+        )?;
         for &(_, bias) in &t.bias {
             check("logit_bias", bias, -100.0, 100.0, "from -100 to 100")?;
         }
         let greedy = t.temperature == 0.0;
-        let sampler = if greedy { Sampler::Greedy } else { Sampler::Seeded };
+        let sampler = if greedy {
+            Sampler::Greedy
+        } else {
+            Sampler::Seeded
+        };
         let temperature = if greedy { 1.0 } else { t.temperature };
-        Ok(Law { sampler, transforms: Transforms { temperature, ..transforms }, lists })
+        Ok(Law {
+            sampler,
+            transforms: Transforms {
+                temperature,
+                ..transforms
+            },
+            lists,
+        })
     }
 }
 
@@ -124,11 +174,19 @@ impl fmt::Display for Law {
         let t = &self.transforms;
         match self.sampler {
             Sampler::Seeded => write!(f, "seeded tau={}", self.lists.tau)?,
-            Sampler::Greedy => write!(f, "greedy mass={} max={}", self.lists.mass, self.lists.max_entries)?,
+            Sampler::Greedy => write!(
+                f,
+                "greedy mass={} max={}",
+                self.lists.mass, self.lists.max_entries
+            )?,
         }
         write!(f, " weights=frozen sets=A temperature={}", t.temperature)?;
         let mut step = |name: &str, value: f32, off: f32| {
-            if value == off { Ok(()) } else { write!(f, " {name}={value}") }
+            if value == off {
+                Ok(())
+            } else {
+                write!(f, " {name}={value}")
+            }
         };
         step("top_k", t.top_k as f32, 0.0)?;
         step("top_p", t.top_p, 1.0)?;
@@ -146,28 +204,84 @@ mod tests {
 
     #[test]
     fn temperature_zero_is_the_greedy_law_at_one() {
-        let law = Law::new(Transforms { temperature: 0.0, ..Transforms::NEUTRAL }, ListLaw::default()).unwrap();
-        assert_eq!((law.sampler, law.transforms.temperature), (Sampler::Greedy, 1.0));
+        let law = Law::new(
+            Transforms {
+                temperature: 0.0,
+                ..Transforms::NEUTRAL
+            },
+            ListLaw::default(),
+        )
+        .unwrap();
+        assert_eq!(
+            (law.sampler, law.transforms.temperature),
+            (Sampler::Greedy, 1.0)
+        );
     }
 
     #[test]
     fn nan_and_out_of_range_are_named() {
         for (transforms, name) in [
-            (Transforms { temperature: f32::NAN, ..Transforms::NEUTRAL }, "temperature"),
-            (Transforms { temperature: -0.1, ..Transforms::NEUTRAL }, "temperature"),
-            (Transforms { top_p: 0.0, ..Transforms::NEUTRAL }, "top_p"),
-            (Transforms { min_p: 1.5, ..Transforms::NEUTRAL }, "min_p"),
-            (Transforms { repeat_penalty: 0.0, ..Transforms::NEUTRAL }, "repeat_penalty"),
-            (Transforms { bias: vec![(1, f32::INFINITY)], ..Transforms::NEUTRAL }, "logit_bias"),
+            (
+                Transforms {
+                    temperature: f32::NAN,
+                    ..Transforms::NEUTRAL
+                },
+                "temperature",
+            ),
+            (
+                Transforms {
+                    temperature: -0.1,
+                    ..Transforms::NEUTRAL
+                },
+                "temperature",
+            ),
+            (
+                Transforms {
+                    top_p: 0.0,
+                    ..Transforms::NEUTRAL
+                },
+                "top_p",
+            ),
+            (
+                Transforms {
+                    min_p: 1.5,
+                    ..Transforms::NEUTRAL
+                },
+                "min_p",
+            ),
+            (
+                Transforms {
+                    repeat_penalty: 0.0,
+                    ..Transforms::NEUTRAL
+                },
+                "repeat_penalty",
+            ),
+            (
+                Transforms {
+                    bias: vec![(1, f32::INFINITY)],
+                    ..Transforms::NEUTRAL
+                },
+                "logit_bias",
+            ),
         ] {
-            assert_eq!(Law::new(transforms, ListLaw::default()).unwrap_err().name, name);
+            assert_eq!(
+                Law::new(transforms, ListLaw::default()).unwrap_err().name,
+                name
+            );
         }
     }
 
     #[test]
     fn the_declaration_names_what_is_on() {
-        let transforms = Transforms { temperature: 0.8, top_k: 40, ..Transforms::NEUTRAL };
+        let transforms = Transforms {
+            temperature: 0.8,
+            top_k: 40,
+            ..Transforms::NEUTRAL
+        };
         let law = Law::new(transforms, ListLaw::default()).unwrap();
-        assert_eq!(law.to_string(), "seeded tau=0.0625 weights=frozen sets=A temperature=0.8 top_k=40");
+        assert_eq!(
+            law.to_string(),
+            "seeded tau=0.0625 weights=frozen sets=A temperature=0.8 top_k=40"
+        );
     }
 }

@@ -63,8 +63,14 @@ pub const HALTS_PER_AUTHOR_MAX: usize = 64;
 pub const HALT_REASON_BYTES_MAX: usize = 512;
 
 const _: () = {
-    assert!(LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX, "a full list fits an opinion");
-    assert!(SESSIONS_MAX < SEQUENCES_MAX, "some sequences stay for cached prefixes");
+    assert!(
+        LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX,
+        "a full list fits an opinion"
+    );
+    assert!(
+        SESSIONS_MAX < SEQUENCES_MAX,
+        "some sequences stay for cached prefixes"
+    );
     assert!(SEQUENCES_MAX <= 256, "llama.cpp aborts above 256 sequences");
     assert!(EXPERT_OPS_MAX >= 3 * (SESSIONS_MAX + QUEUE_MAX));
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);

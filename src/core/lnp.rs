@@ -36,11 +36,19 @@ impl LnP {
     }
 
     pub fn ln(self) -> f64 {
-        if self == LnP::ZERO_MASS { f64::NEG_INFINITY } else { -f64::from(self.0) / STEPS_PER_NAT }
+        if self == LnP::ZERO_MASS {
+            f64::NEG_INFINITY
+        } else {
+            -f64::from(self.0) / STEPS_PER_NAT
+        }
     }
 
     pub fn p(self) -> f64 {
-        if self == LnP::ZERO_MASS { 0.0 } else { libm::exp(self.ln()) }
+        if self == LnP::ZERO_MASS {
+            0.0
+        } else {
+            libm::exp(self.ln())
+        }
     }
 }
 

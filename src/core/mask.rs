@@ -23,7 +23,9 @@ impl Mask {
     }
 
     pub fn allows(&self, token: Token) -> bool {
-        self.words.get((token / 32) as usize).is_some_and(|w| w >> (token % 32) & 1 == 1)
+        self.words
+            .get((token / 32) as usize)
+            .is_some_and(|w| w >> (token % 32) & 1 == 1)
     }
 
     pub fn allowed(&self) -> u32 {

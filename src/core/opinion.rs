@@ -24,11 +24,21 @@ pub struct Query {
 
 impl Query {
     pub fn plain(mass: f64, max: u16) -> Query {
-        Query { want: Want::Plain { mass, max }, mask: None, untruncated: false, raw_top: None }
+        Query {
+            want: Want::Plain { mass, max },
+            mask: None,
+            untruncated: false,
+            raw_top: None,
+        }
     }
 
     pub fn perturbed(key: PositionKey, tau: f64) -> Query {
-        Query { want: Want::Perturbed { key, tau }, mask: None, untruncated: false, raw_top: None }
+        Query {
+            want: Want::Perturbed { key, tau },
+            mask: None,
+            untruncated: false,
+            raw_top: None,
+        }
     }
 }
 
@@ -107,12 +117,29 @@ pub enum ExpertOp {
     Open(Box<Open>),
     /// Append `tokens` at `position`; answer one query for each of the last `queries.len()`
     /// positions after them. No tokens and one query asks about the end of the text as it stands.
-    Draft { session: SessionId, epoch: u32, position: Position, tokens: Vec<Token>, queries: Vec<Query> },
+    Draft {
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        tokens: Vec<Token>,
+        queries: Vec<Query>,
+    },
     /// A second question about a position answered before and not yet drafted past.
-    Ask { session: SessionId, epoch: u32, position: Position, query: Query },
+    Ask {
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        query: Query,
+    },
     /// Forget everything from `position` on; later answers carry the new epoch.
-    Truncate { session: SessionId, epoch: u32, position: Position },
-    Close { session: SessionId },
+    Truncate {
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+    },
+    Close {
+        session: SessionId,
+    },
 }
 
 impl ExpertOp {
@@ -131,12 +158,24 @@ impl ExpertOp {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ExpertEvent {
     /// The prompt is in; `reused` tokens of it were cached. Comes before the first opinions.
-    Ready { session: SessionId, reused: u32, prefill_us: u64 },
+    Ready {
+        session: SessionId,
+        reused: u32,
+        prefill_us: u64,
+    },
     /// ln p of prompt tokens 1.. (the first has no context), if `Open` asked for them.
     Scored { session: SessionId, ln_p: Vec<LnP> },
-    Opinions { session: SessionId, epoch: u32, opinions: Vec<Opinion>, compute_us: u64 },
+    Opinions {
+        session: SessionId,
+        epoch: u32,
+        opinions: Vec<Opinion>,
+        compute_us: u64,
+    },
     /// The session is gone at the expert; nothing more will come of it.
-    Failed { session: SessionId, why: ExpertFailure },
+    Failed {
+        session: SessionId,
+        why: ExpertFailure,
+    },
 }
 
 impl ExpertEvent {

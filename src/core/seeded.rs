@@ -89,7 +89,12 @@ mod tests {
         let key = Secret::from_seed(7, 0).key(3);
         let e: Vec<u64> = (0..3).map(|v| key.exponential(v).to_bits()).collect();
         let again = Secret::from_seed(7, 0).key(3);
-        assert_eq!(e, (0..3).map(|v| again.exponential(v).to_bits()).collect::<Vec<_>>());
+        assert_eq!(
+            e,
+            (0..3)
+                .map(|v| again.exponential(v).to_bits())
+                .collect::<Vec<_>>()
+        );
         assert_ne!(key, Secret::from_seed(7, 1).key(3));
         assert_ne!(key, Secret::from_seed(8, 0).key(3));
         assert_ne!(key, Secret::from_seed(7, 0).key(4));
@@ -118,9 +123,17 @@ mod tests {
             }
             let n = f64::from(n);
             assert!((sum / n - 1.0).abs() < 0.01, "mean {}", sum / n);
-            assert!((square / n - 2.0).abs() < 0.05, "second moment {}", square / n);
+            assert!(
+                (square / n - 2.0).abs() < 0.05,
+                "second moment {}",
+                square / n
+            );
             assert!((f64::from(tail) / n - libm::exp(-3.0)).abs() < 0.002);
-            assert!((product / n).abs() < 0.01, "neighbours correlate: {}", product / n);
+            assert!(
+                (product / n).abs() < 0.01,
+                "neighbours correlate: {}",
+                product / n
+            );
         }
     }
 }

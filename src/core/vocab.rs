@@ -26,8 +26,12 @@ const ENDS: u8 = 2;
 
 impl Vocab {
     pub fn new(pieces: impl IntoIterator<Item = Piece>) -> Vocab {
-        let mut vocab =
-            Vocab { bytes: Vec::new(), ends_at: Vec::new(), flags: Vec::new(), fingerprint: Fingerprint([0; 32]) };
+        let mut vocab = Vocab {
+            bytes: Vec::new(),
+            ends_at: Vec::new(),
+            flags: Vec::new(),
+            fingerprint: Fingerprint([0; 32]),
+        };
         let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 vocabulary fingerprint");
         for (id, piece) in (0u32..).zip(pieces) {
             hasher.update(&id.to_le_bytes());
@@ -36,7 +40,9 @@ impl Vocab {
             hasher.update(&[u8::from(piece.control)]);
             vocab.bytes.extend_from_slice(&piece.bytes);
             vocab.ends_at.push(vocab.bytes.len() as u32);
-            vocab.flags.push(if piece.control { CONTROL } else { 0 } | if piece.ends { ENDS } else { 0 });
+            vocab
+                .flags
+                .push(if piece.control { CONTROL } else { 0 } | if piece.ends { ENDS } else { 0 });
         }
         vocab.fingerprint = Fingerprint(*hasher.finalize().as_bytes());
         vocab
@@ -52,14 +58,24 @@ impl Vocab {
 
     /// The piece's bytes, or its name if it is a control token; empty for an id out of range.
     pub fn piece(&self, token: Token) -> &[u8] {
-        let Some(&end) = self.ends_at.get(token as usize) else { return &[] };
-        let start = if token == 0 { 0 } else { self.ends_at[token as usize - 1] };
+        let Some(&end) = self.ends_at.get(token as usize) else {
+            return &[];
+        };
+        let start = if token == 0 {
+            0
+        } else {
+            self.ends_at[token as usize - 1]
+        };
         &self.bytes[start as usize..end as usize]
     }
 
     /// The bytes the token adds to the text a user sees.
     pub fn text(&self, token: Token) -> &[u8] {
-        if self.is_control(token) { &[] } else { self.piece(token) }
+        if self.is_control(token) {
+            &[]
+        } else {
+            self.piece(token)
+        }
     }
 
     pub fn is_control(&self, token: Token) -> bool {
@@ -76,7 +92,9 @@ impl Vocab {
     }
 
     fn flag(&self, token: Token, flag: u8) -> bool {
-        self.flags.get(token as usize).is_some_and(|f| f & flag != 0)
+        self.flags
+            .get(token as usize)
+            .is_some_and(|f| f & flag != 0)
     }
 }
 
@@ -85,21 +103,31 @@ mod tests {
     use super::*;
 
     fn piece(bytes: &str, control: bool) -> Piece {
-        Piece { bytes: bytes.into(), control, ends: control }
+        Piece {
+            bytes: bytes.into(),
+            control,
+            ends: control,
+        }
     }
 
     #[test]
     fn pieces_come_back_and_ids_out_of_range_are_empty() {
         let vocab = Vocab::new([piece("<end>", true), piece("", false), piece("ab", false)]);
         assert_eq!((vocab.piece(0), vocab.text(0)), (&b"<end>"[..], &b""[..]));
-        assert_eq!((vocab.piece(1), vocab.piece(2), vocab.piece(3)), (&b""[..], &b"ab"[..], &b""[..]));
+        assert_eq!(
+            (vocab.piece(1), vocab.piece(2), vocab.piece(3)),
+            (&b""[..], &b"ab"[..], &b""[..])
+        );
         assert!(vocab.ends_turn(0) && !vocab.ends_turn(2) && !vocab.ends_turn(77));
     }
 
     #[test]
     fn the_fingerprint_sees_borders_and_kinds() {
         let of = |pieces: Vec<Piece>| Vocab::new(pieces).fingerprint();
-        assert_ne!(of(vec![piece("ab", false), piece("c", false)]), of(vec![piece("a", false), piece("bc", false)]));
+        assert_ne!(
+            of(vec![piece("ab", false), piece("c", false)]),
+            of(vec![piece("a", false), piece("bc", false)])
+        );
         assert_ne!(of(vec![piece("a", false)]), of(vec![piece("a", true)]));
         assert_eq!(of(vec![piece("a", false)]), of(vec![piece("a", false)]));
     }
