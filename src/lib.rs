@@ -1,6 +1,6 @@
 //! Quorate: a peer-to-peer language model. Start with `ARCHITECTURE.md` beside this file.
 //! Modules in reading order.
 
+pub mod driver;
 pub mod expert;
 pub mod grammar;
-pub mod driver;

@@ -8,13 +8,13 @@ pub type Token = u32;
 /// Index of a token in a session's public text (the prompt counts, a private prefix does not).
 pub type Position = u32;
 
-/// Milliseconds on the caller's monotonic clock. Core never reads a clock; it is told.
+/// Microseconds on the caller's monotonic clock. Core never reads a clock; it is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Millis(pub u64);
+pub struct Micros(pub u64);
 
-impl Millis {
+impl Micros {
     /// Time passed since `earlier`; zero if the clock went backwards.
-    pub fn since(self, earlier: Millis) -> u64 {
+    pub fn since(self, earlier: Micros) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }

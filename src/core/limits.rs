@@ -14,6 +14,9 @@ pub const RAW_TOP_MAX: u8 = 20;
 pub const DRAFT_TOKENS_MAX: usize = 64;
 /// Smallest tau an expert lowers itself to before it says that there is no mass.
 pub const TAU_MIN: f64 = 1e-30;
+/// Second questions at one position. Each lowers tau by 16 or names the contenders, so TAU_MIN is
+/// reached long before this; only a lying expert gets here.
+pub const SECOND_QUESTIONS_MAX: u32 = 32;
 
 // --- a request ----------------------------------------------------------------------------------
 

@@ -1,1 +1,360 @@
+//! All requests of a node: who runs, who waits, who is refused. Composes [`Generate`] machines and
+//! lets none of them touch an expert without a permit.
 
+use crate::config::{Key, MeshConfig};
+use crate::generate::{Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec};
+use crate::governance::{Permit, Rights};
+use crate::ids::{ExpertId, Micros, SessionId, Token};
+use crate::opinion::{ExpertOp, FromExpert};
+use crate::vocab::Vocab;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+pub use crate::generate::Event;
+
+/// A request that passed every check at the edge.
+#[derive(Debug)]
+pub struct Request {
+    pub spec: Spec,
+    pub vocab: Arc<Vocab>,
+    /// The mixture. One expert is the local assistant.
+    pub weights: Vec<(ExpertId, f64)>,
+    pub permit: Permit,
+}
+
+#[derive(Debug)]
+pub enum Input {
+    FromExpert(FromExpert),
+    Mask {
+        session: SessionId,
+        answer: MaskAnswer,
+    },
+    /// The client went away.
+    Cancel {
+        session: SessionId,
+    },
+    /// An expert's mailbox was full, or the expert is gone.
+    SendFailed {
+        session: SessionId,
+        why: String,
+    },
+    /// What the node may do has changed: sessions without a valid permit end now.
+    Rights(Rights),
+}
+
+#[derive(Debug)]
+pub enum Output {
+    ToExpert(ExpertId, ExpertOp),
+    NeedMask {
+        session: SessionId,
+        committed: Option<Token>,
+    },
+    Event {
+        session: SessionId,
+        event: Event,
+    },
+}
+
+/// Why a request is not even queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    Busy {
+        running: usize,
+        waiting: usize,
+        retry_after_s: u32,
+    },
+    PromptTooLong {
+        prompt: usize,
+        context: u32,
+    },
+    PromptEmpty,
+    NoPermit(String),
+    /// The session id is in use: a caller's bug, or a guess.
+    Duplicate,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    since: Micros,
+}
+
+#[derive(Debug)]
+struct Running {
+    machine: Generate,
+    experts: Vec<ExpertId>,
+    permit: Permit,
+    since: Micros,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    config: MeshConfig,
+    rights: Rights,
+    running: BTreeMap<SessionId, Running>,
+    waiting: VecDeque<Waiting>,
+    /// Running mean of a session's time, for Retry-After.
+    mean_session_us: u64,
+    generated: u64,
+}
+
+impl Node {
+    pub fn new(config: MeshConfig, rights: Rights) -> Node {
+        Node {
+            config,
+            rights,
+            running: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            mean_session_us: 5_000_000,
+            generated: 0,
+        }
+    }
+
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn generated_tokens(&self) -> u64 {
+        self.generated
+    }
+
+    pub fn running_on(&self, expert: ExpertId) -> usize {
+        self.running
+            .values()
+            .filter(|r| r.experts.contains(&expert))
+            .count()
+    }
+
+    /// Runs, queues, or refuses at once.
+    pub fn submit(
+        &mut self,
+        now: Micros,
+        request: Request,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Refusal> {
+        let spec = &request.spec;
+        if spec.prompt.is_empty() {
+            return Err(Refusal::PromptEmpty);
+        }
+        if spec.prompt.len() >= spec.context as usize {
+            return Err(Refusal::PromptTooLong {
+                prompt: spec.prompt.len(),
+                context: spec.context,
+            });
+        }
+        self.rights
+            .check(request.permit)
+            .map_err(|halted| Refusal::NoPermit(halted.to_string()))?;
+        let taken = |w: &Waiting| w.request.spec.session == spec.session;
+        if self.running.contains_key(&spec.session) || self.waiting.iter().any(taken) {
+            return Err(Refusal::Duplicate);
+        }
+        if self.has_room(&request.weights) {
+            self.start(
+                now,
+                Waiting {
+                    request,
+                    since: now,
+                },
+                out,
+            );
+        } else if self.waiting.len() < self.config.get(Key::ServingQueueMax) as usize {
+            self.waiting.push_back(Waiting {
+                request,
+                since: now,
+            });
+        } else {
+            return Err(Refusal::Busy {
+                running: self.running.len(),
+                waiting: self.waiting.len(),
+                retry_after_s: self.retry_after_s(),
+            });
+        }
+        Ok(())
+    }
+
+    pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::FromExpert(from) => {
+                let session = from.event.session();
+                self.step(now, session, SessionInput::FromExpert(from), out);
+            }
+            Input::Mask { session, answer } => {
+                self.step(now, session, SessionInput::Mask(answer), out)
+            }
+            Input::SendFailed { session, why } => {
+                self.step(now, session, SessionInput::Abort(why), out)
+            }
+            Input::Cancel { session } => {
+                self.waiting.retain(|w| w.request.spec.session != session);
+                self.step(now, session, SessionInput::Cancel, out);
+            }
+            Input::Rights(rights) => self.on_rights(now, rights, out),
+        }
+    }
+
+    /// A session with any part on this expert has no mailbox to write to any more.
+    pub fn on_expert_gone(
+        &mut self,
+        now: Micros,
+        expert: ExpertId,
+        why: &str,
+        out: &mut Vec<Output>,
+    ) {
+        let of_it = |experts: &[ExpertId]| experts.contains(&expert);
+        let sessions: Vec<SessionId> = self
+            .running
+            .iter()
+            .filter(|(_, r)| of_it(&r.experts))
+            .map(|(id, _)| *id)
+            .collect();
+        for session in sessions {
+            self.step(now, session, SessionInput::Abort(why.to_owned()), out);
+        }
+    }
+
+    fn on_rights(&mut self, now: Micros, rights: Rights, out: &mut Vec<Output>) {
+        self.rights = rights;
+        let refused = |permit: Permit| {
+            self.rights
+                .check(permit)
+                .err()
+                .map(|halted| halted.to_string())
+        };
+        let stopped: Vec<(SessionId, String)> = self
+            .running
+            .iter()
+            .filter_map(|(id, r)| Some((*id, refused(r.permit)?)))
+            .collect();
+        let mut kept = VecDeque::new();
+        for waiting in std::mem::take(&mut self.waiting) {
+            match self.rights.check(waiting.request.permit) {
+                Ok(()) => kept.push_back(waiting),
+                Err(halted) => out.push(Output::Event {
+                    session: waiting.request.spec.session,
+                    event: never_ran(halted.to_string()),
+                }),
+            }
+        }
+        self.waiting = kept;
+        for (session, why) in stopped {
+            self.step(now, session, SessionInput::Abort(why), out);
+        }
+    }
+
+    fn has_room(&self, weights: &[(ExpertId, f64)]) -> bool {
+        let slots = self.slots();
+        weights
+            .iter()
+            .all(|(expert, _)| self.running_on(*expert) < slots)
+    }
+
+    fn start(&mut self, now: Micros, waiting: Waiting, out: &mut Vec<Output>) {
+        let Request {
+            spec,
+            vocab,
+            weights,
+            permit,
+        } = waiting.request;
+        let session = spec.session;
+        let mut machine = Generate::new(spec, vocab, &weights, now.since(waiting.since), now);
+        let mut outputs = Vec::new();
+        machine.start(now, &mut outputs);
+        let experts = weights.into_iter().map(|(expert, _)| expert).collect();
+        self.running.insert(
+            session,
+            Running {
+                machine,
+                experts,
+                permit,
+                since: now,
+            },
+        );
+        self.after(now, session, outputs, out);
+    }
+
+    fn step(
+        &mut self,
+        now: Micros,
+        session: SessionId,
+        input: SessionInput,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(running) = self.running.get_mut(&session) else {
+            return;
+        };
+        // Re-read at every step: no token is drawn under a permit that was taken back.
+        let input = match self.rights.check(running.permit) {
+            Ok(()) => input,
+            Err(halted) => SessionInput::Abort(halted.to_string()),
+        };
+        let mut outputs = Vec::new();
+        running.machine.handle(now, input, &mut outputs);
+        self.after(now, session, outputs, out);
+    }
+
+    /// Passes on what a session wants; when it has ended, the next one begins.
+    fn after(
+        &mut self,
+        now: Micros,
+        session: SessionId,
+        outputs: Vec<SessionOutput>,
+        out: &mut Vec<Output>,
+    ) {
+        out.extend(outputs.into_iter().map(|output| match output {
+            SessionOutput::ToExpert(expert, op) => Output::ToExpert(expert, op),
+            SessionOutput::NeedMask { committed } => Output::NeedMask { session, committed },
+            SessionOutput::Event(event) => Output::Event { session, event },
+        }));
+        if self
+            .running
+            .get(&session)
+            .is_some_and(|r| r.machine.is_done())
+            && let Some(ended) = self.running.remove(&session)
+        {
+            self.generated += u64::from(ended.machine.generated());
+            self.mean_session_us = (self.mean_session_us * 7 + now.since(ended.since)) / 8;
+            self.start_waiting(now, out);
+        }
+    }
+
+    /// First come, first served among those whose experts have room.
+    fn start_waiting(&mut self, now: Micros, out: &mut Vec<Output>) {
+        while let Some(at) = self
+            .waiting
+            .iter()
+            .position(|w| self.has_room(&w.request.weights))
+        {
+            let Some(next) = self.waiting.remove(at) else {
+                return;
+            };
+            self.start(now, next, out);
+        }
+    }
+
+    fn slots(&self) -> usize {
+        self.config.get(Key::ServingSessionsMax) as usize
+    }
+
+    fn retry_after_s(&self) -> u32 {
+        let rounds = (self.waiting.len() / self.slots() + 1) as u64;
+        (rounds * self.mean_session_us / 1_000_000).clamp(1, 120) as u32
+    }
+}
+
+fn never_ran(why: String) -> Event {
+    Event::Finished {
+        why: crate::generate::Finish::Failed(why),
+        text: String::new(),
+        generated: 0,
+        decode_us: 0,
+    }
+}
+
+#[cfg(test)]
+#[path = "node_tests.rs"]
+mod tests;

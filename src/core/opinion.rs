@@ -5,6 +5,7 @@
 
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
+use crate::limits::LIST_ENTRIES_MAX;
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::seeded::PositionKey;
@@ -66,6 +67,56 @@ pub struct List {
     /// Perturbed: p(v)/E_v of everything unlisted is below this; 0 says that nothing else has mass.
     /// Plain: p(v) of everything unlisted is at most this.
     pub bound: f64,
+}
+
+/// What a list may not be, whoever sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadList {
+    #[error("more than {LIST_ENTRIES_MAX} entries")]
+    TooLong,
+    #[error("a token outside the vocabulary")]
+    OutsideVocabulary,
+    #[error("tokens out of order or twice")]
+    Unsorted,
+    #[error("a bound that is negative or not finite")]
+    Bound,
+    #[error("probabilities that sum to more than one")]
+    SumAboveOne,
+}
+
+/// Rounding may lift a sum this far above one; more is a lie.
+const SUM_SLACK: f64 = 1e-3;
+
+impl List {
+    /// Refuses what no honest expert says.
+    pub fn check(&self, vocab: u32) -> Result<(), BadList> {
+        if self.entries.len() > usize::from(LIST_ENTRIES_MAX) {
+            return Err(BadList::TooLong);
+        }
+        if self.entries.windows(2).any(|w| w[0].token >= w[1].token) {
+            return Err(BadList::Unsorted);
+        }
+        if self.entries.last().is_some_and(|e| e.token >= vocab) {
+            return Err(BadList::OutsideVocabulary);
+        }
+        if !self.bound.is_finite() || self.bound < 0.0 {
+            return Err(BadList::Bound);
+        }
+        let sum: f64 = self.entries.iter().map(|e| e.ln_p.p()).sum();
+        if sum > 1.0 + SUM_SLACK {
+            Err(BadList::SumAboveOne)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub fn ln_p(&self, token: Token) -> Option<LnP> {
+        let at = self
+            .entries
+            .binary_search_by_key(&token, |e| e.token)
+            .ok()?;
+        Some(self.entries[at].ln_p)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -210,4 +261,45 @@ pub enum ExpertFailure {
 pub struct FromExpert {
     pub expert: ExpertId,
     pub event: ExpertEvent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(entries: &[(Token, f64)], bound: f64) -> List {
+        let entries = entries.iter().map(|&(token, p)| Entry {
+            token,
+            ln_p: LnP::floor(libm::log(p)),
+        });
+        List {
+            entries: entries.collect(),
+            bound,
+        }
+    }
+
+    #[test]
+    fn lists_that_no_honest_expert_sends_are_refused() {
+        assert_eq!(list(&[(0, 0.5), (7, 0.5)], 0.1).check(8), Ok(()));
+        assert_eq!(
+            list(&[(0, 0.5), (8, 0.5)], 0.1).check(8),
+            Err(BadList::OutsideVocabulary)
+        );
+        assert_eq!(
+            list(&[(1, 0.5), (1, 0.1)], 0.1).check(8),
+            Err(BadList::Unsorted)
+        );
+        assert_eq!(
+            list(&[(2, 0.5), (1, 0.1)], 0.1).check(8),
+            Err(BadList::Unsorted)
+        );
+        assert_eq!(
+            list(&[(1, 0.9), (2, 0.2)], 0.1).check(8),
+            Err(BadList::SumAboveOne)
+        );
+        assert_eq!(list(&[], f64::NAN).check(8), Err(BadList::Bound));
+        assert_eq!(list(&[], -1.0).check(8), Err(BadList::Bound));
+        let long: Vec<(Token, f64)> = (0..257).map(|v| (v, 1e-6)).collect();
+        assert_eq!(list(&long, 0.0).check(1000), Err(BadList::TooLong));
+    }
 }

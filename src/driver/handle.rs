@@ -37,7 +37,11 @@ impl Lease {
     }
 
     /// Tokenises off the loop, on a thread that may block.
-    pub async fn tokenize(&self, segments: Vec<Segment>, bos: bool) -> Result<Vec<Token>, TokenizeError> {
+    pub async fn tokenize(
+        &self,
+        segments: Vec<Segment>,
+        bos: bool,
+    ) -> Result<Vec<Token>, TokenizeError> {
         let expert = self.expert.clone();
         tokio::task::spawn_blocking(move || expert.tokenize(&segments, bos))
             .await
@@ -78,7 +82,11 @@ pub enum AcquireError {
 #[derive(Debug, thiserror::Error)]
 pub enum RefusedError {
     #[error("{running} requests run and {waiting} wait, which is as many as this node takes")]
-    Busy { running: usize, waiting: usize, retry_after_s: u32 },
+    Busy {
+        running: usize,
+        waiting: usize,
+        retry_after_s: u32,
+    },
     #[error("the prompt has {prompt} tokens and the context of this model holds {context}")]
     PromptTooLong { prompt: usize, context: u32 },
     #[error("the prompt is empty")]
@@ -132,7 +140,11 @@ impl Node {
     }
 
     /// Queues one generation. The answer comes at once: running, waiting, or refused.
-    pub async fn generate(&self, _lease: &Lease, _generation: Generation) -> Result<GenerationStream, RefusedError> {
+    pub async fn generate(
+        &self,
+        _lease: &Lease,
+        _generation: Generation,
+    ) -> Result<GenerationStream, RefusedError> {
         Err(RefusedError::ShuttingDown)
     }
 

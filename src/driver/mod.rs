@@ -3,5 +3,6 @@
 mod handle;
 
 pub use handle::{
-    AcquireError, Generation, GenerationStream, Lease, ModelStatus, Node, NodeStatus, RefusedError, Residence,
+    AcquireError, Generation, GenerationStream, Lease, ModelStatus, Node, NodeStatus, RefusedError,
+    Residence,
 };

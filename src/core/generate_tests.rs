@@ -1,0 +1,541 @@
+//! One request against table experts: real lists from fixed logits, no threads, no network.
+
+use super::*;
+use crate::distribution::{Distribution, History};
+use crate::law::{ListLaw, Transforms};
+use crate::lnp::LnP;
+use crate::opinion::{Entry, ExpertFailure};
+use crate::vocab::Piece;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const VOCAB: u32 = 300;
+const END: Token = 0;
+
+fn vocab() -> Arc<Vocab> {
+    Arc::new(Vocab::new((0..VOCAB).map(|v| Piece {
+        bytes: if v == END {
+            b"<end>".to_vec()
+        } else {
+            format!("{v} ").into_bytes()
+        },
+        control: v == END,
+        ends: v == END,
+    })))
+}
+
+/// An expert whose logits are a hash of its name and the whole text before a position.
+struct Table {
+    id: ExpertId,
+    tokens: Vec<Token>,
+    prompt: usize,
+    transforms: Transforms,
+    rows: BTreeMap<Position, Distribution>,
+}
+
+impl Table {
+    fn new(name: u8) -> Table {
+        let transforms = Transforms::NEUTRAL;
+        Table {
+            id: ExpertId([name; 32]),
+            tokens: vec![],
+            prompt: 0,
+            transforms,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    fn logits(&self, position: usize) -> Vec<f32> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.id.0);
+        self.tokens[..position].iter().for_each(|t| {
+            hasher.update(&t.to_le_bytes());
+        });
+        let mut bytes = vec![0u8; VOCAB as usize];
+        hasher.finalize_xof().fill(&mut bytes);
+        let mut logits: Vec<f32> = bytes.iter().map(|b| f32::from(*b) / 20.0).collect();
+        logits[END as usize] = -5.0;
+        logits
+    }
+
+    fn row(&mut self, position: Position) -> &Distribution {
+        if !self.rows.contains_key(&position) {
+            let mut row = Distribution::new();
+            let history = History {
+                tokens: &self.tokens[..position as usize],
+                prompt: self.prompt,
+            };
+            row.measure(
+                &self.logits(position as usize),
+                &self.transforms,
+                history,
+                true,
+            )
+            .unwrap();
+            self.rows.insert(position, row);
+        }
+        &self.rows[&position]
+    }
+
+    fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
+        let (said, raw) = self.row(position).answer(query);
+        Opinion {
+            position,
+            said,
+            raw,
+        }
+    }
+
+    fn handle(&mut self, op: ExpertOp) -> Vec<ExpertEvent> {
+        match op {
+            ExpertOp::Open(open) => {
+                self.tokens = open.prompt;
+                self.prompt = self.tokens.len();
+                self.transforms = open.transforms;
+                vec![ExpertEvent::Ready {
+                    session: open.session,
+                    reused: 0,
+                    prefill_us: 1,
+                }]
+            }
+            ExpertOp::Draft {
+                session,
+                epoch,
+                position,
+                tokens,
+                queries,
+            } => {
+                assert_eq!(
+                    position as usize,
+                    self.tokens.len(),
+                    "nothing is sent twice or left out"
+                );
+                self.tokens.extend(tokens);
+                let end = self.tokens.len() as u32;
+                assert_eq!(queries.len(), 1);
+                let opinions = vec![self.opinion(end, &queries[0])];
+                vec![ExpertEvent::Opinions {
+                    session,
+                    epoch,
+                    opinions,
+                    compute_us: 1,
+                }]
+            }
+            ExpertOp::Ask {
+                session,
+                epoch,
+                position,
+                query,
+            } => {
+                let opinions = vec![self.opinion(position, &query)];
+                vec![ExpertEvent::Opinions {
+                    session,
+                    epoch,
+                    opinions,
+                    compute_us: 1,
+                }]
+            }
+            ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => vec![],
+        }
+    }
+}
+
+fn spec(law: Law) -> Spec {
+    Spec {
+        session: SessionId(1),
+        scope: Scope::OWNER,
+        prompt: vec![5, 6, 7],
+        law,
+        secret: Secret::from_seed(11, 0),
+        max_tokens: 20,
+        stop: vec![],
+        logprobs: None,
+        grammar: false,
+        context: 1000,
+    }
+}
+
+fn law(temperature: f32) -> Law {
+    Law::new(
+        Transforms {
+            temperature,
+            ..Transforms::NEUTRAL
+        },
+        ListLaw::default(),
+    )
+    .unwrap()
+}
+
+type Grammar<'a> = &'a mut dyn FnMut(&[Token]) -> MaskAnswer;
+
+/// Runs a request to its end. `pick` chooses which pending expert answer arrives next.
+fn run(
+    spec: Spec,
+    weights: &[(u8, f64)],
+    grammar: Grammar<'_>,
+    mut pick: impl FnMut(usize) -> usize,
+) -> (Vec<TokenEvent>, Finish, String, Vec<ExpertOp>) {
+    let mut experts: Vec<Table> = weights.iter().map(|(name, _)| Table::new(*name)).collect();
+    let mixture: Vec<(ExpertId, f64)> = weights
+        .iter()
+        .map(|(n, w)| (ExpertId([*n; 32]), *w))
+        .collect();
+    let mut machine = Generate::new(spec, vocab(), &mixture, 0, Micros(0));
+    let mut pending: VecDeque<FromExpert> = VecDeque::new();
+    let (mut tokens, mut text, mut ops) = (Vec::new(), String::new(), Vec::new());
+    let mut said: Vec<Token> = Vec::new();
+    let mut out = Vec::new();
+    machine.start(Micros(0), &mut out);
+    for _ in 0..100_000 {
+        for output in std::mem::take(&mut out) {
+            match output {
+                Output::ToExpert(id, op) => {
+                    ops.push(op.clone());
+                    let expert = experts.iter_mut().find(|e| e.id == id).unwrap();
+                    pending.extend(
+                        expert
+                            .handle(op)
+                            .into_iter()
+                            .map(|event| FromExpert { expert: id, event }),
+                    );
+                }
+                Output::NeedMask { committed } => {
+                    said.extend(committed);
+                    machine.handle(Micros(1), Input::Mask(grammar(&said)), &mut out);
+                }
+                Output::Event(Event::Token(token)) => {
+                    text += &token.text;
+                    tokens.push(token);
+                }
+                Output::Event(Event::Finished {
+                    why,
+                    text: rest,
+                    generated,
+                    ..
+                }) => {
+                    assert_eq!(generated as usize, tokens.len());
+                    assert!(machine.is_done());
+                    return (tokens, why, text + &rest, ops);
+                }
+                Output::Event(Event::Ready { prompt_tokens, .. }) => assert_eq!(prompt_tokens, 3),
+            }
+        }
+        if out.is_empty() {
+            assert!(!pending.is_empty(), "the machine waits for nothing");
+            let next = pending.remove(pick(pending.len())).unwrap();
+            machine.handle(Micros(1), Input::FromExpert(next), &mut out);
+        }
+    }
+    panic!("no end")
+}
+
+fn no_grammar() -> impl FnMut(&[Token]) -> MaskAnswer {
+    |_: &[Token]| panic!("no grammar in this request")
+}
+
+fn ids(tokens: &[TokenEvent]) -> Vec<Token> {
+    tokens.iter().map(|t| t.token).collect()
+}
+
+#[test]
+fn text_is_a_function_of_the_seed() {
+    let text = |seed: u64, temperature: f32| {
+        let spec = Spec {
+            secret: Secret::from_seed(seed, 0),
+            ..spec(law(temperature))
+        };
+        run(spec, &[(1, 1.0)], &mut no_grammar(), |_| 0).2
+    };
+    assert_eq!(text(1, 0.8), text(1, 0.8));
+    assert_ne!(text(1, 0.8), text(2, 0.8));
+    assert_eq!(text(1, 0.0), text(2, 0.0), "greedy draws nothing");
+}
+
+#[test]
+fn every_decided_token_reaches_the_expert_once_and_sessions_close() {
+    let (tokens, why, _, ops) = run(spec(law(1.0)), &[(1, 1.0)], &mut no_grammar(), |_| 0);
+    assert_eq!((tokens.len(), why), (20, Finish::Length));
+    let sent: Vec<Token> = ops
+        .iter()
+        .filter_map(|op| {
+            if let ExpertOp::Draft { tokens, .. } = op {
+                Some(tokens.clone())
+            } else {
+                None
+            }
+        })
+        .flatten()
+        .collect();
+    assert_eq!(sent, ids(&tokens)[..19]);
+    assert!(matches!(ops.last(), Some(ExpertOp::Close { .. })));
+}
+
+#[test]
+fn the_end_token_stops_and_is_not_text() {
+    let bias = Transforms {
+        bias: vec![(END, 40.0)],
+        ..Transforms::NEUTRAL
+    };
+    let law = Law::new(bias, ListLaw::default()).unwrap();
+    let (tokens, why, text, _) = run(spec(law), &[(1, 1.0)], &mut no_grammar(), |_| 0);
+    assert_eq!((tokens.len(), why, text.as_str()), (0, Finish::Stop, ""));
+}
+
+#[test]
+fn lengths_are_kept() {
+    let count = |max_tokens, context| {
+        let spec = Spec {
+            max_tokens,
+            context,
+            ..spec(law(1.0))
+        };
+        let (tokens, why, _, _) = run(spec, &[(1, 1.0)], &mut no_grammar(), |_| 0);
+        assert_eq!(why, Finish::Length);
+        tokens.len()
+    };
+    assert_eq!(count(0, 1000), 0);
+    assert_eq!(count(1, 1000), 1);
+    assert_eq!(
+        count(50, 10),
+        7,
+        "the context holds 3 tokens of prompt and 7 of answer"
+    );
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_itself() {
+    let whole = run(spec(law(1.0)), &[(1, 1.0)], &mut no_grammar(), |_| 0).2;
+    let stop: String = whole.chars().skip(12).take(5).collect();
+    let spec = Spec {
+        stop: vec![stop.clone()],
+        ..spec(law(1.0))
+    };
+    let (_, why, text, _) = run(spec, &[(1, 1.0)], &mut no_grammar(), |_| 0);
+    assert_eq!(why, Finish::Stop);
+    assert_eq!(text, whole.split(&stop).next().unwrap());
+}
+
+#[test]
+fn forced_tokens_are_not_asked_about() {
+    let one = |said: &[Token]| match said.len() {
+        3 => MaskAnswer::Done,
+        n => {
+            let mut words = vec![0; 10];
+            words[0] = 1 << (n + 8);
+            MaskAnswer::Allowed(Mask::new(words, VOCAB))
+        }
+    };
+    let spec = Spec {
+        grammar: true,
+        ..spec(law(1.0))
+    };
+    let (tokens, why, text, ops) = run(spec, &[(1, 1.0)], &mut { one }, |_| 0);
+    assert_eq!(
+        (ids(&tokens), why, text.as_str()),
+        (vec![8, 9, 10], Finish::Stop, "8 9 10 ")
+    );
+    assert!(!ops.iter().any(|op| matches!(op, ExpertOp::Draft { .. })));
+}
+
+#[test]
+fn a_mask_of_what_no_expert_believes_is_still_obeyed() {
+    // Far outside top_k, then without any mass at all: each has its own way out, none breaks the mask.
+    for bias in [0.0, -100.0] {
+        let allowed: Vec<(Token, f32)> = (10..300).map(|v| (v, bias)).collect();
+        let transforms = Transforms {
+            top_k: 2,
+            bias: allowed,
+            ..Transforms::NEUTRAL
+        };
+        let mut mask = Mask::new(vec![u32::MAX; 10], VOCAB);
+        mask = Mask::new(
+            (0..10)
+                .map(|i| if i == 0 { 0 } else { mask.word(i) })
+                .collect(),
+            VOCAB,
+        );
+        let mut grammar = |_: &[Token]| MaskAnswer::Allowed(mask.clone());
+        for temperature in [0.0, 1.0] {
+            let law = Law::new(
+                Transforms {
+                    temperature,
+                    ..transforms.clone()
+                },
+                ListLaw::default(),
+            )
+            .unwrap();
+            let spec = Spec {
+                grammar: true,
+                ..spec(law)
+            };
+            let (tokens, why, _, _) = run(spec, &[(1, 1.0)], &mut grammar, |_| 0);
+            assert_eq!(why, Finish::Length);
+            assert!(tokens.iter().all(|t| t.token >= 32));
+        }
+    }
+}
+
+#[test]
+fn log_probabilities_are_untransformed_and_sorted() {
+    let hot = Law::new(
+        Transforms {
+            temperature: 2.0,
+            top_k: 50,
+            ..Transforms::NEUTRAL
+        },
+        ListLaw::default(),
+    );
+    let spec = Spec {
+        logprobs: Some(4),
+        ..spec(hot.unwrap())
+    };
+    let (tokens, _, _, _) = run(spec, &[(1, 1.0)], &mut no_grammar(), |_| 0);
+    let mut prompt = vec![5, 6, 7];
+    for event in tokens {
+        let mut table = Table::new(1);
+        table.tokens = prompt.clone();
+        let all: Vec<Token> = (0..VOCAB).collect();
+        let query = Query {
+            want: Want::Scalars(all),
+            ..Query::plain(1.0, 1)
+        };
+        let Said::Scalars(raw) = table.opinion(prompt.len() as u32, &query).said else {
+            panic!()
+        };
+        assert!((event.ln_p.unwrap() - raw[event.token as usize].ln()).abs() < 2e-3);
+        assert_eq!(event.top.len(), 4);
+        assert!(event.top.windows(2).all(|w| w[0].1 >= w[1].1));
+        prompt.push(event.token);
+    }
+}
+
+#[test]
+fn a_failing_or_lying_expert_ends_the_response_with_a_reason() {
+    let bad_list = List {
+        entries: vec![
+            Entry {
+                token: 1,
+                ln_p: LnP::CERTAIN
+            };
+            2
+        ],
+        bound: 0.0,
+    };
+    for (event, reason) in [
+        (
+            ExpertEvent::Failed {
+                session: SessionId(1),
+                why: ExpertFailure::Gone,
+            },
+            "gone",
+        ),
+        (
+            ExpertEvent::Opinions {
+                session: SessionId(1),
+                epoch: 0,
+                opinions: vec![Opinion {
+                    position: 3,
+                    said: Said::List(bad_list),
+                    raw: None,
+                }],
+                compute_us: 0,
+            },
+            "out of order",
+        ),
+    ] {
+        let mut machine = Generate::new(
+            spec(law(1.0)),
+            vocab(),
+            &[(ExpertId([1; 32]), 1.0)],
+            0,
+            Micros(0),
+        );
+        let mut out = Vec::new();
+        machine.start(Micros(0), &mut out);
+        machine.handle(
+            Micros(0),
+            Input::FromExpert(FromExpert {
+                expert: ExpertId([1; 32]),
+                event,
+            }),
+            &mut out,
+        );
+        let Some(Output::Event(Event::Finished {
+            why: Finish::Failed(why),
+            ..
+        })) = out.last()
+        else {
+            panic!()
+        };
+        assert!(why.contains(reason), "{why}");
+    }
+}
+
+#[test]
+fn an_expert_that_never_decides_is_given_up() {
+    let mut machine = Generate::new(
+        spec(law(1.0)),
+        vocab(),
+        &[(ExpertId([1; 32]), 1.0)],
+        0,
+        Micros(0),
+    );
+    let mut out = Vec::new();
+    machine.start(Micros(0), &mut out);
+    let empty = ExpertEvent::Opinions {
+        session: SessionId(1),
+        epoch: 0,
+        opinions: vec![Opinion {
+            position: 3,
+            said: Said::List(List {
+                entries: vec![],
+                bound: 1.0,
+            }),
+            raw: None,
+        }],
+        compute_us: 0,
+    };
+    for _ in 0..200 {
+        let from = FromExpert {
+            expert: ExpertId([1; 32]),
+            event: empty.clone(),
+        };
+        machine.handle(Micros(0), Input::FromExpert(from), &mut out);
+    }
+    assert!(machine.is_done());
+    let asks = out
+        .iter()
+        .filter(|o| matches!(o, Output::ToExpert(_, ExpertOp::Ask { .. })))
+        .count();
+    assert_eq!(asks as u32, SECOND_QUESTIONS_MAX);
+}
+
+proptest! {
+    /// The text of a mixture does not depend on which expert's answer comes first.
+    #[test]
+    fn arrival_order_does_not_move_a_token(seed: u64, order in prop::collection::vec(any::<prop::sample::Index>(), 64)) {
+        let weights = [(3u8, 0.5), (1, 0.3), (2, 0.2)];
+        let spec = Spec { secret: Secret::from_seed(seed, 0), max_tokens: 8, ..spec(law(1.0)) };
+        let straight = run(spec.clone(), &weights, &mut no_grammar(), |_| 0).0;
+        let mut turn = 0;
+        let mixed = run(spec.clone(), &weights, &mut no_grammar(), |n| {
+            turn += 1;
+            order[turn % order.len()].index(n)
+        }).0;
+        prop_assert_eq!(&straight, &mixed);
+        let mut turned = weights;
+        turned.rotate_left(1);
+        prop_assert_eq!(&straight, &run(spec, &turned, &mut no_grammar(), |_| 0).0);
+    }
+
+    /// tau is a matter of bytes, never of text.
+    #[test]
+    fn tau_does_not_move_a_token(seed: u64, tau in 0.01f64..0.9) {
+        let text = |tau| {
+            let mut law = law(0.9);
+            law.lists.tau = tau;
+            let spec = Spec { secret: Secret::from_seed(seed, 0), max_tokens: 6, ..spec(law) };
+            ids(&run(spec, &[(1, 0.6), (2, 0.4)], &mut no_grammar(), |_| 0).0)
+        };
+        prop_assert_eq!(text(tau), text(1.0 / 16.0));
+    }
+}
