@@ -24,6 +24,7 @@ pub mod law;
 pub mod chat;
 pub mod generate;
 pub mod node;
+pub mod plan;
 pub mod residency;
 pub mod text;
 
