@@ -4,3 +4,8 @@
 pub mod driver;
 pub mod expert;
 pub mod grammar;
+
+pub mod error;
+pub mod home;
+pub mod identity;
+pub mod obs;

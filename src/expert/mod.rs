@@ -6,6 +6,7 @@ use quorate_core::opinion::{ExpertOp, FromExpert};
 use quorate_core::vocab::Vocab;
 use std::sync::Arc;
 
+pub mod hardware;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod stub;
