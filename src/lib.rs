@@ -5,6 +5,7 @@ pub mod driver;
 pub mod expert;
 pub mod grammar;
 
+pub mod config;
 pub mod error;
 pub mod home;
 pub mod identity;
