@@ -27,6 +27,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Clients must show the key in this file.
     pub api_key_file: Option<PathBuf>,
+    /// Names besides localhost under which clients may address the API.
+    pub allowed_hosts: Vec<String>,
+    /// Origins of web pages that may read answers.
+    pub allowed_origins: Vec<String>,
     pub default_model: String,
     pub keep_alive: KeepAlive,
     /// None: one for each physical core.
@@ -76,6 +80,8 @@ struct Raw {
 struct RawApi {
     listen: Option<String>,
     key_file: Option<PathBuf>,
+    allowed_hosts: Vec<String>,
+    allowed_origins: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -107,6 +113,8 @@ const KEYS: &[&str] = &[
     "version",
     "api.listen",
     "api.key_file",
+    "api.allowed_hosts",
+    "api.allowed_origins",
     "models.default",
     "models.keep_alive",
     "models.offline",
@@ -174,6 +182,8 @@ impl Settings {
         Ok(Settings {
             listen: listen.0,
             api_key_file: flags.api_key_file.clone().or(raw.api.key_file),
+            allowed_hosts: raw.api.allowed_hosts,
+            allowed_origins: raw.api.allowed_origins,
             default_model: raw.models.default.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             keep_alive,
             threads,
@@ -392,6 +402,7 @@ mod tests {
             let (table, leaf) = key.split_once('.').unwrap();
             let value = match *key {
                 "api.listen" => "\"[::1]:7867\"",
+                "api.allowed_hosts" | "api.allowed_origins" => "[\"x\"]",
                 "models.keep_alive" => "\"1h\"",
                 "models.offline" => "true",
                 "machine.max_memory" => "\"8GB\"",
