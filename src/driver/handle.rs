@@ -1,13 +1,17 @@
 //! What the rest of the program holds of the loop: a cloneable handle, leases on models, and
 //! streams of events. Dropping a stream cancels its generation; dropping a lease lets its model go.
 
+use crate::driver::{Command, Dropped, Submission};
 use crate::expert::{Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
-use quorate_core::generate::Event;
-use quorate_core::ids::Token;
-use quorate_core::law::Law;
+use quorate_core::generate::{Event, Spec};
+use quorate_core::ids::{SessionId, Token};
+use quorate_core::law::{Law, ListLaw};
+use quorate_core::opinion::Scope;
+use quorate_core::seeded::Secret;
 use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
 
 /// One response to make.
 #[derive(Debug)]
@@ -25,15 +29,42 @@ pub struct Generation {
     pub grammar: Option<Matcher>,
 }
 
-/// Holds a model in memory.
+/// Holds a model in memory. Clones hold the same lease.
 #[derive(Clone)]
-pub struct Lease {
+pub struct Lease(Arc<Held>);
+
+struct Held {
+    name: String,
     expert: Arc<dyn Expert>,
+    dropped: mpsc::UnboundedSender<Dropped>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A node that is gone needs no goodbye.
+        self.dropped
+            .send(Dropped::Lease {
+                name: std::mem::take(&mut self.name),
+            })
+            .ok();
+    }
 }
 
 impl Lease {
+    pub(super) fn new(
+        name: String,
+        expert: Arc<dyn Expert>,
+        dropped: mpsc::UnboundedSender<Dropped>,
+    ) -> Lease {
+        Lease(Arc::new(Held {
+            name,
+            expert,
+            dropped,
+        }))
+    }
+
     pub fn facts(&self) -> &Arc<ExpertFacts> {
-        self.expert.facts()
+        self.0.expert.facts()
     }
 
     /// Tokenises off the loop, on a thread that may block.
@@ -42,17 +73,20 @@ impl Lease {
         segments: Vec<Segment>,
         bos: bool,
     ) -> Result<Vec<Token>, TokenizeError> {
-        let expert = self.expert.clone();
-        tokio::task::spawn_blocking(move || expert.tokenize(&segments, bos))
+        let lease = self.clone();
+        tokio::task::spawn_blocking(move || lease.0.expert.tokenize(&segments, bos))
             .await
             .map_err(|error| TokenizeError::Failed(error.to_string()))?
     }
 }
 
 /// Events of one generation, ending with `Event::Finished`.
-#[derive(Debug)]
 pub struct GenerationStream {
-    events: tokio::sync::mpsc::Receiver<Event>,
+    session: SessionId,
+    events: mpsc::Receiver<Event>,
+    dropped: mpsc::UnboundedSender<Dropped>,
+    /// The model stays while anybody listens.
+    _lease: Lease,
 }
 
 impl GenerationStream {
@@ -62,7 +96,18 @@ impl GenerationStream {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
+impl Drop for GenerationStream {
+    fn drop(&mut self) {
+        // A node that is gone has nothing left to cancel.
+        self.dropped
+            .send(Dropped::Stream {
+                session: self.session,
+            })
+            .ok();
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AcquireError {
     #[error("there is no model '{name}'")]
     Unknown { name: String, near: Vec<String> },
@@ -79,7 +124,7 @@ pub enum AcquireError {
     ShuttingDown,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedError {
     #[error("{running} requests run and {waiting} wait, which is as many as this node takes")]
     Busy {
@@ -91,7 +136,7 @@ pub enum RefusedError {
     PromptTooLong { prompt: usize, context: u32 },
     #[error("the prompt is empty")]
     PromptEmpty,
-    #[error("the mesh is halted: {0}")]
+    #[error("{0}")]
     Halted(String),
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -115,6 +160,7 @@ pub struct ModelStatus {
     pub name: String,
     pub state: Residence,
     pub bytes: u64,
+    /// Zero until it is loaded.
     pub context: u32,
     pub processor: String,
     pub running: usize,
@@ -129,31 +175,126 @@ pub enum Residence {
     Leaving,
 }
 
+/// A model that can be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its one name: aliases and spellings lead here.
+    pub name: String,
+    /// Memory it will take, weights and cache together.
+    pub bytes: u64,
+}
+
+/// How the node finds and loads models; both are called on threads that may block.
+#[derive(Clone)]
+pub struct Models {
+    pub find: Arc<dyn Fn(&str) -> Result<Found, AcquireError> + Send + Sync>,
+    /// Loads a model by its one name; what it says goes to the channel.
+    pub load: Arc<
+        dyn Fn(&str, crate::expert::EventSender) -> Result<Arc<dyn Expert>, String> + Send + Sync,
+    >,
+}
+
 /// The handle. Cheap to clone.
 #[derive(Clone)]
-pub struct Node {}
+pub struct Node {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) dropped: mpsc::UnboundedSender<Dropped>,
+    pub(super) models: Models,
+    pub(super) lists: ListLaw,
+}
 
 impl Node {
+    /// How experts of this node shorten what they say: part of every law.
+    pub fn lists(&self) -> ListLaw {
+        self.lists
+    }
+
     /// Waits until the model is in memory, loading it (and letting others leave) if need be.
-    pub async fn acquire(&self, _name: &str) -> Result<Lease, AcquireError> {
-        Err(AcquireError::ShuttingDown)
+    pub async fn acquire(&self, name: &str) -> Result<Lease, AcquireError> {
+        let (find, wanted) = (self.models.find.clone(), name.to_owned());
+        let found = tokio::task::spawn_blocking(move || find(&wanted))
+            .await
+            .map_err(|error| AcquireError::Load {
+                name: name.to_owned(),
+                why: error.to_string(),
+            })??;
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Acquire { found, reply };
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| AcquireError::ShuttingDown)?;
+        answer.await.map_err(|_| AcquireError::ShuttingDown)?
     }
 
     /// Queues one generation. The answer comes at once: running, waiting, or refused.
     pub async fn generate(
         &self,
-        _lease: &Lease,
-        _generation: Generation,
+        lease: &Lease,
+        generation: Generation,
     ) -> Result<GenerationStream, RefusedError> {
-        Err(RefusedError::ShuttingDown)
+        let facts = lease.facts();
+        let session = SessionId(u128::from_ne_bytes(random()));
+        let room = facts.context.saturating_sub(generation.prompt.len() as u32);
+        let max_tokens = generation.max_tokens.unwrap_or(room).min(room);
+        let spec = Spec {
+            session,
+            scope: Scope::OWNER,
+            prompt: generation.prompt,
+            law: generation.law,
+            secret: Secret::from_seed(generation.seed, generation.choice),
+            max_tokens,
+            stop: generation.stop,
+            logprobs: generation.logprobs,
+            grammar: generation.grammar.is_some(),
+            context: facts.context,
+        };
+        // Room for every event it can have: the loop never waits for a slow client.
+        let (events_tx, events) = mpsc::channel(max_tokens as usize + 8);
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            spec,
+            vocab: facts.vocab.clone(),
+            weights: vec![(facts.id, 1.0)],
+            matcher: generation.grammar,
+            events: events_tx,
+            reply,
+        };
+        let command = Command::Submit(Box::new(submission));
+        self.commands
+            .send(command)
+            .await
+            .map_err(|_| RefusedError::ShuttingDown)?;
+        answer.await.map_err(|_| RefusedError::ShuttingDown)??;
+        Ok(GenerationStream {
+            session,
+            events,
+            dropped: self.dropped.clone(),
+            _lease: lease.clone(),
+        })
     }
 
-    /// Lets a model leave memory when its last lease is gone. False if it is not loaded.
-    pub async fn unload(&self, _name: &str) -> bool {
-        false
+    /// Lets a model leave memory as soon as nobody uses it. False if it is not loaded.
+    pub async fn unload(&self, name: &str) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Dismiss {
+            name: name.to_owned(),
+            reply,
+        };
+        self.commands.send(command).await.is_ok() && answer.await.unwrap_or(false)
     }
 
-    pub fn status(&self) -> NodeStatus {
-        NodeStatus::default()
+    /// None if the loop is gone: a node that cannot say how it is, is not ready.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Status { reply }).await.ok()?;
+        answer.await.ok()
     }
+}
+
+/// Randomness from the operating system. Without it nothing here is safe to run.
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system gives randomness");
+    bytes
 }

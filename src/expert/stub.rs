@@ -1,1 +1,308 @@
+//! An expert made of hashes: the same trait, no model. For tests and simulation; the text it writes
+//! is printable nonsense that depends on every token before it.
 
+use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
+use quorate_core::chat::{Family, Segment};
+use quorate_core::distribution::{Distribution, History};
+use quorate_core::ids::{ExpertId, Position, SessionId, Token};
+use quorate_core::law::Transforms;
+use quorate_core::limits::EXPERT_OPS_MAX;
+use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
+use quorate_core::vocab::{Piece, Vocab};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// 256 bytes, then the control tokens of ChatML.
+const CONTROLS: [&str; 2] = ["<|im_start|>", "<|im_end|>"];
+const VOCAB: u32 = 256 + CONTROLS.len() as u32;
+const END: Token = 257;
+
+/// How a stub behaves.
+#[derive(Clone, Debug)]
+pub struct StubOptions {
+    pub model: String,
+    pub context: u32,
+    /// How long it thinks about each position.
+    pub step: Duration,
+    /// Logit of the end token where printable characters have 0 to 8: how long answers get.
+    pub end_logit: f32,
+}
+
+impl Default for StubOptions {
+    fn default() -> Self {
+        StubOptions {
+            model: "stub".into(),
+            context: 4096,
+            step: Duration::ZERO,
+            end_logit: 4.0,
+        }
+    }
+}
+
+pub struct StubExpert {
+    facts: Arc<ExpertFacts>,
+    ops: SyncSender<ExpertOp>,
+}
+
+impl StubExpert {
+    pub fn spawn(options: StubOptions, events: EventSender) -> std::io::Result<Arc<dyn Expert>> {
+        let id = ExpertId(*blake3::hash(options.model.as_bytes()).as_bytes());
+        let facts = Arc::new(ExpertFacts {
+            id,
+            model: options.model.clone(),
+            sha256: String::new(),
+            family: Family::ChatMl,
+            vocab: Arc::new(Vocab::new((0..VOCAB).map(piece))),
+            bos: None,
+            context: options.context,
+            model_bytes: 1 << 20,
+            cache_bytes: 0,
+            processor: "stub".into(),
+        });
+        let (ops, inbox) = sync_channel(EXPERT_OPS_MAX);
+        let thread = StubThread {
+            id,
+            options,
+            events,
+            sessions: BTreeMap::new(),
+        };
+        std::thread::Builder::new()
+            .name("stub expert".into())
+            .spawn(move || thread.run(&inbox))?;
+        Ok(Arc::new(StubExpert { facts, ops }))
+    }
+}
+
+impl Expert for StubExpert {
+    fn facts(&self) -> &Arc<ExpertFacts> {
+        &self.facts
+    }
+
+    fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
+        self.ops.try_send(op).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
+    }
+
+    fn tokenize(&self, segments: &[Segment], _bos: bool) -> Result<Vec<Token>, TokenizeError> {
+        let mut tokens = Vec::new();
+        for segment in segments {
+            match segment {
+                Segment::Text(text) => tokens.extend(text.bytes().map(Token::from)),
+                Segment::Marker(marker) => mark(marker, &mut tokens),
+            }
+        }
+        Ok(tokens)
+    }
+}
+
+fn piece(token: Token) -> Piece {
+    match u8::try_from(token) {
+        Ok(byte) => Piece {
+            bytes: vec![byte],
+            control: false,
+            ends: false,
+        },
+        Err(_) => {
+            let name = CONTROLS[token as usize - 256];
+            Piece {
+                bytes: name.as_bytes().to_vec(),
+                control: true,
+                ends: token == END,
+            }
+        }
+    }
+}
+
+/// A marker is control tokens with text between them.
+fn mark(marker: &str, tokens: &mut Vec<Token>) {
+    let mut rest = marker;
+    while !rest.is_empty() {
+        let found = CONTROLS
+            .iter()
+            .zip(256..)
+            .find(|(name, _)| rest.starts_with(**name));
+        let length = match found {
+            Some((name, token)) => {
+                tokens.push(token);
+                name.len()
+            }
+            None => {
+                tokens.extend(rest.bytes().next().map(Token::from));
+                1
+            }
+        };
+        rest = rest.get(length..).unwrap_or_default();
+    }
+}
+
+struct Session {
+    tokens: Vec<Token>,
+    prompt: usize,
+    transforms: Transforms,
+    /// The last position that was asked about.
+    row: (Position, Distribution),
+}
+
+struct StubThread {
+    id: ExpertId,
+    options: StubOptions,
+    events: EventSender,
+    sessions: BTreeMap<SessionId, Session>,
+}
+
+impl StubThread {
+    fn run(mut self, inbox: &Receiver<ExpertOp>) {
+        while let Ok(op) = inbox.recv() {
+            let session = op.session();
+            let events = self.handle(op).unwrap_or_else(|why| {
+                self.sessions.remove(&session);
+                vec![ExpertEvent::Failed { session, why }]
+            });
+            for event in events {
+                if self
+                    .events
+                    .blocking_send(FromExpert {
+                        expert: self.id,
+                        event,
+                    })
+                    .is_err()
+                {
+                    return; // the node is gone
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, ExpertFailure> {
+        let unknown = || ExpertFailure::Refused("no such session".into());
+        match op {
+            ExpertOp::Open(open) => {
+                let row = (0, Distribution::new());
+                let (prompt, transforms) = (open.prompt.len(), open.transforms);
+                let session = Session {
+                    tokens: open.prompt,
+                    prompt,
+                    transforms,
+                    row,
+                };
+                self.sessions.insert(open.session, session);
+                Ok(vec![ExpertEvent::Ready {
+                    session: open.session,
+                    reused: 0,
+                    prefill_us: 0,
+                }])
+            }
+            ExpertOp::Draft {
+                session,
+                epoch,
+                position,
+                tokens,
+                queries,
+            } => {
+                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                if position as usize != state.tokens.len() || queries.len() > tokens.len() + 1 {
+                    return Err(ExpertFailure::Refused(
+                        "a draft that does not continue the text".into(),
+                    ));
+                }
+                state.tokens.extend(tokens);
+                let (end, context) = (state.tokens.len() as u32, self.options.context);
+                if end > context {
+                    return Err(ExpertFailure::ContextFull {
+                        tokens: end,
+                        context,
+                    });
+                }
+                let first = end + 1 - queries.len() as u32;
+                let opinions = (first..)
+                    .zip(&queries)
+                    .map(|(at, query)| self.opinion(session, at, query));
+                let opinions = opinions.collect::<Result<_, _>>()?;
+                Ok(vec![ExpertEvent::Opinions {
+                    session,
+                    epoch,
+                    opinions,
+                    compute_us: 0,
+                }])
+            }
+            ExpertOp::Ask {
+                session,
+                epoch,
+                position,
+                query,
+            } => {
+                let opinions = vec![self.opinion(session, position, &query)?];
+                Ok(vec![ExpertEvent::Opinions {
+                    session,
+                    epoch,
+                    opinions,
+                    compute_us: 0,
+                }])
+            }
+            ExpertOp::Truncate {
+                session, position, ..
+            } => {
+                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                state.tokens.truncate(position as usize);
+                Ok(vec![])
+            }
+            ExpertOp::Close { session } => {
+                self.sessions.remove(&session);
+                Ok(vec![])
+            }
+        }
+    }
+
+    fn opinion(
+        &mut self,
+        session: SessionId,
+        position: Position,
+        query: &Query,
+    ) -> Result<Opinion, ExpertFailure> {
+        let unknown = || ExpertFailure::Refused("no such position".into());
+        let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+        let before = state.tokens.get(..position as usize).ok_or_else(unknown)?;
+        if state.row.0 != position {
+            std::thread::sleep(self.options.step);
+            let logits = logits(&self.id, before, self.options.end_logit);
+            let history = History {
+                tokens: before,
+                prompt: state.prompt,
+            };
+            let measured = state
+                .row
+                .1
+                .measure(&logits, &state.transforms, history, true);
+            measured.map_err(|_| ExpertFailure::NotFinite)?;
+            state.row.0 = position;
+        }
+        let (said, raw) = state.row.1.answer(query);
+        Ok(Opinion {
+            position,
+            said,
+            raw,
+        })
+    }
+}
+
+/// Printable ASCII gets 0 to 8 by a hash of the whole text; everything else is as good as impossible.
+fn logits(id: &ExpertId, before: &[Token], end_logit: f32) -> Vec<f32> {
+    let mut hasher = blake3::Hasher::new_keyed(&id.0);
+    before.iter().for_each(|token| {
+        hasher.update(&token.to_le_bytes());
+    });
+    let mut bytes = [0; VOCAB as usize];
+    hasher.finalize_xof().fill(&mut bytes);
+    (0..VOCAB)
+        .zip(bytes)
+        .map(|(token, byte)| match token {
+            END => end_logit,
+            0x20..=0x7e => f32::from(byte) / 32.0,
+            _ => -30.0,
+        })
+        .collect()
+}

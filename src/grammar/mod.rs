@@ -40,7 +40,10 @@ impl Matcher {
         Err(GrammarError::Compile("not built yet".into()))
     }
 
-    pub fn json_schema(_schema: &serde_json::Value, _vocab: &Arc<Vocab>) -> Result<Matcher, GrammarError> {
+    pub fn json_schema(
+        _schema: &serde_json::Value,
+        _vocab: &Arc<Vocab>,
+    ) -> Result<Matcher, GrammarError> {
         Err(GrammarError::Compile("not built yet".into()))
     }
 

@@ -76,7 +76,11 @@ pub enum ChatError {
 
 /// The prompt of a conversation, ending where the assistant begins to speak. A last message of the
 /// assistant's is left open, to be continued.
-pub fn render(_family: Family, _messages: &[Message], _tools: &[Tool]) -> Result<Vec<Segment>, ChatError> {
+pub fn render(
+    _family: Family,
+    _messages: &[Message],
+    _tools: &[Tool],
+) -> Result<Vec<Segment>, ChatError> {
     Err(ChatError::NoUser)
 }
 
@@ -94,7 +98,13 @@ pub fn wants_bos(family: Family) -> bool {
 pub struct UnknownFamily(pub String);
 
 impl Family {
-    pub const ALL: [Family; 5] = [Family::ChatMl, Family::Llama3, Family::Qwen, Family::Gemma, Family::Mistral];
+    pub const ALL: [Family; 5] = [
+        Family::ChatMl,
+        Family::Llama3,
+        Family::Qwen,
+        Family::Gemma,
+        Family::Mistral,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -128,6 +138,9 @@ impl std::str::FromStr for Family {
     type Err = UnknownFamily;
 
     fn from_str(text: &str) -> Result<Family, UnknownFamily> {
-        Family::ALL.into_iter().find(|f| f.name() == text).ok_or_else(|| UnknownFamily(text.into()))
+        Family::ALL
+            .into_iter()
+            .find(|f| f.name() == text)
+            .ok_or_else(|| UnknownFamily(text.into()))
     }
 }
