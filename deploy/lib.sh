@@ -169,7 +169,7 @@ ensure_rust_component() {
 
 # All crates of the lock file, so that no later step needs a network. Asks the network only for what is not here.
 fetch_crates() {
-    cd "$root"
+    cd "$root" || die "no checkout at $root"
     cargo fetch --locked --offline --quiet 2>/dev/null && return 0
     say "fetching the crates of Cargo.lock"
     cargo fetch --locked || die "the crates could not be fetched; cargo's message is above." \
@@ -248,6 +248,8 @@ has_default_model() { [ -x "$bin" ] && "$bin" show "$default_model" >/dev/null 2
 running_node() {
     lock=$(node_home)/node.lock
     [ -r "$lock" ] || return 1
+    # The kernel holds the lock while the node lives; what the file says counts only then.
+    if have flock && flock --nonblock "$lock" true; then return 1; fi
     pid=$(sed -n '1s/^[^0-9]*\([0-9]\{1,\}\).*/\1/p' "$lock")
     [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null || return 1
     if [ -e /proc/self/exe ]; then

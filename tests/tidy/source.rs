@@ -31,7 +31,10 @@ pub(crate) fn tokens(source: &str) -> Vec<Token> {
         if chars[start] == '\n' {
             line += 1;
         } else if !chars[start].is_whitespace() {
-            out.push(Token { text: chars[start..at].iter().collect(), line });
+            out.push(Token {
+                text: chars[start..at].iter().collect(),
+                line,
+            });
         }
     }
     out
@@ -63,7 +66,9 @@ fn starts_word(chars: &[char], at: usize) -> bool {
 }
 
 fn find(chars: &[char], from: usize, stop: impl Fn(char) -> bool) -> usize {
-    (from..chars.len()).find(|&i| stop(chars[i])).unwrap_or(chars.len())
+    (from..chars.len())
+        .find(|&i| stop(chars[i]))
+        .unwrap_or(chars.len())
 }
 
 fn string_end(chars: &[char], mut at: usize) -> usize {
@@ -80,8 +85,14 @@ fn raw_string_end(chars: &[char], at: usize) -> Option<usize> {
         return None;
     }
     let hashes = open - at;
-    let closes = |i: &usize| chars[*i] == '"' && chars[i + 1..].iter().take_while(|c| **c == '#').count() >= hashes;
-    Some((open + 1..chars.len()).find(closes).map_or(chars.len(), |i| i + 1 + hashes))
+    let closes = |i: &usize| {
+        chars[*i] == '"' && chars[i + 1..].iter().take_while(|c| **c == '#').count() >= hashes
+    };
+    Some(
+        (open + 1..chars.len())
+            .find(closes)
+            .map_or(chars.len(), |i| i + 1 + hashes),
+    )
 }
 
 fn block_comment_end(chars: &[char], start: usize) -> usize {
@@ -179,10 +190,18 @@ fn group_heads(tokens: &[Token]) -> Vec<Token> {
 pub(crate) fn functions(tokens: &[Token]) -> Vec<(String, usize, usize)> {
     let mut out = Vec::new();
     for (at, pair) in tokens.windows(2).enumerate() {
-        if pair[0].text == "fn" && pair[1].text.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+        if pair[0].text == "fn"
+            && pair[1]
+                .text
+                .starts_with(|c: char| c.is_alphabetic() || c == '_')
+        {
             let last = &tokens[item_end(tokens, at) - 1];
             if last.text == "}" {
-                out.push((pair[1].text.clone(), pair[0].line, last.line + 1 - pair[0].line));
+                out.push((
+                    pair[1].text.clone(),
+                    pair[0].line,
+                    last.line + 1 - pair[0].line,
+                ));
             }
         }
     }
@@ -191,17 +210,41 @@ pub(crate) fn functions(tokens: &[Token]) -> Vec<(String, usize, usize)> {
 
 #[test]
 fn the_scanner_reads_what_rust_reads() {
-    let words = |source: &str| tokens(source).into_iter().map(|t| t.text).collect::<Vec<_>>().join(" ");
+    let words = |source: &str| {
+        tokens(source)
+            .into_iter()
+            .map(|t| t.text)
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     assert_eq!(words("a /* b /* c */ d */ e // f\n\"g \\\" h\" i"), "a e i");
-    assert_eq!(words("r#\"x \" y\"# b\"z\" br\"w\" 'q' '\\'' '\\u{1F600}' r#type"), "r # type");
-    assert_eq!(words("fn f<'a>(x: &'a str) {}"), "fn f < > ( x : & str ) { }");
+    assert_eq!(
+        words("r#\"x \" y\"# b\"z\" br\"w\" 'q' '\\'' '\\u{1F600}' r#type"),
+        "r # type"
+    );
+    assert_eq!(
+        words("fn f<'a>(x: &'a str) {}"),
+        "fn f < > ( x : & str ) { }"
+    );
     assert_eq!(tokens("a\n\"b\nc\"\nd")[1].line, 4);
 
-    let names = |source: &str| named_under(&tokens(source), "crate").into_iter().map(|t| t.text).collect::<Vec<_>>();
-    assert_eq!(names("use crate::{a, b::{c, d}, e as f}; crate::g::h(); my::crate::no()"), ["a", "b", "e", "g"]);
+    let names = |source: &str| {
+        named_under(&tokens(source), "crate")
+            .into_iter()
+            .map(|t| t.text)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names("use crate::{a, b::{c, d}, e as f}; crate::g::h(); my::crate::no()"),
+        ["a", "b", "e", "g"]
+    );
 
-    let code = without_tests(&tokens("a #[cfg(test)] mod tests { x { y } } b #[cfg(test)] use z; c"));
+    let code = without_tests(&tokens(
+        "a #[cfg(test)] mod tests { x { y } } b #[cfg(test)] use z; c",
+    ));
     assert_eq!(code.into_iter().map(|t| t.text).collect::<String>(), "abc");
-    let found = functions(&tokens("trait T { fn no(&self) -> [u8; 2]; }\nfn yes() {\n  {}\n}"));
+    let found = functions(&tokens(
+        "trait T { fn no(&self) -> [u8; 2]; }\nfn yes() {\n  {}\n}",
+    ));
     assert_eq!(found, [("yes".to_owned(), 2, 3)]);
 }
