@@ -127,7 +127,7 @@ install_rust() {
         die "rustup's installer could not be fetched (no network, or it is blocked)." \
             "Install Rust $(wanted_rust) or newer in another way, so that cargo is on the PATH, and start this script again."
     }
-    if ! head -n 1 "$installer" | grep -q '^#!/bin/sh' || ! tail -n 3 "$installer" | grep -q '^main "\$@"'; then
+    if ! head -n 1 "$installer" | grep -q '^#!/bin/sh' || ! tail -n 8 "$installer" | grep -q 'main "\$@"'; then
         rm -f "$installer"
         die "what came from rustup's address is not its installer, or only a part of it (a proxy?)." "Nothing was run. Try again, or install Rust by hand."
     fi
