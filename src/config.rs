@@ -133,7 +133,9 @@ impl Settings {
     pub fn load(path: &Path, required: Required, overrides: &Overrides) -> Outcome<Settings> {
         let text = match read_bounded(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && required == Required::No => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && required == Required::No =>
+            {
                 return Settings::resolve(Raw::default(), overrides);
             }
             Err(error) => return Err(Failure::file("read", path, &error)),
@@ -150,10 +152,10 @@ impl Settings {
         let raw: Raw = toml::from_str(text).map_err(|error| bad(error.to_string().trim_end()))?;
         match raw.version {
             Some(1) => Settings::resolve(raw, overrides),
-            Some(other) => {
-                Err(bad(format!("version = {other} is not known to this program, which reads version 1"))
-                    .hint("update quorate, or write the file anew from deploy/config.example.toml"))
-            }
+            Some(other) => Err(bad(format!(
+                "version = {other} is not known to this program, which reads version 1"
+            ))
+            .hint("update quorate, or write the file anew from deploy/config.example.toml")),
             None => Err(bad("it does not say its version")
                 .hint("write this as the first line: version = 1")),
         }
@@ -163,7 +165,10 @@ impl Settings {
         let listen = match (flags.listen, raw.api.listen) {
             (Some(listen), _) => listen,
             (None, Some(text)) => checked("api.listen", &text)?,
-            (None, None) => Listen(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), API_PORT_DEFAULT)),
+            (None, None) => Listen(SocketAddr::new(
+                Ipv4Addr::LOCALHOST.into(),
+                API_PORT_DEFAULT,
+            )),
         };
         let keep_alive = match (flags.keep_alive, raw.models.keep_alive) {
             (Some(keep_alive), _) => keep_alive,
@@ -177,14 +182,19 @@ impl Settings {
         };
         let threads = flags.threads.or(raw.machine.threads);
         if let Some(threads) = threads.filter(|threads| !(1..=THREADS_MAX).contains(threads)) {
-            return Err(bad(format!("threads must be from 1 to {THREADS_MAX}, not {threads}")));
+            return Err(bad(format!(
+                "threads must be from 1 to {THREADS_MAX}, not {threads}"
+            )));
         }
         Ok(Settings {
             listen: listen.0,
             api_key_file: flags.api_key_file.clone().or(raw.api.key_file),
             allowed_hosts: raw.api.allowed_hosts,
             allowed_origins: raw.api.allowed_origins,
-            default_model: raw.models.default.unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
+            default_model: raw
+                .models
+                .default
+                .unwrap_or_else(|| DEFAULT_MODEL.to_owned()),
             keep_alive,
             threads,
             max_memory_bytes: max_memory.map(|size| size.0),
@@ -217,7 +227,9 @@ pub enum Required {
 fn read_bounded(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
-    std::fs::File::open(path)?.take(CONFIG_BYTES_MAX).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(CONFIG_BYTES_MAX)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -231,7 +243,9 @@ fn checked<T: FromStr<Err = String>>(key: &str, text: &str) -> Outcome<T> {
 
 /// Serde would refuse them as well, but without the line and without saying what was meant.
 fn refuse_unknown_keys(text: &str) -> Outcome {
-    let Ok(root) = toml::de::DeTable::parse(text) else { return Ok(()) }; // serde says it better
+    let Ok(root) = toml::de::DeTable::parse(text) else {
+        return Ok(());
+    }; // serde says it better
     for (key, value) in root.get_ref() {
         let name: &str = key.get_ref();
         if name == FREE_TABLE {
@@ -259,10 +273,17 @@ fn refuse_unless_known(key: &str, text: &str, at: usize) -> Outcome {
     }
     let line = text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1;
     let leaf = key.rsplit('.').next().unwrap_or(key);
-    let tables = KEYS.iter().filter_map(|known| known.split_once('.')).map(|(table, _)| table);
+    let tables = KEYS
+        .iter()
+        .filter_map(|known| known.split_once('.'))
+        .map(|(table, _)| table);
     // The right word in the wrong table is as common as a slip of the finger.
     let meant = nearest(key, KEYS.iter().copied())
-        .or_else(|| KEYS.iter().copied().find(|known| known.rsplit('.').next() == Some(leaf)))
+        .or_else(|| {
+            KEYS.iter()
+                .copied()
+                .find(|known| known.rsplit('.').next() == Some(leaf))
+        })
         .or_else(|| nearest(key, tables.chain([FREE_TABLE])));
     let failure = bad(format!("line {line}: there is no setting '{key}'"));
     Err(match meant {
@@ -287,7 +308,11 @@ impl FromStr for Listen {
                 None => (text, Some(API_PORT_DEFAULT)),
             },
         };
-        let ip = if host == "localhost" { Some(local) } else { host.parse().ok() };
+        let ip = if host == "localhost" {
+            Some(local)
+        } else {
+            host.parse().ok()
+        };
         if let (Some(ip), Some(port)) = (ip, port) {
             return Ok(Listen(SocketAddr::new(ip, port)));
         }
@@ -295,7 +320,9 @@ impl FromStr for Listen {
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Listen(address));
         }
-        Err(format!("'{text}' is not an address to listen on; write 127.0.0.1:7867, or a port alone"))
+        Err(format!(
+            "'{text}' is not an address to listen on; write 127.0.0.1:7867, or a port alone"
+        ))
     }
 }
 
@@ -310,7 +337,9 @@ impl KeepAlive {
     /// None: for ever.
     pub fn millis(self) -> Option<u64> {
         match self {
-            KeepAlive::For(duration) => Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)),
+            KeepAlive::For(duration) => {
+                Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+            }
             KeepAlive::Forever => None,
         }
     }
@@ -324,7 +353,9 @@ impl FromStr for KeepAlive {
         if text == "forever" || text.starts_with('-') {
             return Ok(KeepAlive::Forever); // Ollama writes -1
         }
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
         let (number, unit) = text.split_at(digits);
         let unit_s = match unit {
             "" | "s" => 1,
@@ -333,9 +364,15 @@ impl FromStr for KeepAlive {
             "d" => 86_400,
             _ => 0,
         };
-        match number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_s)) {
+        match number
+            .parse::<u64>()
+            .ok()
+            .and_then(|number| number.checked_mul(unit_s))
+        {
             Some(seconds) if unit_s > 0 => Ok(KeepAlive::For(Duration::from_secs(seconds))),
-            _ => Err(format!("'{text}' is not a duration; write 30s, 5m, 2h or forever")),
+            _ => Err(format!(
+                "'{text}' is not a duration; write 30s, 5m, 2h or forever"
+            )),
         }
     }
 }
@@ -350,7 +387,9 @@ impl FromStr for MemorySize {
     fn from_str(text: &str) -> Result<MemorySize, String> {
         let wrong = || format!("'{text}' is not an amount of memory; write 8GB, 7.5GiB or 500MB");
         let trimmed = text.trim();
-        let end = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let end = trimmed
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(trimmed.len());
         let (number, unit) = trimmed.split_at(end);
         let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
             "" | "b" => 1,
@@ -367,7 +406,11 @@ impl FromStr for MemorySize {
         let number: f64 = number.parse().map_err(|_| wrong())?;
         let bytes = number * factor as f64;
         // Above 2^53 a float no longer counts bytes; no machine has that much.
-        if bytes >= 1.0 && bytes < (1u64 << 53) as f64 { Ok(MemorySize(bytes as u64)) } else { Err(wrong()) }
+        if bytes >= 1.0 && bytes < (1u64 << 53) as f64 {
+            Ok(MemorySize(bytes as u64))
+        } else {
+            Err(wrong())
+        }
     }
 }
 
@@ -383,14 +426,20 @@ mod tests {
     fn an_empty_file_of_the_right_version_is_the_defaults() {
         let settings = parse("version = 1").unwrap();
         assert_eq!(settings.listen.to_string(), "127.0.0.1:7867");
-        assert_eq!(settings.keep_alive, KeepAlive::For(Duration::from_secs(300)));
+        assert_eq!(
+            settings.keep_alive,
+            KeepAlive::For(Duration::from_secs(300))
+        );
         assert!(!settings.offline && settings.max_memory_bytes.is_none());
     }
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let text = "version = 1\n[machine]\nthreads = 3\nctx = 1024\n";
-        let flags = Overrides { threads: Some(7), ..Overrides::default() };
+        let flags = Overrides {
+            threads: Some(7),
+            ..Overrides::default()
+        };
         let settings = Settings::parse(text, &flags).unwrap();
         assert_eq!((settings.threads, settings.context), (Some(7), Some(1024)));
     }
@@ -410,7 +459,11 @@ mod tests {
                 _ if table == "machine" => "4096",
                 _ => "\"x\"",
             };
-            let value = if *key == "machine.threads" { "4" } else { value };
+            let value = if *key == "machine.threads" {
+                "4"
+            } else {
+                value
+            };
             text += &format!("{table}.{leaf} = {value}\n");
         }
         parse(&text).unwrap();
@@ -425,7 +478,11 @@ mod tests {
             ("0.0.0.0", "0.0.0.0:7867"),
             ("[::1]:7900", "[::1]:7900"),
         ] {
-            assert_eq!(text.parse::<Listen>().unwrap().0.to_string(), address, "{text}");
+            assert_eq!(
+                text.parse::<Listen>().unwrap().0.to_string(),
+                address,
+                "{text}"
+            );
         }
         assert!("nowhere:port".parse::<Listen>().is_err());
     }
@@ -433,16 +490,33 @@ mod tests {
     #[test]
     fn durations_and_sizes_are_read_as_people_write_them() {
         let seconds = |s| KeepAlive::For(Duration::from_secs(s));
-        for (text, keep_alive) in [("0", seconds(0)), ("5m", seconds(300)), ("-1", KeepAlive::Forever)] {
+        for (text, keep_alive) in [
+            ("0", seconds(0)),
+            ("5m", seconds(300)),
+            ("-1", KeepAlive::Forever),
+        ] {
             assert_eq!(text.parse::<KeepAlive>().unwrap(), keep_alive, "{text}");
         }
         for text in ["", "5 parsecs", "m", "99999999999999999999d"] {
             assert!(text.parse::<KeepAlive>().is_err(), "{text}");
         }
-        for (text, bytes) in [("1.5GB", 1_500_000_000), ("2 GiB", 2 << 30), ("512mb", 512_000_000)] {
+        for (text, bytes) in [
+            ("1.5GB", 1_500_000_000),
+            ("2 GiB", 2 << 30),
+            ("512mb", 512_000_000),
+        ] {
             assert_eq!(text.parse::<MemorySize>().unwrap().0, bytes, "{text}");
         }
-        for text in ["", "GB", "-1GB", "0", "nan", "1e99GB", "8 elephants", "99999999TB"] {
+        for text in [
+            "",
+            "GB",
+            "-1GB",
+            "0",
+            "nan",
+            "1e99GB",
+            "8 elephants",
+            "99999999TB",
+        ] {
             assert!(text.parse::<MemorySize>().is_err(), "{text}");
         }
     }
@@ -450,6 +524,9 @@ mod tests {
     #[test]
     fn an_alias_is_followed_once() {
         let settings = parse("version = 1\n[aliases]\na = \"b\"\nb = \"a\"\n").unwrap();
-        assert_eq!((settings.real_name("a"), settings.real_name("c")), ("b", "c"));
+        assert_eq!(
+            (settings.real_name("a"), settings.real_name("c")),
+            ("b", "c")
+        );
     }
 }

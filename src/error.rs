@@ -55,7 +55,11 @@ pub type Outcome<T = ()> = Result<T, Failure>;
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), hint: None }
+        Failure {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     #[must_use]
@@ -79,9 +83,8 @@ impl Failure {
                 "give this user the right to write there, or choose another place: \
                  export QUORATE_HOME=/some/writable/directory",
             ),
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-                failure.hint("free some space: `quorate list` shows models, `quorate rm` removes one")
-            }
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => failure
+                .hint("free some space: `quorate list` shows models, `quorate rm` removes one"),
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => failure.hint(
                 "something that is not a directory is in the way: move it, or set QUORATE_HOME",
             ),

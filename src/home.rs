@@ -105,8 +105,10 @@ impl Home {
             }
         }
         // The last owner's words are void from here on.
-        file.set_len(0).map_err(|error| Failure::file("write", &path, &error))?;
-        file.rewind().map_err(|error| Failure::file("write", &path, &error))?;
+        file.set_len(0)
+            .map_err(|error| Failure::file("write", &path, &error))?;
+        file.rewind()
+            .map_err(|error| Failure::file("write", &path, &error))?;
         Ok(NodeLock { file, path })
     }
 
@@ -161,13 +163,24 @@ impl Drop for NodeLock {
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn read_note(mut file: &File) -> RunningNode {
     let mut text = String::new();
     // A note that cannot be read is an empty one: the lock itself says that somebody is there.
-    if file.rewind().is_err() || file.take(LOCK_FILE_BYTES_MAX).read_to_string(&mut text).is_err() {
+    if file.rewind().is_err()
+        || file
+            .take(LOCK_FILE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .is_err()
+    {
         return RunningNode::default();
     }
     let field = |name: &str| {
@@ -183,11 +196,20 @@ fn read_note(mut file: &File) -> RunningNode {
 }
 
 fn taken(data: &Path, node: &RunningNode) -> Failure {
-    let who = node.pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-    let at = node.api.as_ref().map_or_else(String::new, |api| format!(", serving {api}"));
+    let who = node.pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    );
+    let at = node
+        .api
+        .as_ref()
+        .map_or_else(String::new, |api| format!(", serving {api}"));
     Failure::new(
         Kind::Taken,
-        format!("a node already runs on this home directory {} ({who}{at})", data.display()),
+        format!(
+            "a node already runs on this home directory {} ({who}{at})",
+            data.display()
+        ),
     )
     .hint(
         "use it: `quorate run` and `quorate status` find it by themselves. \
@@ -248,8 +270,14 @@ mod tests {
         let refused = home.lock().unwrap_err();
         assert_eq!(refused.kind, Kind::Taken);
         let pid = std::process::id();
-        assert!(refused.message.contains(&format!("process {pid}")), "{refused}");
-        assert_eq!(home.running_node().unwrap().api.as_deref(), Some("http://127.0.0.1:7867"));
+        assert!(
+            refused.message.contains(&format!("process {pid}")),
+            "{refused}"
+        );
+        assert_eq!(
+            home.running_node().unwrap().api.as_deref(),
+            Some("http://127.0.0.1:7867")
+        );
         drop(lock);
         assert_eq!(home.running_node(), None);
         // As kill -9 leaves it: the note is there, the lock is not.

@@ -77,8 +77,12 @@ impl Identity {
 fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let draft = path.with_extension(format!("key.{}", std::process::id()));
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::hard_link(&draft, path)
@@ -91,7 +95,11 @@ fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+    if text.chars().all(plain) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]
@@ -104,8 +112,15 @@ mod tests {
         let path = dir.path().join("identity.key");
         let first = Identity::load_or_create(&path).unwrap().node_id();
         assert_eq!(Identity::load_or_create(&path).unwrap().node_id(), first);
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no draft is left");
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no draft is left"
+        );
     }
 
     #[test]
@@ -114,8 +129,13 @@ mod tests {
         let path = dir.path().join("identity.key");
         Identity::load_or_create(&path).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        let Err(failure) = Identity::load(&path) else { panic!("accepted") };
-        assert_eq!(failure.hint.unwrap(), format!("chmod 600 {}", path.display()));
+        let Err(failure) = Identity::load(&path) else {
+            panic!("accepted")
+        };
+        assert_eq!(
+            failure.hint.unwrap(),
+            format!("chmod 600 {}", path.display())
+        );
     }
 
     #[test]

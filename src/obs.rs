@@ -15,8 +15,11 @@ pub enum LogFormat {
 /// `filter` in tracing's grammar: `info`, `quorate=debug,llama-cpp-2=warn`.
 pub fn init(filter: &str, format: LogFormat) -> Outcome {
     let filter = EnvFilter::try_new(filter).map_err(|error| {
-        Failure::new(Kind::Config, format!("the log filter '{filter}' is not understood: {error}"))
-            .hint("try QUORATE_LOG=info or QUORATE_LOG=quorate=debug")
+        Failure::new(
+            Kind::Config,
+            format!("the log filter '{filter}' is not understood: {error}"),
+        )
+        .hint("try QUORATE_LOG=info or QUORATE_LOG=quorate=debug")
     })?;
     let colour = std::io::stderr().is_terminal() && no_colour_unset();
     let builder = tracing_subscriber::fmt()

@@ -8,6 +8,8 @@ use crate::opinion::{Entry, ExpertEvent, List, Opinion, Said, Scope};
 use crate::seeded::Secret;
 use crate::vocab::Piece;
 use ed25519_dalek::{Signer, SigningKey};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const E: ExpertId = ExpertId([1; 32]);
 
@@ -225,4 +227,200 @@ fn a_lost_expert_ends_its_sessions_with_the_reason() {
         finished(&out),
         [(1, Finish::Failed("the model was unloaded".into()))]
     );
+}
+
+/// Anything an expert, a grammar or a client may do to a node, well-formed or not.
+#[derive(Clone, Debug)]
+enum Act {
+    Submit {
+        session: u8,
+        grammar: bool,
+        mesh: bool,
+    },
+    Opinion {
+        session: u8,
+        position: u32,
+        entries: Vec<(Token, u16)>,
+        bound: f64,
+    },
+    Scalars {
+        session: u8,
+        position: u32,
+        values: Vec<u16>,
+    },
+    Failed {
+        session: u8,
+    },
+    Mask {
+        session: u8,
+        words: Vec<u32>,
+    },
+    MaskDone {
+        session: u8,
+    },
+    Cancel {
+        session: u8,
+    },
+    SendFailed {
+        session: u8,
+    },
+    Halt,
+    ExpertGone,
+}
+
+fn acts() -> impl Strategy<Value = Act> {
+    let session = 0u8..40;
+    prop_oneof![
+        6 => (session.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(session, grammar, mesh)| Act::Submit { session, grammar, mesh }),
+        9 => (session.clone(), 2u32..5, prop::collection::vec((0u32..10, any::<u16>()), 0..4), prop_oneof![Just(0.0), 0.0..1.0, Just(f64::NAN)])
+            .prop_map(|(session, position, mut entries, bound)| {
+                if position != 4 {
+                    entries.sort_unstable();
+                }
+                Act::Opinion { session, position, entries, bound }
+            }),
+        2 => (session.clone(), 2u32..5, prop::collection::vec(any::<u16>(), 0..4))
+            .prop_map(|(session, position, values)| Act::Scalars { session, position, values }),
+        1 => session.clone().prop_map(|session| Act::Failed { session }),
+        3 => (session.clone(), prop::collection::vec(any::<u32>(), 0..2))
+            .prop_map(|(session, words)| Act::Mask { session, words }),
+        1 => session.clone().prop_map(|session| Act::MaskDone { session }),
+        1 => session.clone().prop_map(|session| Act::Cancel { session }),
+        1 => session.prop_map(|session| Act::SendFailed { session }),
+        1 => Just(Act::ExpertGone),
+        1 => Just(Act::Halt),
+    ]
+}
+
+fn opinion_of(session: u8, position: u32, said: Said) -> Input {
+    let session = SessionId(u128::from(session));
+    let opinions = vec![Opinion {
+        position,
+        said,
+        raw: None,
+    }];
+    let event = ExpertEvent::Opinions {
+        session,
+        epoch: 0,
+        opinions,
+        compute_us: 0,
+    };
+    Input::FromExpert(FromExpert { expert: E, event })
+}
+
+/// The input an act stands for; `None` for acts that are calls of their own.
+fn input_of(act: &Act, halted: &Rights) -> Option<Input> {
+    let id = |session: u8| SessionId(u128::from(session));
+    Some(match act {
+        Act::Opinion {
+            session,
+            position,
+            entries,
+            bound,
+        } => {
+            let entry = |(token, steps): &(Token, u16)| Entry {
+                token: *token,
+                ln_p: LnP::from_wire(*steps),
+            };
+            let list = List {
+                entries: entries.iter().map(entry).collect(),
+                bound: *bound,
+            };
+            opinion_of(*session, *position, Said::List(list))
+        }
+        Act::Scalars {
+            session,
+            position,
+            values,
+        } => {
+            let values = values.iter().map(|v| LnP::from_wire(*v)).collect();
+            opinion_of(*session, *position, Said::Scalars(values))
+        }
+        Act::Failed { session } => Input::FromExpert(FromExpert {
+            expert: E,
+            event: ExpertEvent::Failed {
+                session: id(*session),
+                why: crate::opinion::ExpertFailure::Gone,
+            },
+        }),
+        Act::Mask { session, words } => Input::Mask {
+            session: id(*session),
+            answer: MaskAnswer::Allowed(crate::mask::Mask::new(words.clone(), 8)),
+        },
+        Act::MaskDone { session } => Input::Mask {
+            session: id(*session),
+            answer: MaskAnswer::Done,
+        },
+        Act::Cancel { session } => Input::Cancel {
+            session: id(*session),
+        },
+        Act::SendFailed { session } => Input::SendFailed {
+            session: id(*session),
+            why: "full".into(),
+        },
+        Act::Halt => Input::Rights(halted.clone()),
+        Act::Submit { .. } | Act::ExpertGone => return None,
+    })
+}
+
+/// A mesh of one participant: its rights while it runs, and after that participant's halt.
+fn running_and_halted() -> (Rights, Rights) {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let author = key.verifying_key().to_bytes();
+    let genesis = Genesis::new(vec![author], MeshConfig::default()).unwrap();
+    let running = Rights::alone().under(fold(&genesis, []));
+    let network = genesis.network_id();
+    let mut halt = Halt {
+        network,
+        author,
+        nonce: 1,
+        reason: "smoke".into(),
+        advisory_time: 0,
+        signature: [0; 64],
+    };
+    halt.signature = key.sign(&halt.body()).to_bytes();
+    let halted = running.under(fold(&genesis, [&halt]));
+    (running, halted)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    /// Whatever comes, in whatever order: no panic, one end for each accepted request and nothing
+    /// after it, and when everybody has left nothing is left behind.
+    #[test]
+    fn any_sequence_of_inputs_keeps_the_books(sequence in prop::collection::vec(acts(), 0..250)) {
+        let (running, halted) = running_and_halted();
+        let mut node = Node::new(MeshConfig::default(), running.clone());
+        let mut out = Vec::new();
+        let mut open: BTreeMap<SessionId, bool> = BTreeMap::new();
+        for (time, act) in (0u64..).zip(&sequence) {
+            let now = Micros(time * 1000);
+            match act {
+                Act::Submit { session, grammar, mesh } => {
+                    let permit = if *mesh { running.mesh().unwrap() } else { running.local() };
+                    let mut request = request(u128::from(*session), permit);
+                    request.spec.grammar = *grammar;
+                    if node.submit(now, request, &mut out).is_ok() {
+                        open.insert(SessionId(u128::from(*session)), true);
+                    }
+                }
+                Act::ExpertGone => node.on_expert_gone(now, E, "gone", &mut out),
+                other => node.handle(now, input_of(other, &halted).unwrap(), &mut out),
+            }
+            for output in out.drain(..) {
+                let Output::Event { session, event } = output else { continue };
+                let alive = open.get_mut(&session).unwrap();
+                prop_assert!(*alive, "an event after the end");
+                *alive = !matches!(event, Event::Finished { .. });
+            }
+            let alive = open.values().filter(|alive| **alive).count();
+            // A waiting request that its client cancelled ends in silence: nobody listens.
+            prop_assert!(alive >= node.running() + node.waiting());
+        }
+        for session in 0..40 {
+            node.handle(Micros(1 << 40), Input::Cancel { session: SessionId(session) }, &mut out);
+        }
+        prop_assert_eq!((node.running(), node.waiting()), (0, 0));
+    }
 }

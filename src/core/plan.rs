@@ -101,7 +101,9 @@ pub enum PlanError {
 
 /// Memory this node may fill on this machine, whatever the model.
 pub fn budget_bytes(machine: &Machine, max_memory_bytes: Option<u64>) -> u64 {
-    let spare = machine.free_bytes.saturating_sub(margin(machine.free_bytes, MARGIN_MIN_BYTES));
+    let spare = machine
+        .free_bytes
+        .saturating_sub(margin(machine.free_bytes, MARGIN_MIN_BYTES));
     let own_gpus = machine.gpus.iter().filter(|gpu| !gpu.shared);
     let spare = own_gpus.fold(spare, |sum, gpu| sum.saturating_add(spare_of(gpu)));
     max_memory_bytes.map_or(spare, |limit| limit.min(spare))
@@ -179,11 +181,17 @@ impl<'a> Draft<'a> {
                 continue;
             }
             let bytes = layer_bytes * u64::from(here) + needs.scratch_bytes;
-            let sum = if gpu.shared { &mut shared_bytes } else { &mut gpu_bytes };
+            let sum = if gpu.shared {
+                &mut shared_bytes
+            } else {
+                &mut gpu_bytes
+            };
             *sum = sum.saturating_add(bytes);
             (gpu_layers, left) = (gpu_layers + here, left - here);
         }
-        let on_host = layer_bytes.saturating_mul(u64::from(total - gpu_layers)).min(model_bytes);
+        let on_host = layer_bytes
+            .saturating_mul(u64::from(total - gpu_layers))
+            .min(model_bytes);
         let host_bytes = on_host.saturating_add(needs.scratch_bytes);
         Draft {
             needs,
@@ -211,13 +219,20 @@ impl<'a> Draft<'a> {
         let within_machine =
             self.host_needed().saturating_add(self.margin()) <= self.machine.free_bytes;
         let all = self.host_needed().saturating_add(self.gpu_bytes);
-        within_machine && self.wishes.max_memory_bytes.is_none_or(|limit| all <= limit)
+        within_machine
+            && self
+                .wishes
+                .max_memory_bytes
+                .is_none_or(|limit| all <= limit)
     }
 
     fn arithmetic(&self) -> String {
         let weights = Size(self.needs.weights_bytes);
-        let (cells, cache, scratch) =
-            (self.cells, Size(self.cache_bytes), Size(self.needs.scratch_bytes));
+        let (cells, cache, scratch) = (
+            self.cells,
+            Size(self.cache_bytes),
+            Size(self.needs.scratch_bytes),
+        );
         let all = Size(self.host_needed().saturating_add(self.gpu_bytes));
         let mut text = format!(
             "weights {weights} + cache {cache} ({cells} tokens) + scratch {scratch} = {all}"
@@ -265,7 +280,11 @@ fn longest_context(
     }
     while low + 1 < high {
         let middle = low.midpoint(high);
-        if fits(middle) { low = middle } else { high = middle }
+        if fits(middle) {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     Some(low * CELLS_STEP)
 }
@@ -279,7 +298,8 @@ fn margin(free_bytes: u64, least: u64) -> u64 {
 }
 
 fn spare_of(gpu: &Gpu) -> u64 {
-    gpu.free_bytes.saturating_sub(margin(gpu.free_bytes, GPU_MARGIN_MIN_BYTES))
+    gpu.free_bytes
+        .saturating_sub(margin(gpu.free_bytes, GPU_MARGIN_MIN_BYTES))
 }
 
 fn round_up(cells: u32) -> u32 {
@@ -319,82 +339,138 @@ mod tests {
     }
 
     fn machine(free_bytes: u64) -> Machine {
-        Machine { free_bytes, cores: 2, gpus: Vec::new() }
+        Machine {
+            free_bytes,
+            cores: 2,
+            gpus: Vec::new(),
+        }
     }
 
     fn two_contexts() -> Wishes {
-        Wishes { contexts: 2, ..Wishes::default() }
+        Wishes {
+            contexts: 2,
+            ..Wishes::default()
+        }
     }
 
     #[test]
     fn a_roomy_machine_gets_the_default_context_twice() {
         let plan = plan(&smol(), &machine(16 << 30), &two_contexts()).unwrap();
-        assert_eq!((plan.context, plan.cells, plan.threads, plan.gpu_layers), (8192, 16384, 2, 0));
+        assert_eq!(
+            (plan.context, plan.cells, plan.threads, plan.gpu_layers),
+            (8192, 16384, 2, 0)
+        );
         assert_eq!(plan.host_bytes, 98_000_000 + 16384 * 23_040 + (64 << 20));
     }
 
     #[test]
     fn a_small_machine_gives_up_the_second_context_and_then_length() {
         let plan_at = |free| plan(&smol(), &machine(free), &two_contexts()).unwrap();
-        assert_eq!((plan_at(920 << 20).context, plan_at(920 << 20).cells), (8192, 8192));
-        assert_eq!((plan_at(780 << 20).context, plan_at(780 << 20).cells), (4096, 4096));
+        assert_eq!(
+            (plan_at(920 << 20).context, plan_at(920 << 20).cells),
+            (8192, 8192)
+        );
+        assert_eq!(
+            (plan_at(780 << 20).context, plan_at(780 << 20).cells),
+            (4096, 4096)
+        );
     }
 
     #[test]
     fn a_context_somebody_asked_for_is_kept_or_refused_never_shrunk() {
-        let wishes = Wishes { context: Some(8192), ..two_contexts() };
+        let wishes = Wishes {
+            context: Some(8192),
+            ..two_contexts()
+        };
         let error = plan(&smol(), &machine(780 << 20), &wishes).unwrap_err();
-        let PlanError::TooLarge { arithmetic, context_that_fits } = error else { panic!() };
+        let PlanError::TooLarge {
+            arithmetic,
+            context_that_fits,
+        } = error
+        else {
+            panic!()
+        };
         assert_eq!(
             arithmetic,
             "weights 98 MB + cache 188 MB (8192 tokens) + scratch 67 MB = 353 MB; \
              memory free 817 MB - kept free 536 MB = 281 MB"
         );
         let fits = context_that_fits.unwrap();
-        let wishes = |context| Wishes { context: Some(context), ..two_contexts() };
+        let wishes = |context| Wishes {
+            context: Some(context),
+            ..two_contexts()
+        };
         assert!(plan(&smol(), &machine(780 << 20), &wishes(fits)).is_ok());
         assert!(plan(&smol(), &machine(780 << 20), &wishes(fits + CELLS_STEP)).is_err());
     }
 
     #[test]
     fn max_memory_bounds_the_plan_and_is_shown() {
-        let wishes = Wishes { max_memory_bytes: Some(100_000_000), ..two_contexts() };
+        let wishes = Wishes {
+            max_memory_bytes: Some(100_000_000),
+            ..two_contexts()
+        };
         let error = plan(&smol(), &machine(16 << 30), &wishes).unwrap_err();
         assert!(error.to_string().ends_with("max_memory 100 MB"), "{error}");
     }
 
     #[test]
     fn a_graphics_card_takes_whole_layers() {
-        let card =
-            |free_bytes| Gpu { name: "CUDA0".to_owned(), free_bytes, shared: false };
-        let with = |free| Machine { gpus: vec![card(free)], ..machine(16 << 30) };
-        assert_eq!(plan(&smol(), &with(8 << 30), &two_contexts()).unwrap().gpu_layers, 31);
+        let card = |free_bytes| Gpu {
+            name: "CUDA0".to_owned(),
+            free_bytes,
+            shared: false,
+        };
+        let with = |free| Machine {
+            gpus: vec![card(free)],
+            ..machine(16 << 30)
+        };
+        assert_eq!(
+            plan(&smol(), &with(8 << 30), &two_contexts())
+                .unwrap()
+                .gpu_layers,
+            31
+        );
         let part = plan(&smol(), &with(512 << 20), &two_contexts()).unwrap();
         assert!((1..31).contains(&part.gpu_layers), "{part:?}");
         assert!(part.gpu_bytes <= 256 << 20);
-        let none = Wishes { gpu_layers: Some(0), ..two_contexts() };
+        let none = Wishes {
+            gpu_layers: Some(0),
+            ..two_contexts()
+        };
         assert_eq!(plan(&smol(), &with(8 << 30), &none).unwrap().gpu_layers, 0);
     }
 
     #[test]
     fn sizes_read_as_in_a_shop() {
-        for (bytes, text) in
-            [(7, "7 B"), (1_999, "1 KB"), (98_362_432, "98 MB"), (4_920_000_000, "4.9 GB")]
-        {
+        for (bytes, text) in [
+            (7, "7 B"),
+            (1_999, "1 KB"),
+            (98_362_432, "98 MB"),
+            (4_920_000_000, "4.9 GB"),
+        ] {
             assert_eq!(Size(bytes).to_string(), text);
         }
     }
 
     fn any_needs() -> impl Strategy<Value = Needs> {
-        (0..u64::MAX, 0..u32::MAX, 0..u64::MAX, 0..u32::MAX, 0..u64::MAX, 0u32..60).prop_map(
-            |(weights, layers, cache, trained_context, scratch, small)| Needs {
-                weights_bytes: weights >> small,
-                layers: layers >> (small / 2),
-                cache_bytes_per_token: cache >> small,
-                trained_context,
-                scratch_bytes: scratch >> small,
-            },
+        (
+            0..u64::MAX,
+            0..u32::MAX,
+            0..u64::MAX,
+            0..u32::MAX,
+            0..u64::MAX,
+            0u32..60,
         )
+            .prop_map(
+                |(weights, layers, cache, trained_context, scratch, small)| Needs {
+                    weights_bytes: weights >> small,
+                    layers: layers >> (small / 2),
+                    cache_bytes_per_token: cache >> small,
+                    trained_context,
+                    scratch_bytes: scratch >> small,
+                },
+            )
     }
 
     fn any_machine() -> impl Strategy<Value = Machine> {
@@ -403,9 +479,17 @@ mod tests {
             free_bytes: free >> small,
             shared,
         });
-        (0..u64::MAX, 0u32..40, 0..256u32, proptest::collection::vec(gpu, 0..4)).prop_map(
-            |(free, small, cores, gpus)| Machine { free_bytes: free >> small, cores, gpus },
+        (
+            0..u64::MAX,
+            0u32..40,
+            0..256u32,
+            proptest::collection::vec(gpu, 0..4),
         )
+            .prop_map(|(free, small, cores, gpus)| Machine {
+                free_bytes: free >> small,
+                cores,
+                gpus,
+            })
     }
 
     fn any_wishes() -> impl Strategy<Value = Wishes> {

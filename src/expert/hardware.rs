@@ -97,9 +97,15 @@ mod platform {
         // Performance cores only: a step waits for its slowest thread.
         let cores = sysctl("hw.perflevel0.physicalcpu").or_else(|| sysctl("hw.physicalcpu"));
         let total_bytes = sysctl("hw.memsize").unwrap_or(0);
-        let cores = cores.and_then(|n| u32::try_from(n).ok()).unwrap_or_else(fallback_cpus);
+        let cores = cores
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or_else(fallback_cpus);
         Hardware {
-            machine: Machine { free_bytes: free(total_bytes), cores, gpus: Vec::new() },
+            machine: Machine {
+                free_bytes: free(total_bytes),
+                cores,
+                gpus: Vec::new(),
+            },
             cpu_model: run("sysctl", &["-n", "machdep.cpu.brand_string"]).unwrap_or_default(),
             logical_cpus: fallback_cpus(),
             total_bytes,
@@ -110,14 +116,22 @@ mod platform {
     }
 
     fn free(total_bytes: u64) -> u64 {
-        let Some(text) = run("vm_stat", &[]) else { return total_bytes / 2 };
+        let Some(text) = run("vm_stat", &[]) else {
+            return total_bytes / 2;
+        };
         let page = text
             .split_once("page size of ")
             .and_then(|(_, rest)| rest.split_whitespace().next()?.parse::<u64>().ok())
             .unwrap_or(16384);
         let pages = |name: &str| {
             text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().trim_end_matches('.').parse().ok())
+                .find_map(|line| {
+                    line.strip_prefix(name)?
+                        .trim()
+                        .trim_end_matches('.')
+                        .parse()
+                        .ok()
+                })
                 .unwrap_or(0u64)
         };
         let free = pages("Pages free:") + pages("Pages inactive:") + pages("Pages speculative:");
@@ -130,7 +144,10 @@ mod platform {
 
     fn run(program: &str, args: &[&str]) -> Option<String> {
         let output = Command::new(program).args(args).output().ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     }
 }
 
@@ -149,24 +166,42 @@ fn probe_linux(root: &Path) -> Hardware {
         .field("proc/self/status", "Cpus_allowed_list")
         .map(|list| parse_cpu_list(&list))
         .filter(|cpus| !cpus.is_empty());
-    let logical_cpus =
-        allowed.as_ref().map_or_else(fallback_cpus, |cpus| u32::try_from(cpus.len()).unwrap_or(1));
+    let logical_cpus = allowed
+        .as_ref()
+        .map_or_else(fallback_cpus, |cpus| u32::try_from(cpus.len()).unwrap_or(1));
     let physical = allowed.map_or(logical_cpus, |cpus| files.physical_cores(&cpus));
     let groups = files.cgroups();
-    let quota = groups.iter().filter_map(|group| files.quota(group)).reduce(f64::min);
+    let quota = groups
+        .iter()
+        .filter_map(|group| files.quota(group))
+        .reduce(f64::min);
     let cpu_quota = quota.filter(|quota| *quota < f64::from(physical));
     // A quota of 1.5 processors keeps two threads less than fully busy; one thread would waste a third.
     let cores = cpu_quota.map_or(physical, |quota| (quota.ceil() as u32).clamp(1, physical));
     let total_bytes = files.meminfo("MemTotal").unwrap_or(0);
     let available = files.meminfo("MemAvailable").unwrap_or(total_bytes / 2);
-    let limits: Vec<Limit> = groups.iter().filter_map(|group| files.memory_limit(group)).collect();
-    let memory_limit_bytes =
-        limits.iter().map(|limit| limit.bytes).min().filter(|bytes| *bytes < total_bytes);
-    let free_bytes =
-        limits.iter().map(|limit| limit.bytes.saturating_sub(limit.used)).fold(available, u64::min);
+    let limits: Vec<Limit> = groups
+        .iter()
+        .filter_map(|group| files.memory_limit(group))
+        .collect();
+    let memory_limit_bytes = limits
+        .iter()
+        .map(|limit| limit.bytes)
+        .min()
+        .filter(|bytes| *bytes < total_bytes);
+    let free_bytes = limits
+        .iter()
+        .map(|limit| limit.bytes.saturating_sub(limit.used))
+        .fold(available, u64::min);
     Hardware {
-        machine: Machine { free_bytes, cores, gpus: Vec::new() },
-        cpu_model: files.field("proc/cpuinfo", "model name").unwrap_or_default(),
+        machine: Machine {
+            free_bytes,
+            cores,
+            gpus: Vec::new(),
+        },
+        cpu_model: files
+            .field("proc/cpuinfo", "model name")
+            .unwrap_or_default(),
         logical_cpus,
         total_bytes,
         simd: simd(),
@@ -210,14 +245,22 @@ impl Files<'_> {
 
     fn meminfo(&self, name: &str) -> Option<u64> {
         let value = self.field("proc/meminfo", name)?;
-        value.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+        value
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
     }
 
     /// Two threads of one core share its arithmetic units: they count once.
     fn physical_cores(&self, cpus: &BTreeSet<u32>) -> u32 {
         let core = |cpu: &u32| {
             let dir = PathBuf::from(format!("sys/devices/system/cpu/cpu{cpu}/topology"));
-            Some((self.number(dir.join("physical_package_id"))?, self.number(dir.join("core_id"))?))
+            Some((
+                self.number(dir.join("physical_package_id"))?,
+                self.number(dir.join("core_id"))?,
+            ))
         };
         let cores: Option<BTreeSet<(u64, u64)>> = cpus.iter().map(core).collect();
         let count = cores.map_or(cpus.len(), |cores| cores.len());
@@ -245,7 +288,10 @@ impl Files<'_> {
                 _ => continue,
             };
             for above in Path::new(path.trim_start_matches('/')).ancestors() {
-                groups.push(Group { dir: base.join(above), version });
+                groups.push(Group {
+                    dir: base.join(above),
+                    version,
+                });
             }
         }
         groups
@@ -258,7 +304,8 @@ impl Files<'_> {
             (quota.parse::<f64>().ok()?, period.parse::<f64>().ok()?)
         } else {
             let number = |name: &str| {
-                self.read(group.dir.join(name)).and_then(|text| text.trim().parse::<f64>().ok())
+                self.read(group.dir.join(name))
+                    .and_then(|text| text.trim().parse::<f64>().ok())
             };
             (number("cpu.cfs_quota_us")?, number("cpu.cfs_period_us")?)
         };
@@ -269,7 +316,11 @@ impl Files<'_> {
         let names = if group.version == 2 {
             ("memory.max", "memory.current", "inactive_file")
         } else {
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "total_inactive_file",
+            )
         };
         let bytes = self.number(group.dir.join(names.0))?; // "max" is no number: no limit
         let used = self.number(group.dir.join(names.1)).unwrap_or(0);
@@ -278,7 +329,10 @@ impl Files<'_> {
             let (name, value) = line.split_once(' ')?;
             (name == names.2).then(|| value.parse::<u64>().ok())?
         });
-        Some(Limit { bytes, used: used.saturating_sub(clean.unwrap_or(0)) })
+        Some(Limit {
+            bytes,
+            used: used.saturating_sub(clean.unwrap_or(0)),
+        })
     }
 }
 
@@ -304,7 +358,10 @@ mod tests {
     impl Fake {
         fn new() -> Fake {
             let fake = Fake(tempfile::tempdir().unwrap());
-            fake.file("proc/meminfo", "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n");
+            fake.file(
+                "proc/meminfo",
+                "MemTotal: 16000000 kB\nMemAvailable: 8000000 kB\n",
+            );
             fake.file("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-3\n");
             for (cpu, core) in [(0, 0), (1, 1), (2, 0), (3, 1)] {
                 let dir = format!("sys/devices/system/cpu/cpu{cpu}/topology");
@@ -332,7 +389,10 @@ mod tests {
         assert_eq!((found.machine.cores, found.logical_cpus), (2, 4));
         assert_eq!(found.machine.free_bytes, 8_000_000 * 1024);
         fake.file("proc/self/status", "Cpus_allowed_list:\t1,3\n");
-        assert_eq!((fake.probe().machine.cores, fake.probe().logical_cpus), (1, 2));
+        assert_eq!(
+            (fake.probe().machine.cores, fake.probe().logical_cpus),
+            (1, 2)
+        );
     }
 
     #[test]
@@ -343,7 +403,10 @@ mod tests {
         fake.file("sys/fs/cgroup/user/box/cpu.max", "max 100000\n");
         fake.file("sys/fs/cgroup/user/box/memory.max", "2000000000\n");
         fake.file("sys/fs/cgroup/user/box/memory.current", "900000000\n");
-        fake.file("sys/fs/cgroup/user/box/memory.stat", "anon 1\ninactive_file 400000000\n");
+        fake.file(
+            "sys/fs/cgroup/user/box/memory.stat",
+            "anon 1\ninactive_file 400000000\n",
+        );
         let found = fake.probe();
         assert_eq!((found.machine.cores, found.cpu_quota), (1, Some(0.5)));
         assert_eq!(found.memory_limit_bytes, Some(2_000_000_000));
@@ -356,8 +419,14 @@ mod tests {
         fake.file("proc/self/cgroup", "4:memory:/a\n2:cpu,cpuacct:/a\n");
         fake.file("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us", "-1\n");
         fake.file("sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us", "100000\n");
-        fake.file("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "3000000000\n");
-        fake.file("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "1000000000\n");
+        fake.file(
+            "sys/fs/cgroup/memory/a/memory.limit_in_bytes",
+            "3000000000\n",
+        );
+        fake.file(
+            "sys/fs/cgroup/memory/a/memory.usage_in_bytes",
+            "1000000000\n",
+        );
         let found = fake.probe();
         assert_eq!((found.machine.cores, found.cpu_quota), (2, None));
         assert_eq!(found.machine.free_bytes, 2_000_000_000);
@@ -374,6 +443,9 @@ mod tests {
     #[test]
     fn this_machine_has_a_core_and_memory() {
         let found = probe();
-        assert!(found.machine.cores >= 1 && found.machine.free_bytes > 0, "{found:?}");
+        assert!(
+            found.machine.cores >= 1 && found.machine.free_bytes > 0,
+            "{found:?}"
+        );
     }
 }
