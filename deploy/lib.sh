@@ -10,7 +10,9 @@ bin=$target/release/quorate
 failed_gpu=$target/quorate-gpu-failed
 unit_name=quorate.service
 unit=${XDG_CONFIG_HOME:-${HOME:-/root}/.config}/systemd/user/$unit_name
-offline=${QUORATE_OFFLINE:-}
+start_dir=$(pwd)
+# A relative home means: from where the script was started.
+case ${QUORATE_HOME:-/} in /*) ;; *) export QUORATE_HOME="$start_dir/$QUORATE_HOME" ;; esac
 
 say() { printf '%s\n' "quorate: $*"; }
 warn() { printf '%s\n' "quorate: $*" >&2; }
