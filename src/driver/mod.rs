@@ -104,6 +104,10 @@ pub fn start(
     stop: CancellationToken,
 ) -> (Node, tokio::task::JoinHandle<()>) {
     let (commands_tx, commands) = mpsc::channel(DRIVER_INBOX_MAX);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the handles alive, see `Dropped`"
+    )]
     let (dropped_tx, dropped) = mpsc::unbounded_channel();
     let (events_tx, events) = mpsc::channel(DRIVER_INBOX_MAX);
     let (done_tx, done) = mpsc::channel(DRIVER_INBOX_MAX);
