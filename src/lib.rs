@@ -4,6 +4,7 @@
 pub mod driver;
 pub mod expert;
 pub mod grammar;
+pub mod store;
 
 pub mod config;
 pub mod error;
