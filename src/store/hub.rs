@@ -509,7 +509,7 @@ mod tests {
         assert_eq!(choose(&files, &name("Q8_0")).ok(), Some(3));
         assert_eq!(choose(&files, &name("m-Q4_K_M.gguf")).ok(), Some(2));
         assert!(matches!(
-            choose(&files, &name("XS")),
+            choose(&files, &name("Q4_XS")),
             Err(HubError::NoSuchQuant { .. })
         ));
         let error = choose(&files, &name("Q6_K"))
