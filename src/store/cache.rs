@@ -9,6 +9,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::choose;
 use super::hub::{self, RemoteFile};
 use super::manifest;
 use super::name::HubName;
@@ -44,7 +45,7 @@ pub(super) fn find_offline(root: &Path, name: &HubName) -> Option<RemoteFile> {
     let mut files = Vec::new();
     collect(&snapshot, "", 0, &mut files);
     let names: Vec<&str> = files.iter().map(String::as_str).collect();
-    let chosen = names[hub::choose(&names, name).ok()?];
+    let chosen = names[choose::choose(&names, name).ok()?];
     // A link's target carries the hash in its name; only files in git itself have shorter ones.
     let blob = fs::canonicalize(snapshot.join(chosen)).ok()?;
     let sha256 = blob

@@ -18,9 +18,11 @@ pub mod pull;
 pub mod progress;
 
 mod cache;
+mod choose;
 mod download;
 mod hash;
 mod hub;
+mod install;
 mod manifest;
 mod wheel;
 

@@ -11,13 +11,11 @@ use std::path::{Path, PathBuf};
 use super::catalogue::{Entry, Origin, Wheel};
 use super::gguf::{self, GgufError};
 use super::hub::{self, Hub, HubError, RemoteFile};
+use super::install::Fetched;
 use super::manifest::{self, FileRef, Manifest, Stamp};
 use super::name::{HubName, ModelName};
 use super::wheel::{self, WheelError};
 use super::{Depth, HubConfig, Store, StoreError, absolute, cache, download, hash};
-
-/// Left free beside the model itself, for manifests and directories.
-const DISK_MARGIN_BYTES: u64 = 1024 * 1024;
 
 /// What a pull may do and whom it asks. Made by the caller from its settings; nothing here reads the environment.
 #[derive(Clone, Debug)]
@@ -169,16 +167,6 @@ impl PullError {
 
 /// Where events go.
 pub type OnEvent<'a> = dyn FnMut(PullEvent) + 'a;
-
-/// A verified file in `partial/`, ready to be installed.
-struct Fetched<'a> {
-    part: &'a Path,
-    file_name: &'a str,
-    source: String,
-    revision: String,
-    sha256: &'a str,
-    bytes: u64,
-}
 
 impl Store {
     /// Makes `name` available here. Blocks; `on_event` hears how far it is.
@@ -437,54 +425,6 @@ impl Store {
         }))
     }
 
-    /// Moves a verified file into place. The old manifest goes first and the new one comes last, so
-    /// that at every instant the manifest that exists describes the file that exists.
-    fn install(&self, name: &ModelName, fetched: &Fetched<'_>) -> Result<Pulled, PullError> {
-        if let Err(source) = gguf::check(fetched.part) {
-            // The right bytes with a bad header stay bad: keeping them would only waste the disk.
-            fs::remove_file(fetched.part)
-                .map_err(|error| PullError::io("delete", fetched.part, error))?;
-            return Err(PullError::Header {
-                source_name: fetched.source.clone(),
-                source,
-            });
-        }
-        let dir = self.model_dir(name);
-        let path = dir.join(fetched.file_name);
-        let io = |doing| {
-            let path = path.clone();
-            move |source| PullError::Io {
-                doing,
-                path,
-                source,
-            }
-        };
-        fs::create_dir_all(&dir).map_err(io("create the directory of"))?;
-        remove_if_there(&dir.join(manifest::MANIFEST_FILE)).map_err(io("replace"))?;
-        manifest::sync_dir(&dir).map_err(io("install"))?;
-        fs::rename(fetched.part, &path).map_err(io("install"))?;
-        manifest::sync_dir(&dir).map_err(io("install"))?;
-        let manifest = Manifest {
-            version: Manifest::current_version(),
-            name: name.to_string(),
-            source: fetched.source.clone(),
-            revision: Some(fetched.revision.clone()),
-            file: FileRef::Owned(fetched.file_name.to_owned()),
-            sha256: fetched.sha256.to_owned(),
-            bytes: fetched.bytes,
-            installed_at_s: manifest::now_s(),
-            stamp: Stamp::of(&path).map_err(io("read"))?,
-            vocab_fingerprint: None,
-        };
-        self.commit(name, &manifest)?;
-        remove_other_models(&dir, fetched.file_name);
-        Ok(Pulled {
-            manifest,
-            path,
-            how: How::Downloaded,
-        })
-    }
-
     /// The installed model, unless it is absent or damaged in any way: then it is fetched anew.
     fn intact(&self, name: &ModelName) -> Option<Manifest> {
         self.verify(name, Depth::Stamp).ok()
@@ -498,74 +438,6 @@ impl Store {
             how: How::AlreadyInstalled,
         }
     }
-
-    /// A partial file is named by the hash that it is to have, so what changes upstream is never
-    /// continued with other bytes.
-    fn part_path(&self, name: &ModelName, sha256: &str) -> PathBuf {
-        self.partial_dir()
-            .join(format!("{}.{sha256}.part", name.slug()))
-    }
-
-    /// Partial files of the same model for a hash that nobody offers any more.
-    fn drop_stale_parts(&self, name: &ModelName, keep: &Path) {
-        let slug = name.slug();
-        let Ok(entries) = fs::read_dir(self.partial_dir()) else {
-            return;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let file = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let middle = file
-                .strip_prefix(&slug)
-                .and_then(|rest| rest.strip_prefix('.'));
-            let hash = middle.and_then(|rest| rest.strip_suffix(".part"));
-            if path != keep && hash.is_some_and(manifest::is_sha256) {
-                // Only disk space is at stake, and the next pull tries again.
-                let _best_effort = fs::remove_file(&path);
-            }
-        }
-    }
-
-    /// An installation cut off between rename and manifest left a whole file without a manifest: use it again.
-    fn adopt_leftover(
-        &self,
-        name: &ModelName,
-        file_name: &str,
-        bytes: u64,
-        part: &Path,
-    ) -> Result<(), PullError> {
-        let dir = self.model_dir(name);
-        let leftover = dir.join(file_name);
-        let whole = fs::metadata(&leftover).is_ok_and(|meta| meta.is_file() && meta.len() == bytes);
-        let unclaimed = !dir.join(manifest::MANIFEST_FILE).exists();
-        if whole && unclaimed && !part.exists() {
-            fs::rename(&leftover, part)
-                .map_err(|source| PullError::io("move", &leftover, source))?;
-        }
-        Ok(())
-    }
-
-    fn check_room(&self, bytes: u64, have: u64) -> Result<(), PullError> {
-        let dir = self.partial_dir();
-        fs::create_dir_all(&dir).map_err(|source| PullError::io("create", &dir, source))?;
-        let free = fs4::available_space(&dir)
-            .map_err(|source| PullError::io("ask for free space in", &dir, source))?;
-        let need = bytes.saturating_sub(have).saturating_add(DISK_MARGIN_BYTES);
-        if need > free {
-            Err(PullError::NoRoom {
-                dir,
-                bytes,
-                have,
-                need,
-                free,
-            })
-        } else {
-            Ok(())
-        }
-    }
 }
 
 /// The last component of a path inside a repository or archive; checked to be plain by whoever made it.
@@ -576,29 +448,4 @@ fn base_name(path: &str) -> &str {
 fn is_whole(part: &Path, bytes: u64, sha256: &str) -> bool {
     fs::metadata(part).is_ok_and(|meta| meta.len() == bytes)
         && hash::of_file(part).is_ok_and(|found| found == sha256)
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
-}
-
-/// After an update under another file name: the model that the manifest no longer names.
-fn remove_other_models(dir: &Path, keep: &str) {
-    let Ok(entries) = fs::read_dir(dir) else {
-        return;
-    };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let other = path.file_name().is_some_and(|name| name != keep);
-        if other
-            && path
-                .extension()
-                .is_some_and(|ext| ext.eq_ignore_ascii_case("gguf"))
-        {
-            // Only disk space is at stake: no manifest points at it.
-            let _best_effort = fs::remove_file(&path);
-        }
-    }
 }
