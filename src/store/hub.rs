@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use ureq::http::{Response, StatusCode, header};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy};
 
 use super::choose;
 use super::manifest::{is_plain_file_name, is_sha256};
@@ -188,8 +188,15 @@ pub(super) struct Hub<'a> {
 
 impl<'a> Hub<'a> {
     pub(super) fn new(config: &'a HubConfig) -> Hub<'a> {
-        // Proxies come from the usual variables, which ureq reads. A redirect never carries the token on.
+        // Proxies come from the usual variables, except for a hub on this machine, which no proxy can
+        // reach. A redirect never carries the token on.
+        let proxy = if is_loopback(&config.endpoint) {
+            None
+        } else {
+            Proxy::try_from_env()
+        };
         let agent = Agent::config_builder()
+            .proxy(proxy)
             .http_status_as_error(false)
             .https_only(config.endpoint.starts_with("https://"))
             .timeout_connect(Some(CONNECT_TIMEOUT))
@@ -360,12 +367,19 @@ fn retry_after(answer: &Response<Body>) -> Option<Duration> {
 
 /// Over plain HTTP a token goes to this machine only.
 fn may_carry_token(endpoint: &str) -> bool {
-    let Some(rest) = endpoint.strip_prefix("http://") else {
-        return true;
+    endpoint.starts_with("https://") || is_loopback(endpoint)
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let rest = endpoint
+        .split_once("://")
+        .map_or(endpoint, |(_scheme, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
     };
-    let host = rest.split(['/', '?']).next().unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _port)| host);
-    matches!(host, "127.0.0.1" | "localhost" | "[::1]")
+    matches!(host, "127.0.0.1" | "localhost" | "::1") && !authority.contains('@')
 }
 
 /// Percent-encodes what is not plain; keeps `/` where it separates folders.
@@ -464,6 +478,8 @@ mod tests {
             ("https://hub.example", true),
             ("http://127.0.0.1:8080", true),
             ("http://localhost", true),
+            ("http://[::1]:80/hub", true),
+            ("http://localhost:x@hub.example", false),
             ("http://hub.example", false),
             ("http://127.0.0.1.example:80", false),
         ] {

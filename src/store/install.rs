@@ -4,11 +4,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::Store;
 use super::gguf;
 use super::manifest::{self, FileRef, Manifest, Stamp};
 use super::name::ModelName;
 use super::pull::{How, PullError, Pulled};
-use super::Store;
 
 /// Left free beside the model itself, for manifests and directories.
 const DISK_MARGIN_BYTES: u64 = 1024 * 1024;
@@ -26,7 +26,11 @@ pub(super) struct Fetched<'a> {
 impl Store {
     /// Moves a verified file into place. The old manifest goes first and the new one comes last, so
     /// that at every instant the manifest that exists describes the file that exists.
-    pub(super) fn install(&self, name: &ModelName, fetched: &Fetched<'_>) -> Result<Pulled, PullError> {
+    pub(super) fn install(
+        &self,
+        name: &ModelName,
+        fetched: &Fetched<'_>,
+    ) -> Result<Pulled, PullError> {
         if let Err(source) = gguf::check(fetched.part) {
             // The right bytes with a bad header stay bad: keeping them would only waste the disk.
             fs::remove_file(fetched.part)
@@ -79,27 +83,43 @@ impl Store {
             .join(format!("{}.{sha256}.part", name.slug()))
     }
 
-    /// Partial files of the same model for a hash that nobody offers any more.
-    pub(super) fn drop_stale_parts(&self, name: &ModelName, keep: &Path) {
+    /// Partial files of this model, for whatever hash.
+    pub(super) fn parts(&self, name: &ModelName) -> Vec<PathBuf> {
         let slug = name.slug();
-        let Ok(entries) = fs::read_dir(self.partial_dir()) else {
-            return;
-        };
-        for path in entries.flatten().map(|entry| entry.path()) {
-            let file = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+        let is_part = |file: &str| {
             let middle = file
                 .strip_prefix(&slug)
                 .and_then(|rest| rest.strip_prefix('.'));
-            let hash = middle.and_then(|rest| rest.strip_suffix(".part"));
-            if path != keep && hash.is_some_and(manifest::is_sha256) {
-                // Only disk space is at stake, and the next pull tries again.
-                let _best_effort = fs::remove_file(&path);
-            }
-        }
+            middle
+                .and_then(|rest| rest.strip_suffix(".part"))
+                .is_some_and(manifest::is_sha256)
+        };
+        let Ok(entries) = fs::read_dir(self.partial_dir()) else {
+            return Vec::new();
+        };
+        let named = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_str().is_some_and(is_part));
+        named.map(|entry| entry.path()).collect()
+    }
+
+    /// Deletes partial files except `keep`, which a hash that nobody offers any more would leave for
+    /// ever. Returns the bytes freed; what cannot be deleted only costs space and is tried again.
+    pub(super) fn drop_parts(&self, name: &ModelName, keep: Option<&Path>) -> u64 {
+        let stale = self
+            .parts(name)
+            .into_iter()
+            .filter(|path| Some(path.as_path()) != keep);
+        stale
+            .map(|path| {
+                let bytes = fs::metadata(&path).map_or(0, |meta| meta.len());
+                if fs::remove_file(&path).is_ok() {
+                    bytes
+                } else {
+                    0
+                }
+            })
+            .sum()
     }
 
     /// An installation cut off between rename and manifest left a whole file without a manifest: use it again.

@@ -112,7 +112,7 @@ pub enum StoreError {
     },
     #[error("{} is not usable: {source}", path.display())]
     Header { path: PathBuf, source: GgufError },
-    #[error("{} is damaged: {why}; remove its directory and pull the model again", path.display())]
+    #[error("{} is damaged: {why}; pull the model again", path.display())]
     BadManifest { path: PathBuf, why: String },
     #[error("model `{name}` is being pulled or removed by another process; wait for it or stop it")]
     Busy { name: String },
@@ -240,13 +240,27 @@ impl Store {
         Ok(manifest)
     }
 
-    /// Forgets `name`, and deletes its file where it is ours.
+    /// Forgets `name`, and deletes its file where it is ours, and what an unfinished pull has left.
     pub fn rm(&self, name: &ModelName) -> Result<Removed, StoreError> {
         let name = absolute(name)?;
-        let (dir, manifest) = self.expect(&name)?;
+        let dir = self.model_dir(&name);
+        let installed = Manifest::load(&dir)?;
+        if installed.is_none() && self.parts(&name).is_empty() {
+            return Err(StoreError::NotInstalled {
+                name: name.to_string(),
+            });
+        }
         let _lock = self.try_lock(&name)?.ok_or_else(|| StoreError::Busy {
             name: name.to_string(),
         })?;
+        let part_bytes = self.drop_parts(&name, None);
+        let Some(manifest) = installed else {
+            return Ok(Removed {
+                name: name.to_string(),
+                freed_bytes: part_bytes,
+                kept: None,
+            });
+        };
         // The manifest goes first: what remains after a crash is then "not installed", not "damaged".
         let path = manifest.path(&dir);
         let gone = |path: &Path| match fs::remove_file(path) {
@@ -270,7 +284,7 @@ impl Store {
         })?;
         Ok(Removed {
             name: manifest.name,
-            freed_bytes: if owned { manifest.bytes } else { 0 },
+            freed_bytes: part_bytes + if owned { manifest.bytes } else { 0 },
             kept: (!owned).then_some(path),
         })
     }

@@ -357,7 +357,7 @@ impl Store {
         let part = self.part_path(name, &file.sha256);
         let file_name = base_name(&file.path);
         self.adopt_leftover(name, file_name, file.bytes, &part)?;
-        self.drop_stale_parts(name, &part);
+        self.drop_parts(name, Some(&part));
         let have = fs::metadata(&part)
             .map_or(0, |meta| meta.len())
             .min(file.bytes);

@@ -23,20 +23,45 @@ fn check(sample: &Sample) -> Result<GgufFacts, GgufError> {
 fn refused(sample: &Sample, says: &str) {
     match check(sample) {
         Ok(_) => panic!("accepted, expected a refusal that says {says:?}"),
-        Err(error) => assert!(error.to_string().contains(says), "{error} does not say {says:?}"),
+        Err(error) => assert!(
+            error.to_string().contains(says),
+            "{error} does not say {says:?}"
+        ),
     }
 }
 
 #[test]
 fn facts_of_a_valid_file() {
     let facts = check(&Sample::valid()).expect("valid");
-    assert_eq!((facts.architecture.as_str(), facts.name.as_deref()), ("llama", Some("Tiny Test")));
-    assert_eq!((facts.context_length, facts.block_count, facts.embedding_length), (512, 2, 64));
-    assert_eq!((facts.head_count.as_slice(), facts.head_count_kv.as_slice()), (&[4, 4][..], &[2, 2][..]));
-    assert_eq!((facts.key_length, facts.value_length, facts.vocab_size), (16, 16, 8));
-    assert_eq!((facts.quant, facts.parameters, facts.tensor_bytes), (Some("Q4_K_M"), 64 * 8 + 64, 800));
+    assert_eq!(
+        (facts.architecture.as_str(), facts.name.as_deref()),
+        ("llama", Some("Tiny Test"))
+    );
+    assert_eq!(
+        (
+            facts.context_length,
+            facts.block_count,
+            facts.embedding_length
+        ),
+        (512, 2, 64)
+    );
+    assert_eq!(
+        (facts.head_count.as_slice(), facts.head_count_kv.as_slice()),
+        (&[4, 4][..], &[2, 2][..])
+    );
+    assert_eq!(
+        (facts.key_length, facts.value_length, facts.vocab_size),
+        (16, 16, 8)
+    );
+    assert_eq!(
+        (facts.quant, facts.parameters, facts.tensor_bytes),
+        (Some("Q4_K_M"), 64 * 8 + 64, 800)
+    );
     assert_eq!((facts.bos_id, facts.eos_id), (Some(1), Some(2)));
-    assert_eq!((facts.tokenizer.as_str(), facts.tokenizer_pre.as_deref()), ("gpt2", Some("smollm")));
+    assert_eq!(
+        (facts.tokenizer.as_str(), facts.tokenizer_pre.as_deref()),
+        ("gpt2", Some("smollm"))
+    );
     assert_eq!(facts.family.map(family_name), Some("chatml"));
     // 2 layers x 2 heads x (16 + 16) x 2 bytes.
     assert_eq!(facts.kv_bytes_per_token(), 256);
@@ -46,9 +71,20 @@ fn facts_of_a_valid_file() {
 fn heads_may_differ_by_layer() {
     let sample = Sample::valid().set("llama.attention.head_count_kv", numbers(5, &[2, 0]));
     let facts = check(&sample).expect("valid");
-    assert_eq!((facts.head_count_kv.as_slice(), facts.kv_bytes_per_token()), (&[2, 0][..], 128));
-    refused(&sample.clone().set("llama.attention.head_count_kv", numbers(5, &[2])), "length of the list");
-    refused(&sample.set("llama.attention.head_count_kv", numbers(5, &[2, u32::MAX])), "outside");
+    assert_eq!(
+        (facts.head_count_kv.as_slice(), facts.kv_bytes_per_token()),
+        (&[2, 0][..], 128)
+    );
+    refused(
+        &sample
+            .clone()
+            .set("llama.attention.head_count_kv", numbers(5, &[2])),
+        "length of the list",
+    );
+    refused(
+        &sample.set("llama.attention.head_count_kv", numbers(5, &[2, u32::MAX])),
+        "outside",
+    );
 }
 
 #[test]
@@ -69,7 +105,9 @@ fn families() {
     let without_markers = |name: &str| {
         let token = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
         let tokens = (0..8).flat_map(|i| token(&format!("t{i}"))).collect();
-        Sample::valid().set("tokenizer.ggml.tokens", Val::List(8, 8, tokens)).set("general.name", Val::Text(name.into()))
+        Sample::valid()
+            .set("tokenizer.ggml.tokens", Val::List(8, 8, tokens))
+            .set("general.name", Val::Text(name.into()))
     };
     assert_eq!(named(without_markers("Mistral 7B")), Some("mistral"));
     assert_eq!(named(without_markers("Somebody's")), None);
@@ -77,15 +115,33 @@ fn families() {
 
 #[test]
 fn not_a_model() {
-    refused(&Sample::valid().change(|s| s.magic = *b"PK\x03\x04"), "not a GGUF file");
+    refused(
+        &Sample::valid().change(|s| s.magic = *b"PK\x03\x04"),
+        "not a GGUF file",
+    );
     refused(&Sample::valid().change(|s| s.version = 1), "version 1");
-    refused(&Sample::valid().change(|s| s.version = 3 << 24), "big-endian");
+    refused(
+        &Sample::valid().change(|s| s.version = 3 << 24),
+        "big-endian",
+    );
     refused(&Sample::valid().change(|s| s.version = 0), "version 0");
-    refused(&Sample::valid().set("general.type", Val::Text("adapter".into())), "holds a `adapter`");
+    refused(
+        &Sample::valid().set("general.type", Val::Text("adapter".into())),
+        "holds a `adapter`",
+    );
     refused(&Sample::valid().set("split.count", Val::U16(3)), "--merge");
-    refused(&Sample::valid().set("tokenizer.ggml.model", Val::Text("plamo2".into())), "plamo2");
+    refused(
+        &Sample::valid().set("tokenizer.ggml.model", Val::Text("plamo2".into())),
+        "plamo2",
+    );
     assert!(parse(b"").is_err());
-    for key in ["general.architecture", "llama.context_length", "llama.attention.head_count", "tokenizer.ggml.tokens", "tokenizer.ggml.merges"] {
+    for key in [
+        "general.architecture",
+        "llama.context_length",
+        "llama.attention.head_count",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.merges",
+    ] {
         refused(&Sample::valid().without(key), key);
     }
 }
@@ -93,16 +149,40 @@ fn not_a_model() {
 #[test]
 fn counts_of_2_to_the_60() {
     const HUGE: u64 = 1 << 60;
-    refused(&Sample::valid().change(|s| s.tensor_count = Some(HUGE)), "tensor count");
-    refused(&Sample::valid().change(|s| s.key_count = Some(HUGE)), "key count");
-    refused(&Sample::valid().change(|s| s.key_count = Some(u64::MAX)), "key count");
-    refused(&Sample::valid().change(|s| s.tensor_count = Some(65_535)), "tensor count");
+    refused(
+        &Sample::valid().change(|s| s.tensor_count = Some(HUGE)),
+        "tensor count",
+    );
+    refused(
+        &Sample::valid().change(|s| s.key_count = Some(HUGE)),
+        "key count",
+    );
+    refused(
+        &Sample::valid().change(|s| s.key_count = Some(u64::MAX)),
+        "key count",
+    );
+    refused(
+        &Sample::valid().change(|s| s.tensor_count = Some(65_535)),
+        "tensor count",
+    );
     for of in [0, 4, 8, 10] {
-        refused(&Sample::valid().set("general.extra", Val::List(of, HUGE, vec![])), "a list");
+        refused(
+            &Sample::valid().set("general.extra", Val::List(of, HUGE, vec![])),
+            "a list",
+        );
         // Below the limit, but more than the file holds.
-        refused(&Sample::valid().set("general.extra", Val::List(of, 1 << 23, vec![])), "are left");
+        refused(
+            &Sample::valid().set("general.extra", Val::List(of, 1 << 23, vec![])),
+            "are left",
+        );
     }
-    for dims in [vec![HUGE], vec![HUGE, HUGE], vec![64, HUGE], vec![u64::MAX; 4], vec![1 << 32, 1 << 31]] {
+    for dims in [
+        vec![HUGE],
+        vec![HUGE, HUGE],
+        vec![64, HUGE],
+        vec![u64::MAX; 4],
+        vec![1 << 32, 1 << 31],
+    ] {
         let sample = Sample::valid().change(|s| {
             s.tensors[1].dims = dims;
             s.tensors[1].kind = 24;
@@ -117,7 +197,8 @@ fn counts_of_2_to_the_60() {
 
 #[test]
 fn limits_are_inclusive() {
-    let text = |bytes: usize| Sample::valid().set("tokenizer.chat_template", Val::Text("x".repeat(bytes)));
+    let text =
+        |bytes: usize| Sample::valid().set("tokenizer.chat_template", Val::Text("x".repeat(bytes)));
     assert!(check(&text(1 << 20)).is_ok());
     refused(&text((1 << 20) + 1), "the limit is 1048576");
     let key = |bytes: usize| Sample::valid().set(&"k".repeat(bytes), Val::U32(0));
@@ -128,7 +209,9 @@ fn limits_are_inclusive() {
     refused(&name(64), "a tensor name");
     // The first dimension carries the 64 elements, the others are 1.
     let dims = |count: usize| {
-        Sample::valid().change(|s| s.tensors[1].dims = (0..count).map(|i| if i == 0 { 64 } else { 1 }).collect())
+        Sample::valid().change(|s| {
+            s.tensors[1].dims = (0..count).map(|i| if i == 0 { 64 } else { 1 }).collect();
+        })
     };
     assert!(check(&dims(4)).is_ok());
     refused(&dims(5), "a dimension count");
@@ -165,9 +248,18 @@ fn wrong_types() {
     ] {
         refused(&Sample::valid().set(key, value), key);
     }
-    refused(&Sample::valid().set("tokenizer.ggml.add_bos_token", Val::Bool(2)), "neither 0 nor 1");
-    refused(&Sample::valid().set("general.extra", Val::List(9, 1, vec![0; 32])), "list of lists");
-    refused(&Sample::valid().set("general.extra", Val::List(13, 1, vec![0; 32])), "value type");
+    refused(
+        &Sample::valid().set("tokenizer.ggml.add_bos_token", Val::Bool(2)),
+        "neither 0 nor 1",
+    );
+    refused(
+        &Sample::valid().set("general.extra", Val::List(9, 1, vec![0; 32])),
+        "list of lists",
+    );
+    refused(
+        &Sample::valid().set("general.extra", Val::List(13, 1, vec![0; 32])),
+        "value type",
+    );
 }
 
 #[test]
@@ -186,9 +278,18 @@ fn values_out_of_range() {
     ] {
         refused(&Sample::valid().set(key, Val::U32(value)), key);
     }
-    refused(&Sample::valid().set("tokenizer.ggml.token_type", numbers(5, &[1; 7])), "token_type");
-    refused(&Sample::valid().set("tokenizer.ggml.scores", numbers(6, &[0; 9])), "scores");
-    refused(&Sample::valid().set("general.architecture", Val::Text("../x".into())), "architecture");
+    refused(
+        &Sample::valid().set("tokenizer.ggml.token_type", numbers(5, &[1; 7])),
+        "token_type",
+    );
+    refused(
+        &Sample::valid().set("tokenizer.ggml.scores", numbers(6, &[0; 9])),
+        "scores",
+    );
+    refused(
+        &Sample::valid().set("general.architecture", Val::Text("../x".into())),
+        "architecture",
+    );
 }
 
 #[test]
@@ -201,18 +302,37 @@ fn tensors() {
     refused(&with(|s| s.tensors[0].kind = 1000), "type 1000");
     refused(&with(|s| s.tensors[0].dims[0] = 33), "whole blocks");
     refused(&with(|s| s.tensors[1].dims[0] = 0), "empty shape");
-    refused(&with(|s| s.tensors[1].name = "token_embd.weight".into()), "twice");
+    refused(
+        &with(|s| s.tensors[1].name = "token_embd.weight".into()),
+        "twice",
+    );
     refused(&with(|s| s.data_bytes -= 1), "tensor data");
     // Fewer embedding rows than tokens would be read past the end.
-    refused(&with(|s| { s.tensors[0].dims[1] = 7; s.tensors[1].offset = 480; }), "token_embd.weight");
-    refused(&Sample::valid().change(|s| { let first = s.keys[0].clone(); s.keys.push(first); }), "twice");
+    refused(
+        &with(|s| {
+            s.tensors[0].dims[1] = 7;
+            s.tensors[1].offset = 480;
+        }),
+        "token_embd.weight",
+    );
+    refused(
+        &Sample::valid().change(|s| {
+            let first = s.keys[0].clone();
+            s.keys.push(first);
+        }),
+        "twice",
+    );
 }
 
 #[test]
 fn cut_at_every_byte() {
     let whole = Sample::valid().build();
     for len in 0..whole.len() {
-        assert!(parse(&whole[..len]).is_err(), "accepted {len} of {} bytes", whole.len());
+        assert!(
+            parse(&whole[..len]).is_err(),
+            "accepted {len} of {} bytes",
+            whole.len()
+        );
     }
     assert!(parse(&whole).is_ok());
 }
@@ -228,7 +348,11 @@ fn flipped_bits_never_panic_and_never_take_memory() {
     if child_mode(NAME).is_none() {
         // One malloc arena: each further one reserves address space that would hide ours.
         let output = run_child(NAME, "run", &["env", "MALLOC_ARENA_MAX=1"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stdout)
+        );
         return;
     }
     let sample = Sample::valid();
@@ -277,7 +401,11 @@ fn sparse_giants() {
             s.key_count = Some(60_000);
         });
         fs::write(&path, sample.header()).expect("write");
-        fs::File::options().append(true).open(&path).and_then(|file| file.set_len(4 << 30)).expect("set_len");
+        fs::File::options()
+            .append(true)
+            .open(&path)
+            .and_then(|file| file.set_len(4 << 30))
+            .expect("set_len");
         assert!(gguf::check(&path).is_err());
     }
     // A header can also be honest and huge: keys up to every limit but ours on the sum. Written piece
@@ -304,15 +432,24 @@ fn sparse_giants() {
 
 fn peak_virtual_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("status");
-    let line = status.lines().find(|line| line.starts_with("VmPeak:")).expect("VmPeak");
-    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("number")
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmPeak:"))
+        .expect("VmPeak");
+    line.split_whitespace()
+        .nth(1)
+        .and_then(|number| number.parse().ok())
+        .expect("number")
 }
 
 #[test]
 fn odd_paths() {
     let dir = tempfile::tempdir().expect("tempdir");
     assert!(gguf::check(dir.path()).is_err());
-    assert!(matches!(gguf::check(&dir.path().join("none.gguf")), Err(GgufError::Io(_))));
+    assert!(matches!(
+        gguf::check(&dir.path().join("none.gguf")),
+        Err(GgufError::Io(_))
+    ));
 }
 
 proptest! {

@@ -44,7 +44,11 @@ fn texts(items: &[&str]) -> Val {
 
 /// A list of 4-byte numbers.
 pub(crate) fn numbers(kind: u32, items: &[u32]) -> Val {
-    Val::List(kind, items.len() as u64, items.iter().flat_map(|item| item.to_le_bytes()).collect())
+    Val::List(
+        kind,
+        items.len() as u64,
+        items.iter().flat_map(|item| item.to_le_bytes()).collect(),
+    )
 }
 
 impl Sample {
@@ -66,22 +70,48 @@ impl Sample {
             ("llama.rope.freq_base", Val::F32(10_000.0)),
             ("tokenizer.ggml.model", text("gpt2")),
             ("tokenizer.ggml.pre", text("smollm")),
-            ("tokenizer.ggml.tokens", texts(&["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", "b", "c", "ab", "bc"])),
-            ("tokenizer.ggml.token_type", numbers(5, &[3, 3, 3, 1, 1, 1, 1, 1])),
+            (
+                "tokenizer.ggml.tokens",
+                texts(&[
+                    "<|endoftext|>",
+                    "<|im_start|>",
+                    "<|im_end|>",
+                    "a",
+                    "b",
+                    "c",
+                    "ab",
+                    "bc",
+                ]),
+            ),
+            (
+                "tokenizer.ggml.token_type",
+                numbers(5, &[3, 3, 3, 1, 1, 1, 1, 1]),
+            ),
             ("tokenizer.ggml.merges", texts(&["a b", "b c"])),
             ("tokenizer.ggml.bos_token_id", Val::U32(1)),
             ("tokenizer.ggml.eos_token_id", Val::U32(2)),
             ("tokenizer.ggml.add_bos_token", Val::Bool(0)),
         ];
-        let tensor = |name: &str, dims: &[u64], kind, offset| Tensor { name: name.into(), dims: dims.into(), kind, offset };
+        let tensor = |name: &str, dims: &[u64], kind, offset| Tensor {
+            name: name.into(),
+            dims: dims.into(),
+            kind,
+            offset,
+        };
         Sample {
             magic: *b"GGUF",
             version: 3,
             tensor_count: None,
             key_count: None,
-            keys: keys.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
+            keys: keys
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value))
+                .collect(),
             // 64 x 8 of Q8_0 (34 bytes for 32): 544 bytes; then 64 of F32.
-            tensors: vec![tensor("token_embd.weight", &[64, 8], 8, 0), tensor("output_norm.weight", &[64], 0, 544)],
+            tensors: vec![
+                tensor("token_embd.weight", &[64, 8], 8, 0),
+                tensor("output_norm.weight", &[64], 0, 544),
+            ],
             data_bytes: 544 + 256,
         }
     }
@@ -108,7 +138,12 @@ impl Sample {
     pub(crate) fn padded(self, elements: u64) -> Sample {
         self.change(|sample| {
             let offset = (sample.data_bytes as u64).next_multiple_of(32);
-            sample.tensors.push(Tensor { name: "padding.weight".into(), dims: vec![elements], kind: 0, offset });
+            sample.tensors.push(Tensor {
+                name: "padding.weight".into(),
+                dims: vec![elements],
+                kind: 0,
+                offset,
+            });
             sample.data_bytes = (offset + elements * 4) as usize;
         })
     }
@@ -118,8 +153,16 @@ impl Sample {
         let mut out = Vec::new();
         out.extend(self.magic);
         out.extend(self.version.to_le_bytes());
-        out.extend(self.tensor_count.unwrap_or(self.tensors.len() as u64).to_le_bytes());
-        out.extend(self.key_count.unwrap_or(self.keys.len() as u64).to_le_bytes());
+        out.extend(
+            self.tensor_count
+                .unwrap_or(self.tensors.len() as u64)
+                .to_le_bytes(),
+        );
+        out.extend(
+            self.key_count
+                .unwrap_or(self.keys.len() as u64)
+                .to_le_bytes(),
+        );
         for (key, value) in &self.keys {
             put_text(&mut out, key.as_bytes());
             put_value(&mut out, value);
@@ -138,7 +181,9 @@ impl Sample {
         let mut out = self.header();
         out.resize(out.len().next_multiple_of(32), 0);
         // Data that is not all alike, so that a shifted or repeated range changes the hash.
-        out.extend((0..self.data_bytes).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]));
+        out.extend(
+            (0..self.data_bytes).map(|i| (i as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3]),
+        );
         out
     }
 }

@@ -54,7 +54,10 @@ struct State {
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 impl HubServer {
@@ -72,7 +75,10 @@ impl HubServer {
             ignore_ranges: false,
             pause: Duration::ZERO,
         };
-        let state = Arc::new(Mutex::new(State { script, seen: Vec::new() }));
+        let state = Arc::new(Mutex::new(State {
+            script,
+            seen: Vec::new(),
+        }));
         let stop = Arc::new(AtomicBool::new(false));
         let (for_loop, stopped) = (state.clone(), stop.clone());
         thread::spawn(move || {
@@ -110,7 +116,10 @@ impl HubServer {
 
     /// Requests for the file's bytes, after the redirect.
     pub(crate) fn fetches(&self) -> Vec<Seen> {
-        self.seen().into_iter().filter(|seen| seen.path.starts_with("/cdn/")).collect()
+        self.seen()
+            .into_iter()
+            .filter(|seen| seen.path.starts_with("/cdn/"))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -127,7 +136,9 @@ impl Drop for HubServer {
 }
 
 fn serve(stream: &TcpStream, port: u16, state: &Mutex<State>) {
-    let Some(seen) = read_request(stream) else { return };
+    let Some(seen) = read_request(stream) else {
+        return;
+    };
     let path = seen.path.clone();
     let range = seen.range.clone();
     let script = {
@@ -147,9 +158,18 @@ fn serve(stream: &TcpStream, port: u16, state: &Mutex<State>) {
 fn read_request(stream: &TcpStream) -> Option<Seen> {
     let mut lines = BufReader::new(stream.take(MAX_REQUEST_BYTES)).lines();
     let path = lines.next()?.ok()?.split_whitespace().nth(1)?.to_owned();
-    let mut seen = Seen { path, range: None, token: None };
-    for line in lines.map_while(Result::ok).take_while(|line| !line.is_empty()) {
-        let Some((name, value)) = line.split_once(':') else { continue };
+    let mut seen = Seen {
+        path,
+        range: None,
+        token: None,
+    };
+    for line in lines
+        .map_while(Result::ok)
+        .take_while(|line| !line.is_empty())
+    {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
         match name.to_ascii_lowercase().as_str() {
             "range" => seen.range = Some(value.trim().to_owned()),
             "authorization" => seen.token = Some(value.trim().to_owned()),
@@ -159,16 +179,29 @@ fn read_request(stream: &TcpStream) -> Option<Seen> {
     Some(seen)
 }
 
-fn respond(mut to: &TcpStream, port: u16, path: &str, range: Option<&str>, script: &Script) -> std::io::Result<()> {
+fn respond(
+    mut to: &TcpStream,
+    port: u16,
+    path: &str,
+    range: Option<&str>,
+    script: &Script,
+) -> std::io::Result<()> {
     if script.unavailable > 0 {
         return to.write_all(b"HTTP/1.1 503 Busy\r\nRetry-After: 0\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     }
     if path.starts_with("/api/models/") {
         if let Some(status) = script.listing_status {
-            return write!(to, "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return write!(
+                to,
+                "HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            );
         }
         let body = listing(script);
-        return write!(to, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+        return write!(
+            to,
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
     }
     if path.contains("/resolve/") {
         // Another host name: the token must not follow.
@@ -178,17 +211,38 @@ fn respond(mut to: &TcpStream, port: u16, path: &str, range: Option<&str>, scrip
         );
     }
     let content = &script.content;
-    let from = range.filter(|_| !script.ignore_ranges).and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    let from = range.filter(|_| !script.ignore_ranges).and_then(|range| {
+        range
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse::<usize>()
+            .ok()
+    });
     match from {
         Some(from) if from >= content.len() => {
-            return to.write_all(b"HTTP/1.1 416 Range\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            return to.write_all(
+                b"HTTP/1.1 416 Range\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            );
         }
-        Some(from) => write!(to, "HTTP/1.1 206 Partial\r\nContent-Range: bytes {}-{}/{}\r\n", from, content.len() - 1, content.len())?,
+        Some(from) => write!(
+            to,
+            "HTTP/1.1 206 Partial\r\nContent-Range: bytes {}-{}/{}\r\n",
+            from,
+            content.len() - 1,
+            content.len()
+        )?,
         None => to.write_all(b"HTTP/1.1 200 OK\r\n")?,
     }
     let body = &content[from.unwrap_or(0)..];
-    write!(to, "Content-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
-    let sent = script.cuts.front().map_or(body.len(), |&cut| cut.min(body.len()));
+    write!(
+        to,
+        "Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
+    let sent = script
+        .cuts
+        .front()
+        .map_or(body.len(), |&cut| cut.min(body.len()));
     for piece in body[..sent].chunks(64 * 1024) {
         to.write_all(piece)?;
         if !script.pause.is_zero() {
@@ -199,12 +253,16 @@ fn respond(mut to: &TcpStream, port: u16, path: &str, range: Option<&str>, scrip
 }
 
 fn listing(script: &Script) -> String {
-    let mut siblings: Vec<serde_json::Value> =
-        script.also.iter().map(|name| serde_json::json!({"rfilename": name, "size": 1})).collect();
+    let mut siblings: Vec<serde_json::Value> = script
+        .also
+        .iter()
+        .map(|name| serde_json::json!({"rfilename": name, "size": 1}))
+        .collect();
     siblings.push(serde_json::json!({
         "rfilename": script.file_name,
         "size": script.content.len(),
         "lfs": {"sha256": script.sha256, "size": script.content.len(), "pointerSize": 135},
     }));
-    serde_json::json!({"id": "org/repo", "sha": COMMIT, "private": false, "siblings": siblings}).to_string()
+    serde_json::json!({"id": "org/repo", "sha": COMMIT, "private": false, "siblings": siblings})
+        .to_string()
 }
