@@ -14,8 +14,8 @@
 mod handle;
 
 pub use handle::{
-    AcquireError, Found, Generation, GenerationStream, Lease, ModelStatus, Models, Node,
-    NodeStatus, RefusedError, Residence,
+    AcquireError, Find, Found, Generation, GenerationStream, Lease, Load, ModelStatus, Models,
+    Node, NodeStatus, RefusedError, Residence,
 };
 
 use crate::expert::{Expert, SubmitError};
