@@ -41,7 +41,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "node",
         &["driver", "expert", "grammar", "net", "store", "wire"],
     ),
-    ("api", &["driver", "grammar", "wire"]),
+    ("api", &["driver", "expert", "grammar", "wire"]),
     ("bench", &["driver", "expert", "grammar", "node", "store"]),
     (
         "app",

@@ -31,6 +31,16 @@ pub const BIAS_ENTRIES_MAX: usize = 300;
 /// Tokens that the window of the repetition penalty may look back.
 pub const REPEAT_LAST_N_MAX: u32 = 8192;
 
+/// Generations of one request, prompts times choices: no more than run at once, so that one client
+/// cannot fill the queue with one body.
+pub const GENERATIONS_MAX: usize = SESSIONS_MAX;
+/// Functions offered in one request: OpenAI's limit.
+pub const TOOLS_MAX: usize = 128;
+/// Bytes of a model's name, as asked for.
+pub const MODEL_NAME_BYTES_MAX: usize = 256;
+/// Bytes of a grammar or a JSON schema: it is compiled before the first token.
+pub const GRAMMAR_BYTES_MAX: usize = 256 << 10;
+
 // --- a node -------------------------------------------------------------------------------------
 
 /// Sessions that an expert decodes at once. More share each step's time without adding speed.

@@ -1,0 +1,74 @@
+//! What clients speak to: OpenAI's HTTP API and gRPC on one listener.
+//!
+//! ```text
+//! listener ── connection ── guard (host, origin, key) ─┬─ openai ─┐
+//!                                                       ├─ grpc ───┴─ wish ── answer ── driver::Node
+//!                                                       └─ health, metrics, status
+//! ```
+//!
+//! Every request becomes the same checked `Wish` and runs through `answer::start`.
+
+use crate::driver::Node;
+use crate::wish::Defaults;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+mod answer;
+mod body;
+pub mod error;
+mod grpc;
+mod guard;
+mod health;
+mod listener;
+pub mod metrics;
+mod openai;
+
+pub use guard::{BindError, check_bind};
+pub use listener::serve;
+
+/// Everything a request may need. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiState {
+    pub node: Node,
+    pub catalogue: Catalogue,
+    /// Must be servable for `/readyz` to say yes.
+    pub default_model: Option<String>,
+    pub defaults: Defaults,
+    /// BLAKE3 of the key that clients must bring; None: no key is asked for.
+    pub api_key_hash: Option<[u8; 32]>,
+    /// Names besides localhost under which clients may address this node, without port.
+    pub allowed_hosts: Arc<[String]>,
+    /// Origins ("https://chat.example") of web pages that may read answers.
+    pub allowed_origins: Arc<[String]>,
+    pub metrics: metrics::Metrics,
+}
+
+/// Which models there are, as far as the API needs to know.
+#[derive(Clone)]
+pub struct Catalogue {
+    /// Reads the store's index; cheap.
+    pub installed: Arc<dyn Fn() -> Vec<InstalledModel> + Send + Sync>,
+    /// Foreign names to ours.
+    pub aliases: BTreeMap<String, String>,
+    /// Known names that look like this one, best first.
+    pub near: Arc<NearNames>,
+}
+
+type NearNames = dyn Fn(&str) -> Vec<String> + Send + Sync;
+
+#[derive(Clone, Debug)]
+pub struct InstalledModel {
+    /// The name that requests use.
+    pub name: String,
+    pub installed_unix_s: u64,
+    pub bytes: u64,
+    /// Tokens that one session may hold.
+    pub context: u32,
+}
+
+impl Catalogue {
+    /// The name behind an alias; any other name stays itself.
+    fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
+        self.aliases.get(name).map_or(name, String::as_str)
+    }
+}

@@ -1,0 +1,50 @@
+//! `GET /v1/models` and `GET /v1/models/{id}`: what is installed, under the names that requests use.
+
+use crate::api::error::{ApiError, Kind};
+use crate::api::{ApiState, InstalledModel};
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use serde_json::{Value, json};
+
+pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
+    let installed = (state.catalogue.installed)();
+    let find = |name: &str| installed.iter().find(|model| model.name == name);
+    let aliases = state.catalogue.aliases.iter();
+    let aliased = aliases.filter_map(|(alias, name)| Some(object(alias, find(name)?)));
+    let data: Vec<Value> = installed
+        .iter()
+        .map(|model| object(&model.name, model))
+        .chain(aliased)
+        .collect();
+    Json(json!({"object": "list", "data": data}))
+}
+
+pub(super) async fn one(
+    State(state): State<ApiState>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let Path(id) =
+        id.map_err(|error| ApiError::about("model", Kind::Malformed, error.body_text()))?;
+    let name = state.catalogue.resolve(&id);
+    let installed = (state.catalogue.installed)();
+    match installed.iter().find(|model| model.name == name) {
+        Some(model) => Ok(Json(object(&id, model))),
+        None => {
+            let text = format!("there is no model '{id}' on this node");
+            Err(ApiError::unknown_model(&text, &(state.catalogue.near)(&id)))
+        }
+    }
+}
+
+/// The four fields of OpenAI's, and what clients of local servers look for besides.
+fn object(id: &str, model: &InstalledModel) -> Value {
+    json!({
+        "id": id,
+        "object": "model",
+        "created": model.installed_unix_s,
+        "owned_by": "quorate",
+        "context_length": model.context,
+        "size_bytes": model.bytes,
+    })
+}

@@ -1,0 +1,540 @@
+//! What a client asked for. HTTP and gRPC both fill an [`Asked`], as typed; `check` is the only way
+//! from there to a [`Wish`], which everything further in takes for granted.
+
+use quorate_core::chat::{Message, Tool};
+use quorate_core::ids::Token;
+use quorate_core::law::{Law, ListLaw, Transforms};
+use quorate_core::limits;
+
+/// A request as typed: `None` where the client said nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    pub model: Option<String>,
+    pub prompt: Option<Prompt>,
+    pub choices: Option<u32>,
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    pub seed: Option<u64>,
+    pub logprobs: Option<u32>,
+    pub shape: Shape,
+    pub temperature: Option<f64>,
+    pub top_k: Option<u32>,
+    pub top_p: Option<f64>,
+    pub min_p: Option<f64>,
+    pub repeat_penalty: Option<f64>,
+    pub repeat_last_n: Option<u32>,
+    pub frequency_penalty: Option<f64>,
+    pub presence_penalty: Option<f64>,
+    pub bias: Vec<(Token, f32)>,
+}
+
+/// What holds where a client says nothing.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    pub transforms: Transforms,
+    /// None: until the model stops or its context is full.
+    pub max_tokens: Option<u32>,
+    /// How this node's experts shorten what they say: `Node::lists`.
+    pub lists: ListLaw,
+}
+
+/// A request that makes sense, whatever the model turns out to be.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub model: String,
+    pub prompt: Prompt,
+    /// Answers to each prompt.
+    pub choices: u32,
+    pub law: Law,
+    /// None: one is drawn, and shown with the answer.
+    pub seed: Option<u64>,
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    /// Log-probabilities wanted, with this many alternatives.
+    pub logprobs: Option<u8>,
+    pub shape: Shape,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Prompt {
+    /// Rendered by the model's own chat template.
+    Chat {
+        messages: Vec<Message>,
+        tools: Vec<Tool>,
+    },
+    /// Plain texts to continue.
+    Texts(Vec<String>),
+    /// The same, tokenised by the client.
+    Tokens(Vec<Vec<Token>>),
+}
+
+/// What the answer must look like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Shape {
+    #[default]
+    Free,
+    /// Any JSON object.
+    Json,
+    Schema(serde_json::Value),
+    /// GBNF or Lark.
+    Grammar(String),
+    /// Calls of the chat's tools.
+    Tools(Choice),
+}
+
+/// Which calls are expected of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Text or calls, as the model likes.
+    Auto,
+    Required,
+    Named(String),
+}
+
+/// A parameter that cannot be obeyed, named as the client spelled it.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// Empty when the request as a whole is at fault.
+    pub param: String,
+    pub message: String,
+    pub fault: Fault,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not of the right type, or the body is not JSON at all.
+    Malformed,
+    Missing,
+    Value,
+    /// It would change the meaning of the answer, and is not obeyed here.
+    Unsupported,
+}
+
+impl Invalid {
+    pub fn malformed(param: &str, message: impl Into<String>) -> Invalid {
+        Invalid::new(param, Fault::Malformed, message)
+    }
+
+    pub fn missing(param: &str, message: impl Into<String>) -> Invalid {
+        Invalid::new(param, Fault::Missing, message)
+    }
+
+    pub fn value(param: &str, message: impl Into<String>) -> Invalid {
+        Invalid::new(param, Fault::Value, message)
+    }
+
+    pub fn unsupported(param: &str, message: impl Into<String>) -> Invalid {
+        Invalid::new(param, Fault::Unsupported, message)
+    }
+
+    fn new(param: &str, fault: Fault, message: impl Into<String>) -> Invalid {
+        Invalid {
+            param: param.into(),
+            message: message.into(),
+            fault,
+        }
+    }
+}
+
+impl Asked {
+    pub fn check(self, defaults: &Defaults) -> Result<Wish, Invalid> {
+        let law = self.law(defaults)?;
+        let model = checked_model(self.model)?;
+        let prompt = self
+            .prompt
+            .ok_or_else(|| Invalid::missing("prompt", "the request has no prompt"))?;
+        check_prompt(&prompt)?;
+        check_stop(&self.stop)?;
+        check_shape(&self.shape, &prompt)?;
+        let choices = self.choices.unwrap_or(1);
+        check_range("n", choices, 1, limits::CHOICES_MAX)?;
+        let generations = prompt.count() * choices as usize;
+        if generations > limits::GENERATIONS_MAX {
+            let message = format!(
+                "{} prompts with n = {choices} make {generations} generations; one request may ask for {}",
+                prompt.count(),
+                limits::GENERATIONS_MAX
+            );
+            return Err(Invalid::value("prompt", message));
+        }
+        if self.max_tokens == Some(0) {
+            return Err(Invalid::value(
+                "max_tokens",
+                "max_tokens must be at least 1, not 0",
+            ));
+        }
+        let logprobs = self.logprobs.map(|n| {
+            check_range("top_logprobs", n, 0, limits::RAW_TOP_MAX.into())?;
+            Ok(n as u8)
+        });
+        Ok(Wish {
+            model,
+            prompt,
+            choices,
+            law,
+            seed: self.seed,
+            max_tokens: self.max_tokens.or(defaults.max_tokens),
+            stop: self.stop,
+            logprobs: logprobs.transpose()?,
+            shape: self.shape,
+        })
+    }
+
+    fn law(&self, defaults: &Defaults) -> Result<Law, Invalid> {
+        let or = |asked: Option<f64>, default: f32| asked.map_or(default, |v| v as f32);
+        let base = &defaults.transforms;
+        if self.bias.len() > limits::BIAS_ENTRIES_MAX {
+            let message = format!(
+                "logit_bias names {} tokens; at most {} are obeyed",
+                self.bias.len(),
+                limits::BIAS_ENTRIES_MAX
+            );
+            return Err(Invalid::value("logit_bias", message));
+        }
+        let mut bias = self.bias.clone();
+        bias.sort_by_key(|&(token, _)| token);
+        if bias.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+            return Err(Invalid::value(
+                "logit_bias",
+                "logit_bias names a token twice",
+            ));
+        }
+        let repeat_last_n = self.repeat_last_n.unwrap_or(base.repeat_last_n);
+        check_range("repeat_last_n", repeat_last_n, 0, limits::REPEAT_LAST_N_MAX)?;
+        let transforms = Transforms {
+            repeat_penalty: or(self.repeat_penalty, base.repeat_penalty),
+            repeat_last_n,
+            frequency_penalty: or(self.frequency_penalty, base.frequency_penalty),
+            presence_penalty: or(self.presence_penalty, base.presence_penalty),
+            bias,
+            temperature: or(self.temperature, base.temperature),
+            top_k: self.top_k.unwrap_or(base.top_k),
+            top_p: or(self.top_p, base.top_p),
+            min_p: or(self.min_p, base.min_p),
+        };
+        Law::new(transforms, defaults.lists)
+            .map_err(|error| Invalid::value(error.name, error.to_string()))
+    }
+}
+
+impl Prompt {
+    /// Prompts in one request; a chat is one.
+    pub fn count(&self) -> usize {
+        match self {
+            Prompt::Chat { .. } => 1,
+            Prompt::Texts(texts) => texts.len(),
+            Prompt::Tokens(lists) => lists.len(),
+        }
+    }
+}
+
+fn checked_model(model: Option<String>) -> Result<String, Invalid> {
+    let model = model.unwrap_or_default();
+    if model.is_empty() {
+        let message = "the request names no model; GET /v1/models lists those of this node";
+        return Err(Invalid::missing("model", message));
+    }
+    if model.len() > limits::MODEL_NAME_BYTES_MAX {
+        let message = format!(
+            "a model's name has at most {} bytes",
+            limits::MODEL_NAME_BYTES_MAX
+        );
+        return Err(Invalid::value("model", message));
+    }
+    Ok(model)
+}
+
+fn check_prompt(prompt: &Prompt) -> Result<(), Invalid> {
+    match prompt {
+        Prompt::Chat { messages, .. } if messages.is_empty() => Err(Invalid::value(
+            "messages",
+            "messages must hold at least one message",
+        )),
+        Prompt::Chat { messages, .. } if messages.len() > limits::MESSAGES_MAX => {
+            let message = format!(
+                "{} messages; a chat holds at most {}",
+                messages.len(),
+                limits::MESSAGES_MAX
+            );
+            Err(Invalid::value("messages", message))
+        }
+        Prompt::Chat { tools, .. } => check_tools(tools),
+        Prompt::Texts(_) | Prompt::Tokens(_) if prompt.count() == 0 => Err(Invalid::value(
+            "prompt",
+            "prompt must hold at least one prompt",
+        )),
+        Prompt::Tokens(lists) if lists.iter().any(Vec::is_empty) => Err(Invalid::value(
+            "prompt",
+            "a prompt of no tokens cannot be continued",
+        )),
+        Prompt::Texts(_) | Prompt::Tokens(_) => Ok(()),
+    }
+}
+
+fn check_tools(tools: &[Tool]) -> Result<(), Invalid> {
+    if tools.len() > limits::TOOLS_MAX {
+        let message = format!(
+            "{} tools; a request offers at most {}",
+            tools.len(),
+            limits::TOOLS_MAX
+        );
+        return Err(Invalid::value("tools", message));
+    }
+    for (i, tool) in tools.iter().enumerate() {
+        let param = format!("tools[{i}].function.name");
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if tool.name.is_empty() || tool.name.len() > 64 || !tool.name.chars().all(plain) {
+            let message = format!("{param} must be 1 to 64 letters, digits, '_' or '-'");
+            return Err(Invalid::value(&param, message));
+        }
+        if tools[..i].iter().any(|other| other.name == tool.name) {
+            let message = format!("two tools are called '{}'", tool.name);
+            return Err(Invalid::value(&param, message));
+        }
+    }
+    Ok(())
+}
+
+fn check_stop(stop: &[String]) -> Result<(), Invalid> {
+    if stop.len() > limits::STOP_STRINGS_MAX {
+        let message = format!(
+            "{} stop strings; at most {} are watched for",
+            stop.len(),
+            limits::STOP_STRINGS_MAX
+        );
+        return Err(Invalid::value("stop", message));
+    }
+    let fits = |s: &String| !s.is_empty() && s.len() <= limits::STOP_STRING_BYTES_MAX;
+    if !stop.iter().all(fits) {
+        let message = format!(
+            "a stop string has 1 to {} bytes",
+            limits::STOP_STRING_BYTES_MAX
+        );
+        return Err(Invalid::value("stop", message));
+    }
+    Ok(())
+}
+
+fn check_shape(shape: &Shape, prompt: &Prompt) -> Result<(), Invalid> {
+    let tools = match prompt {
+        Prompt::Chat { tools, .. } => tools.as_slice(),
+        Prompt::Texts(_) | Prompt::Tokens(_) => &[],
+    };
+    match shape {
+        Shape::Grammar(text) if text.is_empty() || text.len() > limits::GRAMMAR_BYTES_MAX => {
+            let message = format!("a grammar has 1 to {} bytes", limits::GRAMMAR_BYTES_MAX);
+            Err(Invalid::value("grammar", message))
+        }
+        Shape::Schema(schema) if !schema.is_object() && !schema.is_boolean() => Err(
+            Invalid::value("response_format", "a JSON schema is an object"),
+        ),
+        Shape::Tools(_) if tools.is_empty() => Err(Invalid::value(
+            "tool_choice",
+            "tool_choice asks for a call, and no tools are offered",
+        )),
+        Shape::Tools(Choice::Named(name)) if !tools.iter().any(|tool| tool.name == *name) => {
+            let message = format!("tool_choice names '{name}', which is not among the tools");
+            Err(Invalid::value("tool_choice", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_range(name: &str, value: u32, low: u32, high: u32) -> Result<(), Invalid> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(Invalid::value(
+        name,
+        format!("{name} must be from {low} to {high}, not {value}"),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults() -> Defaults {
+        Defaults {
+            transforms: Transforms::NEUTRAL,
+            max_tokens: None,
+            lists: ListLaw::default(),
+        }
+    }
+
+    fn asked() -> Asked {
+        Asked {
+            model: Some("m".into()),
+            prompt: Some(Prompt::Texts(vec!["a".into()])),
+            ..Asked::default()
+        }
+    }
+
+    fn fault(asked: Asked) -> (String, Fault) {
+        let invalid = asked.check(&defaults()).unwrap_err();
+        (invalid.param, invalid.fault)
+    }
+
+    #[test]
+    fn silence_means_the_defaults() {
+        let defaults = Defaults {
+            transforms: Transforms {
+                temperature: 0.7,
+                ..Transforms::NEUTRAL
+            },
+            max_tokens: Some(9),
+            ..defaults()
+        };
+        let wish = asked().check(&defaults).unwrap();
+        assert_eq!(
+            (wish.choices, wish.max_tokens, wish.seed),
+            (1, Some(9), None)
+        );
+        assert_eq!(wish.law.transforms.temperature, 0.7);
+    }
+
+    #[test]
+    fn every_fault_names_its_parameter() {
+        let value = |name: &str| (name.to_string(), Fault::Value);
+        let cases = [
+            (
+                Asked {
+                    temperature: Some(f64::NAN),
+                    ..asked()
+                },
+                value("temperature"),
+            ),
+            (
+                Asked {
+                    temperature: Some(-1.0),
+                    ..asked()
+                },
+                value("temperature"),
+            ),
+            (
+                Asked {
+                    top_p: Some(2.0),
+                    ..asked()
+                },
+                value("top_p"),
+            ),
+            (
+                Asked {
+                    choices: Some(0),
+                    ..asked()
+                },
+                value("n"),
+            ),
+            (
+                Asked {
+                    choices: Some(9),
+                    ..asked()
+                },
+                value("n"),
+            ),
+            (
+                Asked {
+                    max_tokens: Some(0),
+                    ..asked()
+                },
+                value("max_tokens"),
+            ),
+            (
+                Asked {
+                    logprobs: Some(21),
+                    ..asked()
+                },
+                value("top_logprobs"),
+            ),
+            (
+                Asked {
+                    stop: vec![String::new()],
+                    ..asked()
+                },
+                value("stop"),
+            ),
+            (
+                Asked {
+                    stop: vec!["a".into(); 17],
+                    ..asked()
+                },
+                value("stop"),
+            ),
+            (
+                Asked {
+                    bias: vec![(1, 1.0), (1, 2.0)],
+                    ..asked()
+                },
+                value("logit_bias"),
+            ),
+            (
+                Asked {
+                    bias: vec![(1, 101.0)],
+                    ..asked()
+                },
+                value("logit_bias"),
+            ),
+            (
+                Asked {
+                    repeat_last_n: Some(1 << 20),
+                    ..asked()
+                },
+                value("repeat_last_n"),
+            ),
+            (
+                Asked {
+                    prompt: Some(Prompt::Texts(vec![])),
+                    ..asked()
+                },
+                value("prompt"),
+            ),
+            (
+                Asked {
+                    prompt: Some(Prompt::Tokens(vec![vec![]])),
+                    ..asked()
+                },
+                value("prompt"),
+            ),
+            (
+                Asked {
+                    prompt: Some(Prompt::Texts(vec!["a".into(); 9])),
+                    choices: Some(2),
+                    ..asked()
+                },
+                value("prompt"),
+            ),
+            (
+                Asked {
+                    shape: Shape::Tools(Choice::Auto),
+                    ..asked()
+                },
+                value("tool_choice"),
+            ),
+            (
+                Asked {
+                    shape: Shape::Grammar(String::new()),
+                    ..asked()
+                },
+                value("grammar"),
+            ),
+            (
+                Asked {
+                    model: None,
+                    ..asked()
+                },
+                ("model".into(), Fault::Missing),
+            ),
+            (
+                Asked {
+                    prompt: None,
+                    ..asked()
+                },
+                ("prompt".into(), Fault::Missing),
+            ),
+        ];
+        for (asked, expected) in cases {
+            assert_eq!(fault(asked), expected);
+        }
+    }
+}
