@@ -4,6 +4,13 @@
 //! Text and markers stay apart: what a user typed is tokenised as plain text, so nobody can type a
 //! `<|im_end|>` that counts.
 
+mod json;
+mod render;
+#[cfg(test)]
+mod render_tests;
+
+pub use render::render;
+
 /// How a family of models marks turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -70,18 +77,10 @@ pub enum ChatError {
     CallsNotByAssistant { index: usize },
     #[error("messages[{index}] has a tool call whose arguments are not a JSON object")]
     BadArguments { index: usize },
+    #[error("{count} tools are more than the {max} that one request may have")]
+    TooManyTools { count: usize, max: usize },
     #[error("tools[{index}] has parameters that are not a JSON object")]
     BadParameters { index: usize },
-}
-
-/// The prompt of a conversation, ending where the assistant begins to speak. A last message of the
-/// assistant's is left open, to be continued.
-pub fn render(
-    _family: Family,
-    _messages: &[Message],
-    _tools: &[Tool],
-) -> Result<Vec<Segment>, ChatError> {
-    Err(ChatError::NoUser)
 }
 
 /// Was the family trained with a token that starts the text?
@@ -116,15 +115,29 @@ impl Family {
         }
     }
 
-    /// For a model outside the catalogue. `has_token` says whether the vocabulary has this control
-    /// token; the embedded template is only a hint between families that share their tokens.
+    /// For a model outside the catalogue, from the control tokens that its vocabulary has: a family
+    /// whose markers are not control tokens could be faked by anyone's text. The embedded template is
+    /// only asked which family it speaks where the vocabulary has the tokens of several.
     pub fn detect(
-        _architecture: &str,
-        _name: &str,
-        _template_hint: Option<&str>,
+        architecture: &str,
+        name: &str,
+        template_hint: Option<&str>,
         has_token: impl Fn(&str) -> bool,
     ) -> Option<Family> {
-        has_token("<|im_start|>").then_some(Family::ChatMl)
+        const MARKS: [(Family, [&str; 2]); 4] = [
+            (Family::Llama3, ["<|start_header_id|>", "<|eot_id|>"]),
+            (Family::ChatMl, ["<|im_start|>", "<|im_end|>"]),
+            (Family::Gemma, ["<start_of_turn>", "<end_of_turn>"]),
+            (Family::Mistral, ["[INST]", "[/INST]"]),
+        ];
+        let mut found = MARKS.iter().filter(|(_, marks)| marks.iter().all(|mark| has_token(mark)));
+        let first = found.next()?;
+        let (family, _) = found
+            .chain([first])
+            .find(|(_, marks)| template_hint.is_some_and(|hint| hint.contains(marks[0])))
+            .unwrap_or(first);
+        let qwen = || architecture.starts_with("qwen") || name.to_ascii_lowercase().contains("qwen");
+        Some(if *family == Family::ChatMl && qwen() { Family::Qwen } else { *family })
     }
 }
 
@@ -142,5 +155,41 @@ impl std::str::FromStr for Family {
             .into_iter()
             .find(|f| f.name() == text)
             .ok_or_else(|| UnknownFamily(text.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn detect(architecture: &str, name: &str, hint: Option<&str>, tokens: &[&str]) -> Option<Family> {
+        Family::detect(architecture, name, hint, |token| tokens.contains(&token))
+    }
+
+    #[test]
+    fn families_are_known_by_their_control_tokens() {
+        let chatml = ["<|im_start|>", "<|im_end|>"];
+        assert_eq!(detect("llama", "SmolLM2 135M", None, &chatml), Some(Family::ChatMl));
+        assert_eq!(detect("qwen3", "some merge", None, &chatml), Some(Family::Qwen));
+        assert_eq!(detect("llama", "x", None, &["<|start_header_id|>", "<|eot_id|>"]), Some(Family::Llama3));
+        assert_eq!(detect("gemma3", "x", None, &["<start_of_turn>", "<end_of_turn>"]), Some(Family::Gemma));
+        assert_eq!(detect("llama", "Mistral 7B", None, &["[INST]", "[/INST]"]), Some(Family::Mistral));
+        assert_eq!(detect("llama", "Mistral 7B v0.1", Some("[INST]"), &[]), None);
+    }
+
+    #[test]
+    fn the_template_only_decides_between_families_that_the_vocabulary_has() {
+        let both = ["<|start_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"];
+        assert_eq!(detect("llama", "Hermes 3", Some("{{'<|im_start|>'}}"), &both), Some(Family::ChatMl));
+        assert_eq!(detect("llama", "x", Some("<start_of_turn>"), &both), Some(Family::Llama3));
+        assert_eq!(detect("llama", "x", None, &both), Some(Family::Llama3));
+    }
+
+    #[test]
+    fn names_come_back() {
+        for family in Family::ALL {
+            assert_eq!(family.to_string().parse(), Ok(family));
+        }
+        assert!("vicuna".parse::<Family>().is_err());
     }
 }
