@@ -1,7 +1,8 @@
 //! A model's vocabulary as `llguidance` wants it: a trie over the bytes of every token that is text.
 //!
-//! Built once per vocabulary and kept as long as the vocabulary lives. Measured on SmolLM2's 49,152
-//! entries: see `research/measurements/`; the slices (the same trie, filtered five ways) are most of it.
+//! Built once per vocabulary and kept as long as the vocabulary lives: 0.15 s and 19 MB for SmolLM2's
+//! 49,152 entries, 0.7 s and 37 MB more for 128,256 made-up ones. Most of it are the slices (the same
+//! trie, filtered five ways), which make masks a hundred times faster.
 
 use super::GrammarError;
 use llguidance::ParserFactory;
@@ -91,8 +92,9 @@ fn bounds() -> ParserLimits {
         // 14,000 a millisecond.
         step_lexer_fuel: 200_000,
         // 20,000 a millisecond.
-        step_max_items: 200_000,
-        max_items_in_row: 2_000,
+        step_max_items: 400_000,
+        // An object of some hundred optional members has thousands.
+        max_items_in_row: 16_000,
         // 1-2 kB each.
         max_lexer_states: 50_000,
         max_grammar_size: 200_000,

@@ -39,9 +39,10 @@ pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
     Ok(out)
 }
 
-/// Bounds a Lark text by its brackets; llguidance counts the rest.
+/// Bounds a Lark text by its brackets and rules; llguidance counts the rest.
 pub(super) fn checked_lark(text: &str) -> Result<String, GrammarError> {
     let mut depth = 0usize;
+    let mut colons = 0;
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
         match byte {
@@ -58,7 +59,11 @@ pub(super) fn checked_lark(text: &str) -> Result<String, GrammarError> {
             }
             b'(' | b'[' | b'{' => depth += 1,
             b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            b':' if depth == 0 => colons += 1,
             _ => {}
+        }
+        if colons > RULES_MAX {
+            return refuse(format!("more than {RULES_MAX} rules"));
         }
         if depth > limits::GRAMMAR_NESTING_MAX {
             return refuse(format!("a grammar nested deeper than {}", limits::GRAMMAR_NESTING_MAX));

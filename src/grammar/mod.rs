@@ -1,8 +1,9 @@
 //! What a response may look like: JSON, a JSON schema, a grammar, a choice of function calls.
 //! Compiled with `llguidance` against the model's vocabulary; applied as a mask by the router.
 //!
-//! Constructors take milliseconds, some hundred for the first of a vocabulary: call them on a
-//! thread that may block. Masks take less than a millisecond (`tests/grammar/bench.rs` prints it).
+//! Constructors take milliseconds, some hundred for the first of a vocabulary, up to two seconds for
+//! a text made to hurt: call them on a thread that may block. Masks take 10-50 microseconds on
+//! average (`tests/grammar/bench.rs` prints them), 1-2 ms for recursive GBNF.
 //!
 //! Tokens are never forced ahead of the model: that is exact only where the text is tokenised as the
 //! model would, and a vocabulary alone cannot tell.
@@ -72,7 +73,7 @@ impl Matcher {
     pub fn json_schema(schema: &Value, vocab: &Arc<Vocab>) -> Result<Matcher, GrammarError> {
         let options = json!({"whitespace_flexible": true, "whitespace_pattern": JSON_SPACE});
         let schema = checked_schema(schema, options)?;
-        Matcher::compile(TopLevelGrammar::from_json_schema(schema), vocab)
+        Matcher::compile(TopLevelGrammar::from_json_schema(schema), None, vocab)
     }
 
     /// A grammar in llguidance's Lark, or in llama.cpp's GBNF.
@@ -81,7 +82,7 @@ impl Matcher {
             return refuse(format!("{} bytes are more than {}", text.len(), limits::GRAMMAR_BYTES_MAX));
         }
         let lark = if gbnf::is_gbnf(text) { gbnf::to_lark(text)? } else { gbnf::checked_lark(text)? };
-        Matcher::compile(TopLevelGrammar::from_lark(lark), vocab)
+        Matcher::compile(TopLevelGrammar::from_lark(lark), None, vocab)
     }
 
     /// Function calls in the family's own syntax.
@@ -93,11 +94,14 @@ impl Matcher {
     ) -> Result<Matcher, GrammarError> {
         let opener = tools::opener(family, vocab);
         let lark = tools::lark(tools, choice, family, opener)?;
-        let matcher = Matcher::compile(TopLevelGrammar::from_lark(lark), vocab)?;
-        Ok(Matcher { opener, ..matcher })
+        Matcher::compile(TopLevelGrammar::from_lark(lark), opener, vocab)
     }
 
-    fn compile(grammar: TopLevelGrammar, vocab: &Arc<Vocab>) -> Result<Matcher, GrammarError> {
+    fn compile(
+        grammar: TopLevelGrammar,
+        opener: Option<Token>,
+        vocab: &Arc<Vocab>,
+    ) -> Result<Matcher, GrammarError> {
         let env = env::of(vocab)?;
         let factory = &env.factory;
         let compiled = std::thread::scope(|scope| {
@@ -114,11 +118,17 @@ impl Matcher {
             Err(error) => return refuse(format!("no thread to compile on: {error}")),
         };
         let inner = llguidance::Matcher::new(Ok(parser));
-        Ok(Matcher { inner, env, opener: None, done: false })
+        let mut matcher = Matcher { inner, env, opener, done: false };
+        // A grammar that no text fits, or that costs too much from the start, is the client's fault.
+        match matcher.next() {
+            Ok(_) => Ok(matcher),
+            Err(GrammarError::Step(why) | GrammarError::Compile(why)) => refuse(why),
+        }
     }
 
     /// The tokens that fit the next position. Tokens that end the turn are among them exactly where
     /// the text may end.
+    #[expect(clippy::should_implement_trait, reason = "asking twice gives the same answer: no iterator")]
     pub fn next(&mut self) -> Result<Next, GrammarError> {
         if self.done {
             return Ok(Next::Done);
@@ -210,6 +220,7 @@ fn check_nesting(value: &Value) -> Result<(), GrammarError> {
     Ok(())
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn failed(error: anyhow::Error) -> GrammarError {
     GrammarError::Step(said(&error))
 }
@@ -217,6 +228,12 @@ fn failed(error: anyhow::Error) -> GrammarError {
 /// The error without llguidance's dumps.
 fn said(error: &anyhow::Error) -> String {
     let text = error.to_string();
+    if text.starts_with("panic:") {
+        return "the compiler gave up on it".into();
+    }
+    if text.starts_with("NoExtension") {
+        return "no token fits".into();
+    }
     let end = ["\n<backtrace>", "\n<state>", "\n<non-verbose/>"].iter().filter_map(|mark| text.find(mark)).min();
     text[..end.unwrap_or(text.len())].trim().to_string()
 }

@@ -2,4 +2,9 @@
 //! obeys its grammar.
 
 mod bench;
+mod calls;
+mod gbnf;
+mod hostile;
+mod schemas;
 mod vocabulary;
+mod walk;

@@ -19,8 +19,12 @@ fn control(name: &str, ends: bool) -> Piece {
 /// 256 bytes, two ends, some control tokens, and merges: some split or span characters and parts of
 /// JSON.
 pub(crate) fn small() -> Arc<Vocab> {
-    let controls =
-        [control("<|im_end|>", true), control("<|endoftext|>", true), control("<|im_start|>", false), control("[TOOL_CALLS]", false)];
+    let controls = [
+        control("<|im_end|>", true),
+        control("<|endoftext|>", true),
+        control("<|im_start|>", false),
+        control("[TOOL_CALLS]", false),
+    ];
     let bytes = (0..=255u8).map(|byte| text(&[byte]));
     let merges: [&[u8]; 26] = [
         b"{\"", b"\":", b"\": ", b"\": \"", b"\",", b"\", \"", b"\"}", b"},", b"]}", b"}\n", b" true", b"null", b"tr",
@@ -30,11 +34,8 @@ pub(crate) fn small() -> Arc<Vocab> {
     Arc::new(Vocab::new(controls.into_iter().chain(bytes).chain(merges.iter().map(|merge| text(merge)))))
 }
 
-/// As many entries as SmolLM2's, made up: a thousand common shapes times white space and case.
-pub(crate) fn large() -> Arc<Vocab> {
-    if let Some(vocab) = std::env::var_os("QUORATE_BENCH_VOCAB").and_then(|path| from_file(path.as_ref())) {
-        return vocab;
-    }
+/// Made up: words, numbers and punctuation, half of them after a space.
+pub(crate) fn large(entries: usize) -> Arc<Vocab> {
     let mut pieces = vec![control("<|im_end|>", true), control("<|im_start|>", false)];
     pieces.extend((0..=255u8).map(|byte| text(&[byte])));
     let mut state = 1u64;
@@ -42,7 +43,7 @@ pub(crate) fn large() -> Arc<Vocab> {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
-    while pieces.len() < 49_152 {
+    while pieces.len() < entries {
         let mut word = Vec::new();
         if draw(2) == 0 {
             word.push(b' ');
@@ -62,7 +63,7 @@ pub(crate) fn large() -> Arc<Vocab> {
 }
 
 /// One entry a line: C (control) or T (text), a space, the bytes in hex.
-fn from_file(path: &std::path::Path) -> Option<Arc<Vocab>> {
+pub(crate) fn from_file(path: &std::path::Path) -> Option<Arc<Vocab>> {
     let lines = std::fs::read_to_string(path).ok()?;
     let piece = |line: &str| {
         let (kind, hex) = line.split_once(' ')?;
