@@ -35,7 +35,10 @@ static ENVS: Mutex<Vec<(Weak<Vocab>, Arc<Env>)>> = Mutex::new(Vec::new());
 pub(super) fn of(vocab: &Arc<Vocab>) -> Result<Arc<Env>, GrammarError> {
     let mut envs = ENVS.lock().unwrap_or_else(PoisonError::into_inner);
     envs.retain(|(known, _)| known.strong_count() > 0);
-    if let Some((_, env)) = envs.iter().find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(vocab))) {
+    if let Some((_, env)) = envs
+        .iter()
+        .find(|(known, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(vocab)))
+    {
         return Ok(env.clone());
     }
     // The trie asserts what it expects of a vocabulary, and vocabularies come from files.
@@ -80,7 +83,11 @@ fn build(vocab: &Vocab) -> Result<Env, String> {
         .map_err(|error| format!("the model's vocabulary: {error}"))?;
     factory.quiet();
     *factory.limits_mut() = bounds();
-    Ok(Env { factory, ends, barred })
+    Ok(Env {
+        factory,
+        ends,
+        barred,
+    })
 }
 
 /// What one grammar may cost. Fuel is counted, not timed, so that a text is refused everywhere or

@@ -27,7 +27,11 @@ pub(super) fn is_gbnf(text: &str) -> bool {
 pub(super) fn to_lark(text: &str) -> Result<String, GrammarError> {
     let rules = Parser::parse(text)?;
     let recursive = is_recursive(&rules);
-    let mut out = String::from(if recursive { "start: g0\n" } else { "start: G0 | \"\"\n" });
+    let mut out = String::from(if recursive {
+        "start: g0\n"
+    } else {
+        "start: G0 | \"\"\n"
+    });
     if !recursive && !is_nullable(&rules) {
         out = "start: G0\n".into();
     }
@@ -66,7 +70,10 @@ pub(super) fn checked_lark(text: &str) -> Result<String, GrammarError> {
             return refuse(format!("more than {RULES_MAX} rules"));
         }
         if depth > limits::GRAMMAR_NESTING_MAX {
-            return refuse(format!("a grammar nested deeper than {}", limits::GRAMMAR_NESTING_MAX));
+            return refuse(format!(
+                "a grammar nested deeper than {}",
+                limits::GRAMMAR_NESTING_MAX
+            ));
         }
     }
     Ok(text.to_string())
@@ -75,12 +82,19 @@ pub(super) fn checked_lark(text: &str) -> Result<String, GrammarError> {
 #[derive(Debug)]
 enum Node {
     /// Ranges of characters, both ends included.
-    Class { ranges: Vec<(char, char)>, negated: bool },
+    Class {
+        ranges: Vec<(char, char)>,
+        negated: bool,
+    },
     Any,
     Rule(usize),
     Sequence(Vec<Node>),
     Choice(Vec<Node>),
-    Repeat { what: Box<Node>, min: u32, max: Option<u32> },
+    Repeat {
+        what: Box<Node>,
+        min: u32,
+        max: Option<u32>,
+    },
 }
 
 // --- reading --------------------------------------------------------------------------------------
@@ -125,7 +139,9 @@ impl<'a> Lexer<'a> {
 
     fn name(&mut self) -> Option<&'a str> {
         let rest = self.rest();
-        let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_')
+            .unwrap_or(rest.len());
         self.at += end;
         (end > 0).then(|| &rest[..end])
     }
@@ -133,7 +149,9 @@ impl<'a> Lexer<'a> {
     /// A number of exactly this many hexadecimal digits.
     fn hex(&mut self, digits: usize) -> Result<char, GrammarError> {
         let text = self.rest().get(..digits).unwrap_or("");
-        let code = u32::from_str_radix(text, 16).ok().filter(|_| text.bytes().all(|b| b.is_ascii_hexdigit()));
+        let code = u32::from_str_radix(text, 16)
+            .ok()
+            .filter(|_| text.bytes().all(|b| b.is_ascii_hexdigit()));
         let Some(letter) = code.and_then(char::from_u32) else {
             return refuse(self.here(&format!("no character has the code '{text}'")));
         };
@@ -160,7 +178,10 @@ impl<'a> Lexer<'a> {
     }
 
     fn here(&self, what: &str) -> String {
-        format!("line {}: {what}", self.text[..self.at].matches('\n').count() + 1)
+        format!(
+            "line {}: {what}",
+            self.text[..self.at].matches('\n').count() + 1
+        )
     }
 }
 
@@ -175,7 +196,12 @@ struct Parser<'a> {
 impl<'a> Parser<'a> {
     fn parse(text: &'a str) -> Result<Vec<Node>, GrammarError> {
         let lexer = Lexer { text, at: 0 };
-        let mut parser = Parser { lexer, numbers: BTreeMap::from([("root", 0)]), names: vec!["root"], depth: 0 };
+        let mut parser = Parser {
+            lexer,
+            numbers: BTreeMap::from([("root", 0)]),
+            names: vec!["root"],
+            depth: 0,
+        };
         let mut rules: BTreeMap<usize, Node> = BTreeMap::new();
         parser.lexer.skip_space();
         while parser.lexer.peek().is_some() {
@@ -223,7 +249,10 @@ impl<'a> Parser<'a> {
     fn choice(&mut self) -> Result<Node, GrammarError> {
         self.depth += 1;
         if self.depth > limits::GRAMMAR_NESTING_MAX {
-            return refuse(format!("a grammar nested deeper than {}", limits::GRAMMAR_NESTING_MAX));
+            return refuse(format!(
+                "a grammar nested deeper than {}",
+                limits::GRAMMAR_NESTING_MAX
+            ));
         }
         let mut options = vec![self.sequence()?];
         while self.lexer.eat("|") {
@@ -261,7 +290,12 @@ impl<'a> Parser<'a> {
                 self.lexer.bump();
                 Node::Any
             }
-            Some('<' | '!') => return refuse(self.lexer.here("token references (<...>) are not supported")),
+            Some('<' | '!') => {
+                return refuse(
+                    self.lexer
+                        .here("token references (<...>) are not supported"),
+                );
+            }
             Some(other) => {
                 let start = self.lexer.at;
                 if self.rule_start().is_some() {
@@ -281,7 +315,10 @@ impl<'a> Parser<'a> {
         let mut letters = Vec::new();
         while !self.lexer.eat("\"") {
             let letter = self.lexer.letter()?;
-            letters.push(Node::Class { ranges: vec![(letter, letter)], negated: false });
+            letters.push(Node::Class {
+                ranges: vec![(letter, letter)],
+                negated: false,
+            });
         }
         Ok(Node::Sequence(letters))
     }
@@ -300,7 +337,10 @@ impl<'a> Parser<'a> {
                 from
             };
             if from > to {
-                return refuse(self.lexer.here(&format!("the range {from}-{to} is backwards")));
+                return refuse(
+                    self.lexer
+                        .here(&format!("the range {from}-{to} is backwards")),
+                );
             }
             ranges.push((from, to));
         }
@@ -321,10 +361,17 @@ impl<'a> Parser<'a> {
             };
             self.lexer.bump();
             self.lexer.skip_space();
-            what = Node::Repeat { what: Box::new(what), min, max };
+            what = Node::Repeat {
+                what: Box::new(what),
+                min,
+                max,
+            };
             // A chain of operators nests as brackets do, but none of them says more than one would.
             if matches!(self.lexer.peek(), Some('*' | '+' | '?' | '{')) {
-                return refuse(self.lexer.here("one repetition after another: use brackets"));
+                return refuse(
+                    self.lexer
+                        .here("one repetition after another: use brackets"),
+                );
             }
         }
     }
@@ -332,20 +379,31 @@ impl<'a> Parser<'a> {
     /// `{m}`, `{m,}` or `{m,n}`, up to its closing bracket.
     fn counts(&mut self) -> Result<(u32, Option<u32>), GrammarError> {
         let rest = self.lexer.rest();
-        let Some(end) = rest.find('}') else { return refuse(self.lexer.here("expected '}'")) };
+        let Some(end) = rest.find('}') else {
+            return refuse(self.lexer.here("expected '}'"));
+        };
         let inside = &rest[1..end];
-        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|&count| count <= REPEAT_MAX);
+        let number = |text: &str| {
+            text.trim()
+                .parse::<u32>()
+                .ok()
+                .filter(|&count| count <= REPEAT_MAX)
+        };
         let counts = match inside.split_once(',') {
             None => number(inside).map(|count| (count, Some(count))),
             Some((min, max)) if max.trim().is_empty() => number(min).map(|min| (min, None)),
-            Some((min, max)) => number(min).zip(number(max)).map(|(min, max)| (min, Some(max))),
+            Some((min, max)) => number(min)
+                .zip(number(max))
+                .map(|(min, max)| (min, Some(max))),
         };
         match counts.filter(|(min, max)| max.is_none_or(|max| *min <= max)) {
             Some(counts) => {
                 self.lexer.at += end;
                 Ok(counts)
             }
-            None => refuse(self.lexer.here(&format!("'{{{inside}}}' is no repetition of at most {REPEAT_MAX}"))),
+            None => refuse(self.lexer.here(&format!(
+                "'{{{inside}}}' is no repetition of at most {REPEAT_MAX}"
+            ))),
         }
     }
 }
@@ -356,7 +414,9 @@ fn references(node: &Node, into: &mut Vec<usize>) {
     match node {
         Node::Class { .. } | Node::Any => {}
         Node::Rule(number) => into.push(*number),
-        Node::Sequence(nodes) | Node::Choice(nodes) => nodes.iter().for_each(|node| references(node, into)),
+        Node::Sequence(nodes) | Node::Choice(nodes) => {
+            nodes.iter().for_each(|node| references(node, into))
+        }
         Node::Repeat { what, .. } => references(what, into),
     }
 }
@@ -420,7 +480,12 @@ fn print(out: &mut String, node: &Node, recursive: bool) {
         Node::Class { ranges, negated } => {
             out.push_str(if *negated { "/[^" } else { "/[" });
             for (from, to) in ranges {
-                let _ok = write!(out, "\\x{{{:x}}}-\\x{{{:x}}}", u32::from(*from), u32::from(*to));
+                let _ok = write!(
+                    out,
+                    "\\x{{{:x}}}-\\x{{{:x}}}",
+                    u32::from(*from),
+                    u32::from(*to)
+                );
             }
             out.push_str("]/");
         }

@@ -17,6 +17,7 @@ use quorate_core::limits;
 use quorate_core::mask::Mask;
 use quorate_core::vocab::Vocab;
 use serde_json::{Value, json};
+use std::fmt::Display;
 use std::sync::Arc;
 
 mod env;
@@ -59,7 +60,9 @@ pub enum Next {
 
 impl std::fmt::Debug for Matcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Matcher").field("done", &self.done).finish_non_exhaustive()
+        f.debug_struct("Matcher")
+            .field("done", &self.done)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,9 +82,17 @@ impl Matcher {
     /// A grammar in llguidance's Lark, or in llama.cpp's GBNF.
     pub fn grammar(text: &str, vocab: &Arc<Vocab>) -> Result<Matcher, GrammarError> {
         if text.len() > limits::GRAMMAR_BYTES_MAX {
-            return refuse(format!("{} bytes are more than {}", text.len(), limits::GRAMMAR_BYTES_MAX));
+            return refuse(format!(
+                "{} bytes are more than {}",
+                text.len(),
+                limits::GRAMMAR_BYTES_MAX
+            ));
         }
-        let lark = if gbnf::is_gbnf(text) { gbnf::to_lark(text)? } else { gbnf::checked_lark(text)? };
+        let lark = if gbnf::is_gbnf(text) {
+            gbnf::to_lark(text)?
+        } else {
+            gbnf::checked_lark(text)?
+        };
         Matcher::compile(TopLevelGrammar::from_lark(lark), None, vocab)
     }
 
@@ -118,7 +129,12 @@ impl Matcher {
             Err(error) => return refuse(format!("no thread to compile on: {error}")),
         };
         let inner = llguidance::Matcher::new(Ok(parser));
-        let mut matcher = Matcher { inner, env, opener, done: false };
+        let mut matcher = Matcher {
+            inner,
+            env,
+            opener,
+            done: false,
+        };
         // A grammar that no text fits, or that costs too much from the start, is the client's fault.
         match matcher.next() {
             Ok(_) => Ok(matcher),
@@ -128,15 +144,22 @@ impl Matcher {
 
     /// The tokens that fit the next position. Tokens that end the turn are among them exactly where
     /// the text may end.
-    #[expect(clippy::should_implement_trait, reason = "asking twice gives the same answer: no iterator")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "asking twice gives the same answer: no iterator"
+    )]
     pub fn next(&mut self) -> Result<Next, GrammarError> {
         if self.done {
             return Ok(Next::Done);
         }
         let accepting = self.inner.is_accepting().map_err(failed)?;
         let fitting = self.inner.compute_mask().map_err(failed)?;
-        let mut words: Vec<u32> =
-            fitting.as_slice().iter().zip(&self.env.barred).map(|(fits, barred)| fits & !barred).collect();
+        let mut words: Vec<u32> = fitting
+            .as_slice()
+            .iter()
+            .zip(&self.env.barred)
+            .map(|(fits, barred)| fits & !barred)
+            .collect();
         let mut allow = |token: Token| {
             if let Some(word) = words.get_mut((token / 32) as usize) {
                 *word |= 1 << (token % 32);
@@ -149,7 +172,11 @@ impl Matcher {
         }
         if words.iter().all(|word| *word == 0) {
             self.done = accepting;
-            return if accepting { Ok(Next::Done) } else { Err(GrammarError::Step("no token fits".into())) };
+            return if accepting {
+                Ok(Next::Done)
+            } else {
+                Err(GrammarError::Step("no token fits".into()))
+            };
         }
         if accepting {
             for &end in &self.env.ends {
@@ -167,9 +194,18 @@ impl Matcher {
         }
         if self.env.ends.contains(&token) {
             self.done = self.inner.is_accepting().map_err(failed)?;
-            return if self.done { Ok(()) } else { Err(GrammarError::Step("the text may not end here".into())) };
+            return if self.done {
+                Ok(())
+            } else {
+                Err(GrammarError::Step("the text may not end here".into()))
+            };
         }
-        let word = self.env.barred.get((token / 32) as usize).copied().unwrap_or(u32::MAX);
+        let word = self
+            .env
+            .barred
+            .get((token / 32) as usize)
+            .copied()
+            .unwrap_or(u32::MAX);
         if word >> (token % 32) & 1 == 1 && self.opener != Some(token) {
             return Err(GrammarError::Step(format!("token {token} is not text")));
         }
@@ -198,7 +234,10 @@ fn checked_schema(schema: &Value, options: Value) -> Result<Value, GrammarError>
     };
     let bytes = schema.to_string().len();
     if bytes > limits::SCHEMA_BYTES_MAX {
-        return refuse(format!("a schema of {bytes} bytes is more than {}", limits::SCHEMA_BYTES_MAX));
+        return refuse(format!(
+            "a schema of {bytes} bytes is more than {}",
+            limits::SCHEMA_BYTES_MAX
+        ));
     }
     schema["x-guidance"] = options;
     Ok(schema)
@@ -209,11 +248,16 @@ fn check_nesting(value: &Value) -> Result<(), GrammarError> {
     let mut open = vec![(value, 0)];
     while let Some((value, depth)) = open.pop() {
         if depth > limits::GRAMMAR_NESTING_MAX {
-            return refuse(format!("a schema nested deeper than {}", limits::GRAMMAR_NESTING_MAX));
+            return refuse(format!(
+                "a schema nested deeper than {}",
+                limits::GRAMMAR_NESTING_MAX
+            ));
         }
         match value {
             Value::Array(items) => open.extend(items.iter().map(|item| (item, depth + 1))),
-            Value::Object(members) => open.extend(members.values().map(|member| (member, depth + 1))),
+            Value::Object(members) => {
+                open.extend(members.values().map(|member| (member, depth + 1)))
+            }
             _ => {}
         }
     }
@@ -221,12 +265,12 @@ fn check_nesting(value: &Value) -> Result<(), GrammarError> {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
-fn failed(error: anyhow::Error) -> GrammarError {
+fn failed(error: impl Display) -> GrammarError {
     GrammarError::Step(said(&error))
 }
 
 /// The error without llguidance's dumps.
-fn said(error: &anyhow::Error) -> String {
+fn said(error: &impl Display) -> String {
     let text = error.to_string();
     if text.starts_with("panic:") {
         return "the compiler gave up on it".into();
@@ -234,6 +278,9 @@ fn said(error: &anyhow::Error) -> String {
     if text.starts_with("NoExtension") {
         return "no token fits".into();
     }
-    let end = ["\n<backtrace>", "\n<state>", "\n<non-verbose/>"].iter().filter_map(|mark| text.find(mark)).min();
+    let end = ["\n<backtrace>", "\n<state>", "\n<non-verbose/>"]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min();
     text[..end.unwrap_or(text.len())].trim().to_string()
 }

@@ -43,7 +43,8 @@ pub(super) fn opener(family: Family, vocab: &Vocab) -> Option<Token> {
     if family != Family::Mistral {
         return None;
     }
-    (0..vocab.len()).find(|&token| vocab.is_control(token) && vocab.piece(token) == CALLS.as_bytes())
+    (0..vocab.len())
+        .find(|&token| vocab.is_control(token) && vocab.piece(token) == CALLS.as_bytes())
 }
 
 /// Literals that tell calls from text are one lexeme each, and no text may begin (or, where text may
@@ -58,12 +59,18 @@ pub(super) fn lark(
     let offered: Vec<&Tool> = tools.iter().filter(named).collect();
     if offered.is_empty() {
         return refuse(match choice {
-            ToolChoice::Named(name) => format!("tool_choice names '{name}', which is not among the tools"),
+            ToolChoice::Named(name) => {
+                format!("tool_choice names '{name}', which is not among the tools")
+            }
             _ => "there are no tools to call".into(),
         });
     }
     if offered.len() > limits::TOOLS_MAX {
-        return refuse(format!("{} tools are more than {}", offered.len(), limits::TOOLS_MAX));
+        return refuse(format!(
+            "{} tools are more than {}",
+            offered.len(),
+            limits::TOOLS_MAX
+        ));
     }
     let mut out = String::from(match (family, choice) {
         (Family::ChatMl | Family::Qwen, ToolChoice::Auto) => {
@@ -109,17 +116,30 @@ fn arguments_key(family: Family) -> &'static str {
 
 /// `call: call0 | call1 …`, each with its function's own schema.
 fn push_calls(out: &mut String, tools: &[&Tool], key: &str) -> Result<(), GrammarError> {
-    let bytes: usize = tools.iter().map(|tool| tool.parameters.len() + tool.name.len()).sum();
+    let bytes: usize = tools
+        .iter()
+        .map(|tool| tool.parameters.len() + tool.name.len())
+        .sum();
     if bytes > limits::SCHEMA_BYTES_MAX {
-        return refuse(format!("tools of {bytes} bytes are more than {}", limits::SCHEMA_BYTES_MAX));
+        return refuse(format!(
+            "tools of {bytes} bytes are more than {}",
+            limits::SCHEMA_BYTES_MAX
+        ));
     }
     let alternatives: Vec<String> = (0..tools.len()).map(|nth| format!("call{nth}")).collect();
     let mut rules = format!("call: {}\n", alternatives.join(" | "));
     for (nth, tool) in tools.iter().enumerate() {
-        let before = format!("{{\"name\": {}, \"{key}\": ", Value::from(tool.name.as_str()));
+        let before = format!(
+            "{{\"name\": {}, \"{key}\": ",
+            Value::from(tool.name.as_str())
+        );
         let schema = arguments_schema(tool)?;
         // Writing to a string cannot fail.
-        let _ok = writeln!(rules, "call{nth}: {} %json {schema} \"}}\"", lark_literal(&before));
+        let _ok = writeln!(
+            rules,
+            "call{nth}: {} %json {schema} \"}}\"",
+            lark_literal(&before)
+        );
     }
     out.push_str(&rules);
     Ok(())
@@ -138,11 +158,15 @@ fn lark_literal(text: &str) -> String {
 /// Laid out as the prompt lays calls out. What cannot be enforced is let pass: a tool's schema is
 /// written for its function, not for us, and the function checks again.
 fn arguments_schema(tool: &Tool) -> Result<Value, GrammarError> {
-    let parsed = serde_json::from_str(&tool.parameters)
-        .map_err(|error| GrammarError::Compile(format!("parameters of tool '{}': {error}", tool.name)))?;
+    let parsed = serde_json::from_str(&tool.parameters).map_err(|error| {
+        GrammarError::Compile(format!("parameters of tool '{}': {error}", tool.name))
+    })?;
     check_nesting(&parsed)?;
     let Value::Object(mut schema) = parsed else {
-        return refuse(format!("parameters of tool '{}' are not an object", tool.name));
+        return refuse(format!(
+            "parameters of tool '{}' are not an object",
+            tool.name
+        ));
     };
     schema.insert("type".into(), "object".into());
     if schema.contains_key("properties") && !schema.contains_key("additionalProperties") {
@@ -198,7 +222,13 @@ impl CallParser {
             Family::Llama3 | Family::Gemma => Form::Object,
             Family::Mistral => Form::Array,
         };
-        CallParser { form, state: State::Before, held: String::new(), scan: Scan::default(), called: false }
+        CallParser {
+            form,
+            state: State::Before,
+            held: String::new(),
+            scan: Scan::default(),
+            called: false,
+        }
     }
 
     /// Takes the next text of the response.
@@ -215,7 +245,9 @@ impl CallParser {
         let held = std::mem::take(&mut self.held);
         let blank = held.trim().is_empty();
         match self.state {
-            State::Inside if self.form == Form::Tagged => content(&mut out, &format!("{OPEN}{held}")),
+            State::Inside if self.form == Form::Tagged => {
+                content(&mut out, &format!("{OPEN}{held}"))
+            }
             State::Before | State::Closing if self.called && blank => {}
             State::Closing => {}
             State::Before | State::Inside | State::Plain => content(&mut out, &held),
@@ -255,7 +287,10 @@ impl CallParser {
             return true;
         }
         // The white space before a tag belongs to the tag.
-        let partial = (1..OPEN.len()).rev().find(|&len| self.held.ends_with(&OPEN[..len])).unwrap_or(0);
+        let partial = (1..OPEN.len())
+            .rev()
+            .find(|&len| self.held.ends_with(&OPEN[..len]))
+            .unwrap_or(0);
         let said = self.held[..self.held.len() - partial].trim_end().len();
         content(out, &self.held[..said]);
         self.held.drain(..said);
@@ -263,7 +298,9 @@ impl CallParser {
     }
 
     fn seek_start(&mut self) -> bool {
-        let mut rest = self.held.trim_start_matches(|c: char| c.is_whitespace() || self.called && ";,".contains(c));
+        let mut rest = self
+            .held
+            .trim_start_matches(|c: char| c.is_whitespace() || self.called && ";,".contains(c));
         let (mark, opening): (&str, &[&str]) = match self.form {
             Form::Array => (CALLS, &["[", "{", "\"name\"", ":"]),
             Form::Object | Form::Tagged => ("<|python_tag|>", &["{", "\"name\"", ":"]),
@@ -350,7 +387,10 @@ fn calls(text: &str) -> Option<Vec<ToolCall>> {
 fn call(value: &Value) -> Option<ToolCall> {
     let name = value.get("name")?.as_str()?.to_string();
     let arguments = value.get("arguments").or_else(|| value.get("parameters"))?;
-    Some(ToolCall { name, arguments: arguments.as_object().map(|_| arguments.to_string())? })
+    Some(ToolCall {
+        name,
+        arguments: arguments.as_object().map(|_| arguments.to_string())?,
+    })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -402,7 +442,11 @@ impl Scan {
                 _ if self.in_string => {}
                 b'{' | b'[' => self.depth += 1,
                 b'}' | b']' if self.depth <= 1 => {
-                    return if self.depth == 1 { End::At(self.at) } else { End::Never };
+                    return if self.depth == 1 {
+                        End::At(self.at)
+                    } else {
+                        End::Never
+                    };
                 }
                 b'}' | b']' => self.depth -= 1,
                 byte if self.depth == 0 && !byte.is_ascii_whitespace() => return End::Never,

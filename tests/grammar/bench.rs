@@ -12,13 +12,17 @@ use std::time::Instant;
 
 /// Longest token that continues `rest`, as a tokeniser would mostly choose.
 fn greedy(vocab: &Vocab, index: &std::collections::HashMap<Vec<u8>, u32>, rest: &[u8]) -> u32 {
-    let longest = (1..=rest.len().min(24)).rev().find_map(|len| index.get(&rest[..len]).copied());
+    let longest = (1..=rest.len().min(24))
+        .rev()
+        .find_map(|len| index.get(&rest[..len]).copied());
     longest.unwrap_or_else(|| panic!("no token for {:?} of {}", rest[0], vocab.len()))
 }
 
 fn bench(name: &str, vocab: &Arc<Vocab>, text: &str, make: impl Fn(&Arc<Vocab>) -> Matcher) {
-    let index: std::collections::HashMap<Vec<u8>, u32> =
-        (0..vocab.len()).filter(|&t| !vocab.is_control(t)).map(|t| (vocab.text(t).to_vec(), t)).collect();
+    let index: std::collections::HashMap<Vec<u8>, u32> = (0..vocab.len())
+        .filter(|&t| !vocab.is_control(t))
+        .map(|t| (vocab.text(t).to_vec(), t))
+        .collect();
     let start = Instant::now();
     let mut matcher = make(vocab);
     let compile_us = start.elapsed().as_micros();
@@ -32,8 +36,14 @@ fn bench(name: &str, vocab: &Arc<Vocab>, text: &str, make: impl Fn(&Arc<Vocab>) 
             let next = matcher.next().expect("a mask");
             times.push(start.elapsed().as_micros());
             let token = greedy(vocab, &index, rest);
-            let Next::Allowed(mask) = next else { panic!("{name}: done before {rest:?}") };
-            assert!(mask.allows(token), "{name}: {:?} not allowed", String::from_utf8_lossy(rest));
+            let Next::Allowed(mask) = next else {
+                panic!("{name}: done before {rest:?}")
+            };
+            assert!(
+                mask.allows(token),
+                "{name}: {:?} not allowed",
+                String::from_utf8_lossy(rest)
+            );
             let start = Instant::now();
             matcher.commit(token).expect("an allowed token");
             commits_us += start.elapsed().as_micros();
@@ -58,7 +68,10 @@ const RECORD: &str = r#"{"name": "Ada Lovelace", "age": 36, "tags": ["first", "p
 /// Resident memory of this process; 0 where there is no /proc.
 fn resident_kb() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
-    pages.and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok()).unwrap_or(0) * 4
+    pages
+        .and_then(|text| text.split(' ').nth(1)?.parse::<usize>().ok())
+        .unwrap_or(0)
+        * 4
 }
 
 const GBNF_JSON: &str = r#"root ::= value
@@ -75,22 +88,44 @@ const PROSE: &str = "Hello there, this is some free text. It says \"hello\" to <
 
 #[test]
 fn mask_times() {
-    let real = std::env::var_os("QUORATE_BENCH_VOCAB").and_then(|path| vocabulary::from_file(path.as_ref()));
-    for vocab in [real.unwrap_or_else(|| vocabulary::large(49_152)), vocabulary::large(128_256)] {
+    let real = std::env::var_os("QUORATE_BENCH_VOCAB")
+        .and_then(|path| vocabulary::from_file(path.as_ref()));
+    for vocab in [
+        real.unwrap_or_else(|| vocabulary::large(49_152)),
+        vocabulary::large(128_256),
+    ] {
         let (start, before_kb) = (Instant::now(), resident_kb());
         Matcher::json_object(&vocab).expect("compiles");
         let grown_kb = resident_kb().saturating_sub(before_kb);
-        println!("{} entries: first matcher {} ms, {grown_kb} kB", vocab.len(), start.elapsed().as_millis());
-        bench("json_object", &vocab, RECORD, |vocab| Matcher::json_object(vocab).expect("compiles"));
+        println!(
+            "{} entries: first matcher {} ms, {grown_kb} kB",
+            vocab.len(),
+            start.elapsed().as_millis()
+        );
+        bench("json_object", &vocab, RECORD, |vocab| {
+            Matcher::json_object(vocab).expect("compiles")
+        });
         let schema = json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"},
             "tags": {"type": "array", "items": {"type": "string"}}, "note": {"type": "string"},
             "on": {"type": "boolean"}}, "required": ["name", "age"], "additionalProperties": false});
-        bench("json_schema", &vocab, RECORD, |vocab| Matcher::json_schema(&schema, vocab).expect("compiles"));
-        bench("gbnf, recursive", &vocab, RECORD, |vocab| Matcher::grammar(GBNF_JSON, vocab).expect("compiles"));
+        bench("json_schema", &vocab, RECORD, |vocab| {
+            Matcher::json_schema(&schema, vocab).expect("compiles")
+        });
+        bench("gbnf, recursive", &vocab, RECORD, |vocab| {
+            Matcher::grammar(GBNF_JSON, vocab).expect("compiles")
+        });
         let flat = "root ::= (\"- \" [^\\n]+ \"\\n\")+";
-        bench("gbnf, flat", &vocab, "- one thing\n- another é\n", |vocab| Matcher::grammar(flat, vocab).expect("compiles"));
-        let tools =
-            [Tool { name: "now".into(), description: String::new(), parameters: r#"{"type":"object"}"#.into() }];
+        bench(
+            "gbnf, flat",
+            &vocab,
+            "- one thing\n- another é\n",
+            |vocab| Matcher::grammar(flat, vocab).expect("compiles"),
+        );
+        let tools = [Tool {
+            name: "now".into(),
+            description: String::new(),
+            parameters: r#"{"type":"object"}"#.into(),
+        }];
         bench("tools, text", &vocab, PROSE, |vocab| {
             Matcher::tools(&tools, &ToolChoice::Auto, Family::Qwen, vocab).expect("compiles")
         });

@@ -13,8 +13,14 @@ fn tools() -> Vec<Tool> {
         parameters: parameters.into(),
     };
     vec![
-        tool("add", r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"integer"}},"required":["a","b"]}"#),
-        tool("add2", r##"{"properties":{"t":{"$ref":"#/$defs/t"}},"required":["t"],"$defs":{"t":{"enum":["x\"</tool_call>","y"]}}}"##),
+        tool(
+            "add",
+            r#"{"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"integer"}},"required":["a","b"]}"#,
+        ),
+        tool(
+            "add2",
+            r##"{"properties":{"t":{"$ref":"#/$defs/t"}},"required":["t"],"$defs":{"t":{"enum":["x\"</tool_call>","y"]}}}"##,
+        ),
         tool("now", "{}"),
     ]
 }
@@ -32,7 +38,9 @@ fn in_pieces(family: Family, text: &str, sizes: usize) -> (String, Vec<ToolCall>
             }
         }
     };
-    letters.chunks(sizes).for_each(|piece| take(parser.push(&piece.iter().collect::<String>())));
+    letters
+        .chunks(sizes)
+        .for_each(|piece| take(parser.push(&piece.iter().collect::<String>())));
     take(parser.finish());
     (content, calls)
 }
@@ -52,13 +60,24 @@ fn required_calls_are_calls_of_the_offered_functions() {
     let vocab = vocabulary::small();
     for family in Family::ALL {
         for seed in 0..12 {
-            let matcher = Matcher::tools(&tools(), &ToolChoice::Required, family, &vocab).expect("compiles");
+            let matcher =
+                Matcher::tools(&tools(), &ToolChoice::Required, family, &vocab).expect("compiles");
             let (text, tokens) = walk(matcher, &vocab, seed);
-            assert_eq!(tokens.contains(&vocabulary::TOOL_CALLS), family == Family::Mistral);
+            assert_eq!(
+                tokens.contains(&vocabulary::TOOL_CALLS),
+                family == Family::Mistral
+            );
             let (content, calls) = parse_tool_calls(family, &text);
-            assert!(content.is_empty() && !calls.is_empty() && calls.iter().all(sound), "{family}: {text}");
+            assert!(
+                content.is_empty() && !calls.is_empty() && calls.iter().all(sound),
+                "{family}: {text}"
+            );
             for sizes in [1, 2, 7] {
-                assert_eq!(in_pieces(family, &text, sizes), (String::new(), calls.clone()), "{family}: {text}");
+                assert_eq!(
+                    in_pieces(family, &text, sizes),
+                    (String::new(), calls.clone()),
+                    "{family}: {text}"
+                );
             }
         }
     }
@@ -72,7 +91,10 @@ fn a_named_call_is_one_call_of_that_function() {
         let matcher = Matcher::tools(&tools(), &choice, family, &vocab).expect("compiles");
         let (text, _) = walk(matcher, &vocab, 3);
         let (_, calls) = parse_tool_calls(family, &text);
-        assert!(matches!(calls.as_slice(), [call] if call.name == "add2" && sound(call)), "{family}: {text}");
+        assert!(
+            matches!(calls.as_slice(), [call] if call.name == "add2" && sound(call)),
+            "{family}: {text}"
+        );
         let choice = ToolChoice::Named("sub".into());
         let refused = Matcher::tools(&tools(), &choice, family, &vocab);
         assert!(matches!(refused, Err(GrammarError::Compile(why)) if why.contains("sub")));
@@ -82,7 +104,8 @@ fn a_named_call_is_one_call_of_that_function() {
 /// Feeds a text byte by byte; None if a mask forbids it.
 fn follow(family: Family, text: &str) -> Option<bool> {
     let vocab = vocabulary::small();
-    let mut matcher = Matcher::tools(&tools(), &ToolChoice::Auto, family, &vocab).expect("compiles");
+    let mut matcher =
+        Matcher::tools(&tools(), &ToolChoice::Auto, family, &vocab).expect("compiles");
     let mut rest = text.as_bytes();
     while let Some(&byte) = rest.first() {
         let (token, len) = if rest.starts_with(b"[TOOL_CALLS]") {
@@ -91,7 +114,9 @@ fn follow(family: Family, text: &str) -> Option<bool> {
             ((0..vocab.len()).find(|&t| vocab.text(t) == [byte])?, 1)
         };
         match matcher.next().expect("a mask") {
-            quorate::grammar::Next::Allowed(mask) if mask.allows(token) => matcher.commit(token).expect("allowed"),
+            quorate::grammar::Next::Allowed(mask) if mask.allows(token) => {
+                matcher.commit(token).expect("allowed")
+            }
             _ => return None,
         }
         rest = &rest[len..];
@@ -110,24 +135,55 @@ fn auto_permits_text_and_binds_calls() {
         }
     }
     for family in [Family::ChatMl, Family::Qwen] {
-        let call = "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": -2}}\n</tool_call>";
+        let call =
+            "<tool_call>\n{\"name\": \"add\", \"arguments\": {\"a\": 1, \"b\": -2}}\n</tool_call>";
         assert_eq!(follow(family, call), Some(true));
-        assert_eq!(follow(family, &format!("Let me see.\n{call}\n{call}")), Some(true));
+        assert_eq!(
+            follow(family, &format!("Let me see.\n{call}\n{call}")),
+            Some(true)
+        );
         assert_eq!(follow(family, &format!("{call} and")), None);
         assert_eq!(follow(family, "<tool_call>\n{\"name\": \"sub\""), None);
-        assert_eq!(follow(family, "<tool_call>\n{\"name\": \"add\""), Some(false));
+        assert_eq!(
+            follow(family, "<tool_call>\n{\"name\": \"add\""),
+            Some(false)
+        );
     }
     for family in [Family::Llama3, Family::Gemma] {
-        assert_eq!(follow(family, "{\"name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}"), Some(true));
+        assert_eq!(
+            follow(
+                family,
+                "{\"name\": \"add\", \"parameters\": {\"a\": 1, \"b\": 2}}"
+            ),
+            Some(true)
+        );
         assert_eq!(follow(family, "{\"name\": \"sub\""), None);
     }
-    assert_eq!(follow(Family::Mistral, "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]"), Some(true));
-    assert_eq!(follow(Family::Mistral, "[TOOL_CALLS] [{\"name\": \"now\", \"arguments\": {}}"), Some(false));
-    assert_eq!(follow(Family::Mistral, "[TOOL_CALLS][{\"name\": \"sub\""), None);
+    assert_eq!(
+        follow(
+            Family::Mistral,
+            "[TOOL_CALLS][{\"name\": \"now\", \"arguments\": {}}]"
+        ),
+        Some(true)
+    );
+    assert_eq!(
+        follow(
+            Family::Mistral,
+            "[TOOL_CALLS] [{\"name\": \"now\", \"arguments\": {}}"
+        ),
+        Some(false)
+    );
+    assert_eq!(
+        follow(Family::Mistral, "[TOOL_CALLS][{\"name\": \"sub\""),
+        None
+    );
 }
 
 fn add(a: i32) -> ToolCall {
-    ToolCall { name: "add".into(), arguments: format!("{{\"a\":{a}}}") }
+    ToolCall {
+        name: "add".into(),
+        arguments: format!("{{\"a\":{a}}}"),
+    }
 }
 
 #[test]
@@ -137,25 +193,73 @@ fn calls_are_read_whole_or_in_pieces() {
     let object = "{\"name\": \"add\", \"parameters\": {\"a\": 1}}";
     let array = "[{\"name\": \"add\", \"arguments\": {\"a\": 1}}, {\"name\": \"add\", \"arguments\": {\"a\": 2}}]";
     for (family, text, content, calls) in [
-        (Family::Qwen, format!("Hm.\n{tagged}\n{other}\n"), "Hm.", vec![add(1), add(2)]),
-        (Family::Qwen, "a < b\n\nc <tool".into(), "a < b\n\nc <tool", vec![]),
-        (Family::Qwen, "x <tool_call>\nnonsense".into(), "x<tool_call>\nnonsense", vec![]),
-        (Family::Qwen, "<tool_call>\n{\"name\": \"add\"".into(), "<tool_call>\n{\"name\": \"add\"", vec![]),
+        (
+            Family::Qwen,
+            format!("Hm.\n{tagged}\n{other}\n"),
+            "Hm.",
+            vec![add(1), add(2)],
+        ),
+        (
+            Family::Qwen,
+            "a < b\n\nc <tool".into(),
+            "a < b\n\nc <tool",
+            vec![],
+        ),
+        (
+            Family::Qwen,
+            "x <tool_call>\nnonsense".into(),
+            "x<tool_call>\nnonsense",
+            vec![],
+        ),
+        (
+            Family::Qwen,
+            "<tool_call>\n{\"name\": \"add\"".into(),
+            "<tool_call>\n{\"name\": \"add\"",
+            vec![],
+        ),
         (Family::Llama3, object.into(), "", vec![add(1)]),
-        (Family::Llama3, format!("<|python_tag|>{object}; {object}"), "", vec![add(1), add(1)]),
+        (
+            Family::Llama3,
+            format!("<|python_tag|>{object}; {object}"),
+            "",
+            vec![add(1), add(1)],
+        ),
         (Family::Llama3, format!("\n {object}\n"), "", vec![add(1)]),
-        (Family::Llama3, "{\"name\": \"Ada\", \"born\": 1815}".into(), "{\"name\": \"Ada\", \"born\": 1815}", vec![]),
-        (Family::Llama3, format!("I say {object}"), &format!("I say {object}"), vec![]),
+        (
+            Family::Llama3,
+            "{\"name\": \"Ada\", \"born\": 1815}".into(),
+            "{\"name\": \"Ada\", \"born\": 1815}",
+            vec![],
+        ),
+        (
+            Family::Llama3,
+            format!("I say {object}"),
+            &format!("I say {object}"),
+            vec![],
+        ),
         (Family::Llama3, "{\"a\": 1}".into(), "{\"a\": 1}", vec![]),
         (Family::Gemma, object.into(), "", vec![add(1)]),
         (Family::Mistral, array.into(), "", vec![add(1), add(2)]),
-        (Family::Mistral, format!("[TOOL_CALLS] {array}"), "", vec![add(1), add(2)]),
+        (
+            Family::Mistral,
+            format!("[TOOL_CALLS] {array}"),
+            "",
+            vec![add(1), add(2)],
+        ),
         (Family::Mistral, "[1, 2]".into(), "[1, 2]", vec![]),
         (Family::Mistral, "[TOOL".into(), "[TOOL", vec![]),
     ] {
-        assert_eq!(parse_tool_calls(family, &text), (content.to_string(), calls.clone()), "{family}: {text}");
+        assert_eq!(
+            parse_tool_calls(family, &text),
+            (content.to_string(), calls.clone()),
+            "{family}: {text}"
+        );
         for sizes in [1, 3, 10] {
-            assert_eq!(in_pieces(family, &text, sizes), (content.to_string(), calls.clone()), "{family}: {text}");
+            assert_eq!(
+                in_pieces(family, &text, sizes),
+                (content.to_string(), calls.clone()),
+                "{family}: {text}"
+            );
         }
     }
 }

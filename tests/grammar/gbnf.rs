@@ -19,9 +19,13 @@ fn check(grammar: &str, obeys: impl Fn(&str) -> bool) {
 fn takes(grammar: &str, text: &str, vocab: &Arc<Vocab>) -> bool {
     let mut matcher = Matcher::grammar(grammar, vocab).expect("compiles");
     for byte in text.bytes() {
-        let token = (0..vocab.len()).find(|&t| vocab.text(t) == [byte]).expect("a byte");
+        let token = (0..vocab.len())
+            .find(|&t| vocab.text(t) == [byte])
+            .expect("a byte");
         match matcher.next() {
-            Ok(Next::Allowed(mask)) if mask.allows(token) => matcher.commit(token).expect("an allowed token"),
+            Ok(Next::Allowed(mask)) if mask.allows(token) => {
+                matcher.commit(token).expect("an allowed token")
+            }
             _ => return false,
         }
     }
@@ -75,7 +79,9 @@ castle   ::= "O-O" "-O"?
 
 #[test]
 fn arithmetic() {
-    check(ARITHMETIC, |text| text.ends_with(['\n', ' ', '\t']) && text.contains('='));
+    check(ARITHMETIC, |text| {
+        text.ends_with(['\n', ' ', '\t']) && text.contains('=')
+    });
     let vocab = vocabulary::small();
     assert!(takes(ARITHMETIC, "(a1+2)*b_=7\n", &vocab));
     assert!(!takes(ARITHMETIC, "(a1+2*b=7\n", &vocab));
@@ -85,7 +91,9 @@ fn arithmetic() {
 fn json() {
     check(JSON, |text| {
         // Lone surrogates and exponents of fifteen digits are JSON that serde_json does not take.
-        serde_json::from_str::<serde_json::Value>(text).is_ok() || text.contains("\\u") || text.contains("e")
+        serde_json::from_str::<serde_json::Value>(text).is_ok()
+            || text.contains("\\u")
+            || text.contains("e")
     });
     let vocab = vocabulary::small();
     assert!(takes(JSON, "{\"a\": [1, -2.5e+3, {}], \"é\":true}", &vocab));
@@ -95,12 +103,18 @@ fn json() {
 #[test]
 fn lists() {
     let list = "root ::= item+\n\n# no control characters\nitem ::= \"- \" [^\\r\\n\\x0b\\u2028\\u2029]+ \"\\n\"\n";
-    check(list, |text| text.lines().all(|line| line.starts_with("- ") && line.len() > 2) && text.ends_with('\n'));
+    check(list, |text| {
+        text.lines()
+            .all(|line| line.starts_with("- ") && line.len() > 2)
+            && text.ends_with('\n')
+    });
 }
 
 #[test]
 fn chess() {
-    check(CHESS, |text| text.starts_with("1. ") && text.ends_with('\n'));
+    check(CHESS, |text| {
+        text.starts_with("1. ") && text.ends_with('\n')
+    });
     let vocab = vocabulary::small();
     assert!(takes(CHESS, "1. e4 e5\n2. Nf3 O-O-O+\n", &vocab));
     assert!(!takes(CHESS, "1. e9 e5\n", &vocab));
@@ -112,10 +126,21 @@ fn characters_are_not_cut_into_words() {
     let vocab = vocabulary::small();
     let recursive = "root ::= \"(\" root \")\" | \"true\" | [a-z]+ \"b\" \"c\"? | \"ab\" \"d\"";
     let flat = "root ::= \"true\" | [a-z]+ \"b\" \"c\"? | \"ab\" \"d\"";
-    for (text, taken) in [("true", true), ("treeb", true), ("abc", true), ("abd", true), ("abbbbc", true), ("abe", false)] {
+    for (text, taken) in [
+        ("true", true),
+        ("treeb", true),
+        ("abc", true),
+        ("abd", true),
+        ("abbbbc", true),
+        ("abe", false),
+    ] {
         assert_eq!(takes(flat, text, &vocab), taken, "{text}");
         assert_eq!(takes(recursive, text, &vocab), taken, "{text}");
-        assert_eq!(takes(recursive, &format!("(({text}))"), &vocab), taken, "{text}");
+        assert_eq!(
+            takes(recursive, &format!("(({text}))"), &vocab),
+            taken,
+            "{text}"
+        );
     }
 }
 
@@ -127,17 +152,39 @@ fn repetitions_classes_and_escapes() {
         ("root ::= \"a\"{2,}", vec!["aa", "aaaaa"], vec!["a", ""]),
         ("root ::= \"a\"{1,3}", vec!["a", "aaa"], vec!["", "aaaa"]),
         ("root ::= \"a\"?", vec!["", "a"], vec!["aa"]),
-        ("root ::= [^a-c]", vec!["d", "é", "\n", "-"], vec!["a", "b", ""]),
+        (
+            "root ::= [^a-c]",
+            vec!["d", "é", "\n", "-"],
+            vec!["a", "b", ""],
+        ),
         ("root ::= [a\\-z\\]^-]+", vec!["a-z]^"], vec!["b"]),
-        ("root ::= \"\\x41\\u00e9\\U0001F600\\\"/\"", vec!["Aé😀\"/"], vec!["A"]),
+        (
+            "root ::= \"\\x41\\u00e9\\U0001F600\\\"/\"",
+            vec!["Aé😀\"/"],
+            vec!["A"],
+        ),
         ("root ::= .", vec!["x", "é", "\n"], vec!["xx"]),
-        ("root ::= a |\n  b\na ::= \"x\"\n  | \"y\"\nb ::= \"z\"", vec!["x", "y", "z"], vec!["w"]),
-        ("root ::= \"a\" root | \"\"", vec!["", "a", "aaaa"], vec!["b"]),
+        (
+            "root ::= a |\n  b\na ::= \"x\"\n  | \"y\"\nb ::= \"z\"",
+            vec!["x", "y", "z"],
+            vec!["w"],
+        ),
+        (
+            "root ::= \"a\" root | \"\"",
+            vec!["", "a", "aaaa"],
+            vec!["b"],
+        ),
         ("root ::= root \"a\" | \"b\"", vec!["b", "baaa"], vec!["a"]),
-        ("root ::= root root | \"a\" | \"\"", vec!["", "aaa"], vec!["b"]),
+        (
+            "root ::= root root | \"a\" | \"\"",
+            vec!["", "aaa"],
+            vec!["b"],
+        ),
     ] {
-        yes.iter().for_each(|text| assert!(takes(grammar, text, &vocab), "{grammar} refuses {text:?}"));
-        no.iter().for_each(|text| assert!(!takes(grammar, text, &vocab), "{grammar} takes {text:?}"));
+        yes.iter()
+            .for_each(|text| assert!(takes(grammar, text, &vocab), "{grammar} refuses {text:?}"));
+        no.iter()
+            .for_each(|text| assert!(!takes(grammar, text, &vocab), "{grammar} takes {text:?}"));
     }
 }
 
@@ -170,7 +217,15 @@ fn refusals_say_where_and_what() {
 fn lark_is_understood_too() {
     let vocab = vocabulary::small();
     let lark = "start: \"yes\" | \"no\" NUMBER\nNUMBER: /[0-9]{1,3}/\n";
-    assert!(takes(lark, "no123", &vocab) && takes(lark, "yes", &vocab) && !takes(lark, "no", &vocab));
-    assert!(matches!(Matcher::grammar("start: <|im_start|>", &vocab), Err(GrammarError::Compile(_))));
-    assert!(matches!(Matcher::grammar("", &vocab), Err(GrammarError::Compile(_))));
+    assert!(
+        takes(lark, "no123", &vocab) && takes(lark, "yes", &vocab) && !takes(lark, "no", &vocab)
+    );
+    assert!(matches!(
+        Matcher::grammar("start: <|im_start|>", &vocab),
+        Err(GrammarError::Compile(_))
+    ));
+    assert!(matches!(
+        Matcher::grammar("", &vocab),
+        Err(GrammarError::Compile(_))
+    ));
 }

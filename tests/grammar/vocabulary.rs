@@ -9,11 +9,19 @@ pub(crate) const OTHER_END: Token = 1;
 pub(crate) const TOOL_CALLS: Token = 3;
 
 fn text(bytes: &[u8]) -> Piece {
-    Piece { bytes: bytes.to_vec(), control: false, ends: false }
+    Piece {
+        bytes: bytes.to_vec(),
+        control: false,
+        ends: false,
+    }
 }
 
 fn control(name: &str, ends: bool) -> Piece {
-    Piece { bytes: name.into(), control: true, ends }
+    Piece {
+        bytes: name.into(),
+        control: true,
+        ends,
+    }
 }
 
 /// 256 bytes, two ends, some control tokens, and merges: some split or span characters and parts of
@@ -27,11 +35,39 @@ pub(crate) fn small() -> Arc<Vocab> {
     ];
     let bytes = (0..=255u8).map(|byte| text(&[byte]));
     let merges: [&[u8]; 26] = [
-        b"{\"", b"\":", b"\": ", b"\": \"", b"\",", b"\", \"", b"\"}", b"},", b"]}", b"}\n", b" true", b"null", b"tr",
-        b"the", b" the", b"  ", b"    ", b"123", b"0.", b"<tool", b"_call>", b"\xc3\xa9t\xc3", b"\xf0\x9f",
-        b"\xf0\x9f\x98\x80", b"\x98\x80x", b"name",
+        b"{\"",
+        b"\":",
+        b"\": ",
+        b"\": \"",
+        b"\",",
+        b"\", \"",
+        b"\"}",
+        b"},",
+        b"]}",
+        b"}\n",
+        b" true",
+        b"null",
+        b"tr",
+        b"the",
+        b" the",
+        b"  ",
+        b"    ",
+        b"123",
+        b"0.",
+        b"<tool",
+        b"_call>",
+        b"\xc3\xa9t\xc3",
+        b"\xf0\x9f",
+        b"\xf0\x9f\x98\x80",
+        b"\x98\x80x",
+        b"name",
     ];
-    Arc::new(Vocab::new(controls.into_iter().chain(bytes).chain(merges.iter().map(|merge| text(merge)))))
+    Arc::new(Vocab::new(
+        controls
+            .into_iter()
+            .chain(bytes)
+            .chain(merges.iter().map(|merge| text(merge))),
+    ))
 }
 
 /// Made up: words, numbers and punctuation, half of them after a space.
@@ -40,7 +76,9 @@ pub(crate) fn large(entries: usize) -> Arc<Vocab> {
     pieces.extend((0..=255u8).map(|byte| text(&[byte])));
     let mut state = 1u64;
     let mut draw = move |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     while pieces.len() < entries {
@@ -67,10 +105,17 @@ pub(crate) fn from_file(path: &std::path::Path) -> Option<Arc<Vocab>> {
     let lines = std::fs::read_to_string(path).ok()?;
     let piece = |line: &str| {
         let (kind, hex) = line.split_once(' ')?;
-        let bytes = (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok());
+        let bytes =
+            (0..hex.len() / 2).map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok());
         let bytes = bytes.collect::<Option<Vec<u8>>>()?;
         let ends = kind == "C" && (bytes == b"<|im_end|>" || bytes == b"<|endoftext|>");
-        Some(Piece { bytes, control: kind == "C", ends })
+        Some(Piece {
+            bytes,
+            control: kind == "C",
+            ends,
+        })
     };
-    Some(Arc::new(Vocab::new(lines.lines().map(piece).collect::<Option<Vec<_>>>()?)))
+    Some(Arc::new(Vocab::new(
+        lines.lines().map(piece).collect::<Option<Vec<_>>>()?,
+    )))
 }

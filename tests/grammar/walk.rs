@@ -17,7 +17,10 @@ impl Rng {
     }
 
     pub(crate) fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         ((self.0 >> 33) as usize) % bound
     }
 }
@@ -30,7 +33,10 @@ pub(crate) fn walk(mut matcher: Matcher, vocab: &Vocab, seed: u64) -> (String, V
     for step in 0..GIVE_UP_STEPS {
         let mask = match matcher.next().expect("a mask") {
             Next::Done => {
-                assert!(matcher.commit(END).is_err(), "a finished matcher takes nothing");
+                assert!(
+                    matcher.commit(END).is_err(),
+                    "a finished matcher takes nothing"
+                );
                 return (String::from_utf8(bytes).expect("whole characters"), tokens);
             }
             Next::Allowed(mask) => mask,
@@ -48,13 +54,19 @@ pub(crate) fn walk(mut matcher: Matcher, vocab: &Vocab, seed: u64) -> (String, V
         bytes.extend_from_slice(vocab.text(token));
         tokens.push(token);
     }
-    panic!("no end after {GIVE_UP_STEPS} tokens: {}", String::from_utf8_lossy(&bytes));
+    panic!(
+        "no end after {GIVE_UP_STEPS} tokens: {}",
+        String::from_utf8_lossy(&bytes)
+    );
 }
 
 fn choose(allowed: &[Token], vocab: &Vocab, step: usize, rng: &mut Rng) -> Token {
     if step > WANDER_STEPS {
-        let closing: Vec<Token> =
-            allowed.iter().copied().filter(|&token| matches!(vocab.text(token), b"\"" | b"}" | b"]" | b"\"}" | b"\n")).collect();
+        let closing: Vec<Token> = allowed
+            .iter()
+            .copied()
+            .filter(|&token| matches!(vocab.text(token), b"\"" | b"}" | b"]" | b"\"}" | b"\n"))
+            .collect();
         if !closing.is_empty() && rng.below(3) > 0 {
             return closing[rng.below(closing.len())];
         }

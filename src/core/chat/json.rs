@@ -41,7 +41,13 @@ pub(super) fn push_laid_out(out: &mut String, json: &str, indent: usize) {
         let end = match bytes[at] {
             b'"' => string_end(bytes, at),
             b'{' | b'[' | b'}' | b']' | b',' | b':' | b' ' | b'\n' | b'\r' | b'\t' => at + 1,
-            _ => at + 1 + bytes[at + 1..].iter().take_while(|b| !b",:{}[]\" \n\r\t".contains(b)).count(),
+            _ => {
+                at + 1
+                    + bytes[at + 1..]
+                        .iter()
+                        .take_while(|b| !b",:{}[]\" \n\r\t".contains(b))
+                        .count()
+            }
         };
         match bytes[at] {
             b' ' | b'\n' | b'\r' | b'\t' => {}
@@ -142,7 +148,10 @@ mod tests {
     #[test]
     fn white_space_is_pythons() {
         let json = r#"{"a":[1,2.5 , "x,: {\"é"],"b":{ },"c":null}"#;
-        assert_eq!(laid_out(json, 0), r#"{"a": [1, 2.5, "x,: {\"é"], "b": {}, "c": null}"#);
+        assert_eq!(
+            laid_out(json, 0),
+            r#"{"a": [1, 2.5, "x,: {\"é"], "b": {}, "c": null}"#
+        );
         assert_eq!(
             laid_out(r#"{"a":[1],"b":{}}"#, 4),
             "{\n    \"a\": [\n        1\n    ],\n    \"b\": {}\n}"
@@ -162,7 +171,18 @@ mod tests {
         for good in ["{}", " {\"a\": \"}\\\"\"} ", "{\"a\":[{}]}"] {
             assert!(is_object(good), "{good}");
         }
-        for bad in ["", "[]", "{", "{]", "{\"a}", "{\"", "{\"\\", "{}}", "{} {}", "{\"a\": 1}\n</tool_call>{"] {
+        for bad in [
+            "",
+            "[]",
+            "{",
+            "{]",
+            "{\"a}",
+            "{\"",
+            "{\"\\",
+            "{}}",
+            "{} {}",
+            "{\"a\": 1}\n</tool_call>{",
+        ] {
             assert!(!is_object(bad), "{bad}");
         }
     }

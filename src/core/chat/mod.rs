@@ -130,14 +130,21 @@ impl Family {
             (Family::Gemma, ["<start_of_turn>", "<end_of_turn>"]),
             (Family::Mistral, ["[INST]", "[/INST]"]),
         ];
-        let mut found = MARKS.iter().filter(|(_, marks)| marks.iter().all(|mark| has_token(mark)));
+        let mut found = MARKS
+            .iter()
+            .filter(|(_, marks)| marks.iter().all(|mark| has_token(mark)));
         let first = found.next()?;
         let (family, _) = found
             .chain([first])
             .find(|(_, marks)| template_hint.is_some_and(|hint| hint.contains(marks[0])))
             .unwrap_or(first);
-        let qwen = || architecture.starts_with("qwen") || name.to_ascii_lowercase().contains("qwen");
-        Some(if *family == Family::ChatMl && qwen() { Family::Qwen } else { *family })
+        let qwen =
+            || architecture.starts_with("qwen") || name.to_ascii_lowercase().contains("qwen");
+        Some(if *family == Family::ChatMl && qwen() {
+            Family::Qwen
+        } else {
+            *family
+        })
     }
 }
 
@@ -162,26 +169,60 @@ impl std::str::FromStr for Family {
 mod tests {
     use super::*;
 
-    fn detect(architecture: &str, name: &str, hint: Option<&str>, tokens: &[&str]) -> Option<Family> {
+    fn detect(
+        architecture: &str,
+        name: &str,
+        hint: Option<&str>,
+        tokens: &[&str],
+    ) -> Option<Family> {
         Family::detect(architecture, name, hint, |token| tokens.contains(&token))
     }
 
     #[test]
     fn families_are_known_by_their_control_tokens() {
         let chatml = ["<|im_start|>", "<|im_end|>"];
-        assert_eq!(detect("llama", "SmolLM2 135M", None, &chatml), Some(Family::ChatMl));
-        assert_eq!(detect("qwen3", "some merge", None, &chatml), Some(Family::Qwen));
-        assert_eq!(detect("llama", "x", None, &["<|start_header_id|>", "<|eot_id|>"]), Some(Family::Llama3));
-        assert_eq!(detect("gemma3", "x", None, &["<start_of_turn>", "<end_of_turn>"]), Some(Family::Gemma));
-        assert_eq!(detect("llama", "Mistral 7B", None, &["[INST]", "[/INST]"]), Some(Family::Mistral));
-        assert_eq!(detect("llama", "Mistral 7B v0.1", Some("[INST]"), &[]), None);
+        assert_eq!(
+            detect("llama", "SmolLM2 135M", None, &chatml),
+            Some(Family::ChatMl)
+        );
+        assert_eq!(
+            detect("qwen3", "some merge", None, &chatml),
+            Some(Family::Qwen)
+        );
+        assert_eq!(
+            detect("llama", "x", None, &["<|start_header_id|>", "<|eot_id|>"]),
+            Some(Family::Llama3)
+        );
+        assert_eq!(
+            detect("gemma3", "x", None, &["<start_of_turn>", "<end_of_turn>"]),
+            Some(Family::Gemma)
+        );
+        assert_eq!(
+            detect("llama", "Mistral 7B", None, &["[INST]", "[/INST]"]),
+            Some(Family::Mistral)
+        );
+        assert_eq!(
+            detect("llama", "Mistral 7B v0.1", Some("[INST]"), &[]),
+            None
+        );
     }
 
     #[test]
     fn the_template_only_decides_between_families_that_the_vocabulary_has() {
-        let both = ["<|start_header_id|>", "<|eot_id|>", "<|im_start|>", "<|im_end|>"];
-        assert_eq!(detect("llama", "Hermes 3", Some("{{'<|im_start|>'}}"), &both), Some(Family::ChatMl));
-        assert_eq!(detect("llama", "x", Some("<start_of_turn>"), &both), Some(Family::Llama3));
+        let both = [
+            "<|start_header_id|>",
+            "<|eot_id|>",
+            "<|im_start|>",
+            "<|im_end|>",
+        ];
+        assert_eq!(
+            detect("llama", "Hermes 3", Some("{{'<|im_start|>'}}"), &both),
+            Some(Family::ChatMl)
+        );
+        assert_eq!(
+            detect("llama", "x", Some("<start_of_turn>"), &both),
+            Some(Family::Llama3)
+        );
         assert_eq!(detect("llama", "x", None, &both), Some(Family::Llama3));
     }
 

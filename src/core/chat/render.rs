@@ -6,7 +6,11 @@ use crate::limits;
 
 /// The prompt of a conversation, ending where the assistant begins to speak. A last message of the
 /// assistant's without calls is left open, to be continued.
-pub fn render(family: Family, messages: &[Message], tools: &[Tool]) -> Result<Vec<Segment>, ChatError> {
+pub fn render(
+    family: Family,
+    messages: &[Message],
+    tools: &[Tool],
+) -> Result<Vec<Segment>, ChatError> {
     check(messages, tools)?;
     let mut prompt = Prompt::default();
     match family {
@@ -20,12 +24,21 @@ pub fn render(family: Family, messages: &[Message], tools: &[Tool]) -> Result<Ve
 
 fn check(messages: &[Message], tools: &[Tool]) -> Result<(), ChatError> {
     if messages.len() > limits::MESSAGES_MAX {
-        return Err(ChatError::TooMany { count: messages.len(), max: limits::MESSAGES_MAX });
+        return Err(ChatError::TooMany {
+            count: messages.len(),
+            max: limits::MESSAGES_MAX,
+        });
     }
     if tools.len() > limits::TOOLS_MAX {
-        return Err(ChatError::TooManyTools { count: tools.len(), max: limits::TOOLS_MAX });
+        return Err(ChatError::TooManyTools {
+            count: tools.len(),
+            max: limits::TOOLS_MAX,
+        });
     }
-    if let Some(index) = tools.iter().position(|tool| !json::is_object(&tool.parameters)) {
+    if let Some(index) = tools
+        .iter()
+        .position(|tool| !json::is_object(&tool.parameters))
+    {
         return Err(ChatError::BadParameters { index });
     }
     let mut awaited = 0;
@@ -33,7 +46,11 @@ fn check(messages: &[Message], tools: &[Tool]) -> Result<(), ChatError> {
         if message.role != Role::Assistant && !message.tool_calls.is_empty() {
             return Err(ChatError::CallsNotByAssistant { index });
         }
-        if message.tool_calls.iter().any(|call| !json::is_object(&call.arguments)) {
+        if message
+            .tool_calls
+            .iter()
+            .any(|call| !json::is_object(&call.arguments))
+        {
             return Err(ChatError::BadArguments { index });
         }
         match message.role {
@@ -44,7 +61,11 @@ fn check(messages: &[Message], tools: &[Tool]) -> Result<(), ChatError> {
             Role::System | Role::User => awaited = 0,
         }
     }
-    if messages.iter().any(|message| message.role == Role::User) { Ok(()) } else { Err(ChatError::NoUser) }
+    if messages.iter().any(|message| message.role == Role::User) {
+        Ok(())
+    } else {
+        Err(ChatError::NoUser)
+    }
 }
 
 #[derive(Default)]
@@ -113,14 +134,19 @@ fn is_open(index: usize, messages: &[Message]) -> bool {
 }
 
 fn last_user(messages: &[Message]) -> usize {
-    messages.iter().rposition(|message| message.role == Role::User).unwrap_or(0)
+    messages
+        .iter()
+        .rposition(|message| message.role == Role::User)
+        .unwrap_or(0)
 }
 
 // --- ChatML: SmolLM2, Hermes, Yi; Qwen 2.5 and 3. Tools as Hermes and Qwen were taught them ------
 
 fn chatml(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
     let mut rest = 0..messages.len();
-    let system = messages.first().filter(|message| message.role == Role::System);
+    let system = messages
+        .first()
+        .filter(|message| message.role == Role::System);
     if system.is_some() {
         rest.start = 1;
     }
@@ -140,14 +166,20 @@ fn chatml(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
     let query = last_user(messages);
     for index in rest {
         let message = &messages[index];
-        let beside_a_result =
-            |at: Option<usize>| at.and_then(|at| messages.get(at)).is_some_and(|other| other.role == Role::Tool);
+        let beside_a_result = |at: Option<usize>| {
+            at.and_then(|at| messages.get(at))
+                .is_some_and(|other| other.role == Role::Tool)
+        };
         // Results that follow each other share a turn.
         let opens = message.role != Role::Tool || !beside_a_result(index.checked_sub(1));
         let closes = message.role != Role::Tool || !beside_a_result(Some(index + 1));
         if opens {
             prompt.marker("<|im_start|>");
-            prompt.text(if message.role == Role::Assistant { "assistant" } else { "user" });
+            prompt.text(if message.role == Role::Assistant {
+                "assistant"
+            } else {
+                "user"
+            });
         }
         chatml_message(prompt, message, index < query);
         if is_open(index, messages) {
@@ -194,7 +226,11 @@ fn chatml_message(prompt: &mut Prompt, message: &Message, before_query: bool) {
             };
             prompt.text(content);
             for (nth, call) in message.tool_calls.iter().enumerate() {
-                prompt.text(if nth > 0 || !content.is_empty() { "\n<tool_call>\n" } else { "<tool_call>\n" });
+                prompt.text(if nth > 0 || !content.is_empty() {
+                    "\n<tool_call>\n"
+                } else {
+                    "<tool_call>\n"
+                });
                 prompt.call(call, "arguments", None);
                 prompt.text("\n</tool_call>");
             }
@@ -208,7 +244,9 @@ fn chatml_message(prompt: &mut Prompt, message: &Message, before_query: bool) {
 /// Without tools, the form that all of 3.0 to 3.3 share; with tools, the 3.1 form. Its line with
 /// today's date is left out: core has no clock, and the one that the template falls back on is wrong.
 fn llama3(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
-    let system = messages.first().filter(|message| message.role == Role::System);
+    let system = messages
+        .first()
+        .filter(|message| message.role == Role::System);
     if system.is_some() || !tools.is_empty() {
         llama3_header(prompt, "system");
         if !tools.is_empty() {
@@ -218,7 +256,11 @@ fn llama3(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
         prompt.marker("<|eot_id|>");
     }
     let mut untold_tools = tools;
-    for (index, message) in messages.iter().enumerate().skip(usize::from(system.is_some())) {
+    for (index, message) in messages
+        .iter()
+        .enumerate()
+        .skip(usize::from(system.is_some()))
+    {
         llama3_header(
             prompt,
             match message.role {
@@ -237,7 +279,11 @@ fn llama3(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
         let content = message.content.trim();
         prompt.text(content);
         for (nth, call) in message.tool_calls.iter().enumerate() {
-            prompt.text(if nth > 0 || !content.is_empty() { "\n" } else { "" });
+            prompt.text(if nth > 0 || !content.is_empty() {
+                "\n"
+            } else {
+                ""
+            });
             prompt.call(call, "parameters", None);
         }
         prompt.marker("<|eot_id|>");
@@ -270,9 +316,16 @@ fn llama3_tools(prompt: &mut Prompt, tools: &[Tool]) {
 /// Gemma has no system role: what the system says opens the first user turn. It has no role for
 /// tools either: they are described as its makers advise, and results come in a user turn.
 fn gemma(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
-    let system = messages.first().filter(|message| message.role == Role::System);
-    let mut preamble = Some((system, tools)).filter(|(system, tools)| system.is_some() || !tools.is_empty());
-    for (index, message) in messages.iter().enumerate().skip(usize::from(system.is_some())) {
+    let system = messages
+        .first()
+        .filter(|message| message.role == Role::System);
+    let mut preamble =
+        Some((system, tools)).filter(|(system, tools)| system.is_some() || !tools.is_empty());
+    for (index, message) in messages
+        .iter()
+        .enumerate()
+        .skip(usize::from(system.is_some()))
+    {
         let by_model = message.role == Role::Assistant;
         if by_model && let Some((system, tools)) = preamble.take() {
             gemma_turn(prompt, "user\n");
@@ -294,7 +347,11 @@ fn gemma(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
         }
         prompt.text(content);
         for (nth, call) in message.tool_calls.iter().enumerate() {
-            prompt.text(if nth > 0 || !content.is_empty() { "\n" } else { "" });
+            prompt.text(if nth > 0 || !content.is_empty() {
+                "\n"
+            } else {
+                ""
+            });
             prompt.call(call, "parameters", None);
         }
         gemma_end(prompt);
@@ -338,11 +395,17 @@ fn gemma_preamble(prompt: &mut Prompt, system: Option<&Message>, tools: &[Tool])
 /// there, but it is the tokeniser's own prefix, which it adds after every marker; those with Tekken
 /// were trained without.
 fn mistral(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
-    let mut system = messages.first().filter(|message| message.role == Role::System);
+    let mut system = messages
+        .first()
+        .filter(|message| message.role == Role::System);
     let query = last_user(messages);
     let mut calls_before = 0;
     let mut awaited = 0;
-    for (index, message) in messages.iter().enumerate().skip(usize::from(system.is_some())) {
+    for (index, message) in messages
+        .iter()
+        .enumerate()
+        .skip(usize::from(system.is_some()))
+    {
         match message.role {
             Role::System | Role::User => {
                 if index == query && !tools.is_empty() {
