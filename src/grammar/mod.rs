@@ -264,7 +264,6 @@ fn check_nesting(value: &Value) -> Result<(), GrammarError> {
     Ok(())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "the shape of map_err")]
 fn failed(error: impl Display) -> GrammarError {
     GrammarError::Step(said(&error))
 }
