@@ -63,13 +63,8 @@ pub const MODELS_LOADED_MAX: usize = 8;
 pub const BODY_BYTES_MAX: usize = 2 << 20;
 /// Messages in one chat.
 pub const MESSAGES_MAX: usize = 2048;
-/// Functions that one request may offer: OpenAI's limit.
-pub const TOOLS_MAX: usize = 128;
-/// Bytes of one JSON schema, or of all the tools' schemas together. Real ones stay under 64 KB;
-/// compiling costs up to a second for each megabyte.
-pub const SCHEMA_BYTES_MAX: usize = 256 << 10;
-/// Bytes of one grammar's text.
-pub const GRAMMAR_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a grammar in Lark or GBNF: each may become a rule's symbol, 64 KB compile in half a second.
+pub const GRAMMAR_TEXT_BYTES_MAX: usize = 64 << 10;
 /// Nesting of a schema or of a grammar's brackets: compilers recurse.
 pub const GRAMMAR_NESTING_MAX: usize = 64;
 /// Open API connections.

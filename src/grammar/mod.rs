@@ -81,11 +81,11 @@ impl Matcher {
 
     /// A grammar in llguidance's Lark, or in llama.cpp's GBNF.
     pub fn grammar(text: &str, vocab: &Arc<Vocab>) -> Result<Matcher, GrammarError> {
-        if text.len() > limits::GRAMMAR_BYTES_MAX {
+        if text.len() > limits::GRAMMAR_TEXT_BYTES_MAX {
             return refuse(format!(
                 "{} bytes are more than {}",
                 text.len(),
-                limits::GRAMMAR_BYTES_MAX
+                limits::GRAMMAR_TEXT_BYTES_MAX
             ));
         }
         let lark = if gbnf::is_gbnf(text) {
@@ -233,10 +233,10 @@ fn checked_schema(schema: &Value, options: Value) -> Result<Value, GrammarError>
         _ => return refuse("a JSON schema is an object".into()),
     };
     let bytes = schema.to_string().len();
-    if bytes > limits::SCHEMA_BYTES_MAX {
+    if bytes > limits::GRAMMAR_BYTES_MAX {
         return refuse(format!(
             "a schema of {bytes} bytes is more than {}",
-            limits::SCHEMA_BYTES_MAX
+            limits::GRAMMAR_BYTES_MAX
         ));
     }
     schema["x-guidance"] = options;

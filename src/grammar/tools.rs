@@ -120,10 +120,10 @@ fn push_calls(out: &mut String, tools: &[&Tool], key: &str) -> Result<(), Gramma
         .iter()
         .map(|tool| tool.parameters.len() + tool.name.len())
         .sum();
-    if bytes > limits::SCHEMA_BYTES_MAX {
+    if bytes > limits::GRAMMAR_BYTES_MAX {
         return refuse(format!(
             "tools of {bytes} bytes are more than {}",
-            limits::SCHEMA_BYTES_MAX
+            limits::GRAMMAR_BYTES_MAX
         ));
     }
     let alternatives: Vec<String> = (0..tools.len()).map(|nth| format!("call{nth}")).collect();
