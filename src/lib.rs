@@ -9,6 +9,7 @@ pub mod wish;
 pub mod driver;
 pub mod expert;
 pub mod grammar;
+pub mod store;
 
 pub mod config;
 pub mod error;

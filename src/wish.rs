@@ -322,8 +322,11 @@ fn check_shape(shape: &Shape, prompt: &Prompt) -> Result<(), Invalid> {
         Prompt::Texts(_) | Prompt::Tokens(_) => &[],
     };
     match shape {
-        Shape::Grammar(text) if text.is_empty() || text.len() > limits::GRAMMAR_BYTES_MAX => {
-            let message = format!("a grammar has 1 to {} bytes", limits::GRAMMAR_BYTES_MAX);
+        Shape::Grammar(text) if text.is_empty() || text.len() > limits::GRAMMAR_TEXT_BYTES_MAX => {
+            let message = format!(
+                "a grammar has 1 to {} bytes",
+                limits::GRAMMAR_TEXT_BYTES_MAX
+            );
             Err(Invalid::value("grammar", message))
         }
         Shape::Schema(schema) if !schema.is_object() && !schema.is_boolean() => Err(

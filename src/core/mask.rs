@@ -13,7 +13,7 @@ impl Mask {
     /// `words` holds one bit per token, lowest first; bits at or above `vocab` are dropped.
     pub fn new(mut words: Vec<u32>, vocab: u32) -> Mask {
         words.resize(vocab.div_ceil(32) as usize, 0);
-        if vocab % 32 != 0
+        if !vocab.is_multiple_of(32)
             && let Some(last) = words.last_mut()
         {
             *last &= (1 << (vocab % 32)) - 1;

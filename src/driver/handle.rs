@@ -2,7 +2,7 @@
 //! streams of events. Dropping a stream cancels its generation; dropping a lease lets its model go.
 
 use crate::driver::{Command, Dropped, Submission};
-use crate::expert::{Expert, ExpertFacts, TokenizeError};
+use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
 use quorate_core::generate::{Event, Spec};
@@ -184,14 +184,16 @@ pub struct Found {
     pub bytes: u64,
 }
 
+/// Name to model; errors say what is near.
+pub type Find = dyn Fn(&str) -> Result<Found, AcquireError> + Send + Sync;
+/// Loads a model by its one name; what it says goes to the channel.
+pub type Load = dyn Fn(&str, EventSender) -> Result<Arc<dyn Expert>, String> + Send + Sync;
+
 /// How the node finds and loads models; both are called on threads that may block.
 #[derive(Clone)]
 pub struct Models {
-    pub find: Arc<dyn Fn(&str) -> Result<Found, AcquireError> + Send + Sync>,
-    /// Loads a model by its one name; what it says goes to the channel.
-    pub load: Arc<
-        dyn Fn(&str, crate::expert::EventSender) -> Result<Arc<dyn Expert>, String> + Send + Sync,
-    >,
+    pub find: Arc<Find>,
+    pub load: Arc<Load>,
 }
 
 /// The handle. Cheap to clone.

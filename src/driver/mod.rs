@@ -14,8 +14,8 @@
 mod handle;
 
 pub use handle::{
-    AcquireError, Found, Generation, GenerationStream, Lease, ModelStatus, Models, Node,
-    NodeStatus, RefusedError, Residence,
+    AcquireError, Find, Found, Generation, GenerationStream, Lease, Load, ModelStatus, Models,
+    Node, NodeStatus, RefusedError, Residence,
 };
 
 use crate::expert::{Expert, SubmitError};
@@ -104,6 +104,10 @@ pub fn start(
     stop: CancellationToken,
 ) -> (Node, tokio::task::JoinHandle<()>) {
     let (commands_tx, commands) = mpsc::channel(DRIVER_INBOX_MAX);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "bounded by the handles alive, see `Dropped`"
+    )]
     let (dropped_tx, dropped) = mpsc::unbounded_channel();
     let (events_tx, events) = mpsc::channel(DRIVER_INBOX_MAX);
     let (done_tx, done) = mpsc::channel(DRIVER_INBOX_MAX);
