@@ -1,18 +1,25 @@
 //! Quorate: a peer-to-peer language model. Start with `ARCHITECTURE.md` beside this file.
 //! Modules in reading order.
 
+// The parts.
+pub mod driver;
+pub mod expert;
+pub mod grammar;
+pub mod node;
+pub mod store;
+
 // What clients speak to.
 pub mod api;
 pub mod wire;
 pub mod wish;
 
-pub mod driver;
-pub mod expert;
-pub mod grammar;
-pub mod store;
-
+// The ground that all stand on.
 pub mod config;
 pub mod error;
 pub mod home;
 pub mod identity;
 pub mod obs;
+
+// Where everything is put together.
+pub mod app;
+pub mod cli;

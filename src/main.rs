@@ -1,1 +1,9 @@
-fn main() {}
+//! Parse, run, exit code; everything else is in the library.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    // First of all: `run --verbose` counts from here.
+    quorate::cli::main(Instant::now())
+}

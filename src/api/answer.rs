@@ -19,7 +19,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 /// A response under way. Dropping it cancels what is left of the work.
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub seed: u64,
     /// The law, declared in one line.
     pub law: String,
@@ -43,7 +43,7 @@ struct Choice {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
     pub completion_tokens: u64,
@@ -51,14 +51,14 @@ pub(super) struct Usage {
 
 /// Of the slowest choice, where there are several.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Timings {
+pub(crate) struct Timings {
     pub queued_us: u64,
     pub prefill_us: u64,
     pub decode_us: u64,
 }
 
 /// Starts a response. Every refusal happens here, before anything was said.
-pub(super) async fn start(state: &ApiState, wish: Wish) -> Result<Answer, ApiError> {
+pub(crate) async fn start(state: &ApiState, wish: Wish) -> Result<Answer, ApiError> {
     let running = state.metrics.begin();
     match start_running(state, wish, running.clone()).await {
         Ok(answer) => Ok(answer),
@@ -123,17 +123,17 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
 }
 
 impl Answer {
-    pub(super) fn choices(&self) -> usize {
+    pub(crate) fn choices(&self) -> usize {
         self.choices.len()
     }
 
-    pub(super) fn is_finished(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         self.choices.iter().all(|choice| choice.finished)
     }
 
     /// The next event and the choice that it belongs to; None when every choice has finished. An
     /// error ends the whole response.
-    pub(super) async fn next(&mut self) -> Result<Option<(usize, Event)>, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<(usize, Event)>, ApiError> {
         if self.is_finished() {
             self.running.end(Outcome::Finished);
             return Ok(None);

@@ -13,7 +13,7 @@ use crate::wish::Defaults;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-mod answer;
+pub(crate) mod answer;
 mod body;
 pub mod error;
 mod grpc;

@@ -1,0 +1,240 @@
+//! The command line exactly as typed. Nothing here is checked beyond its form; `config` and the
+//! verbs do that.
+
+use crate::config::{KeepAlive, Listen, MemorySize};
+use crate::obs::LogFormat;
+use clap::{Args, Parser, Subcommand, ValueHint};
+use std::path::PathBuf;
+
+const AFTER_HELP: &str = "\
+Start here:
+  quorate run smollm2:135m \"Why is the sky blue?\"    ask once (a model that is missing is pulled)
+  quorate run smollm2:135m                           a conversation
+  quorate up                                         an OpenAI API on http://127.0.0.1:7867/v1
+
+Environment:
+  QUORATE_HOME      where settings, identity and models live (default: the XDG directories)
+  QUORATE_API_KEY   the key of the API, instead of --api-key-file
+  QUORATE_OFFLINE   1: never use the network to fetch a model
+  QUORATE_LOG       what to log, e.g. info or quorate=debug (RUST_LOG works too)
+  NO_COLOR          no colours
+
+Exit codes: 0 done, 1 failed, 2 usage, 3 settings, 4 no such model, 5 taken (home, port, slots),
+6 does not fit, 7 network, 130 interrupted";
+
+/// A language model that runs on your machine, alone or together with others.
+#[derive(Debug, Parser)]
+#[command(name = "quorate", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(max_term_width = 100, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+
+    /// Read settings from this file
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_CONFIG",
+        hide_env = true,
+        value_name = "FILE"
+    )]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) config: Option<PathBuf>,
+
+    /// How to write the log
+    #[arg(
+        long,
+        global = true,
+        env = "QUORATE_LOG_FORMAT",
+        hide_env = true,
+        value_name = "FORMAT"
+    )]
+    pub(super) log_format: Option<LogFormat>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Start the node: an OpenAI-compatible API for the programs on this machine
+    #[command(alias = "serve")]
+    Up(Up),
+    /// Ask a model: once, from a pipe, or in a conversation
+    Run(Box<Run>),
+    /// Fetch a model
+    Pull(Pull),
+    /// Show installed models
+    #[command(visible_alias = "ls")]
+    List(ReadVerb),
+    /// Show what a model is: hash, context, vocabulary
+    Show(Show),
+    /// Remove a model
+    Rm(Rm),
+    /// Show models in memory
+    Ps(ReadVerb),
+    /// Let a model leave memory
+    Stop(Stop),
+    /// Show how the node is doing
+    Status(ReadVerb),
+    /// Check everything a node needs, with a remedy for each fault
+    Doctor(ReadVerb),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Print a completion script for your shell
+    Completions(Completions),
+}
+
+/// What any verb that loads a model may be told.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Machine")]
+pub(super) struct MachineFlags {
+    /// Threads that compute [default: one for each physical core]
+    #[arg(long, env = "QUORATE_THREADS", hide_env = true, value_name = "N")]
+    pub(super) threads: Option<u32>,
+    /// Memory that models may fill, e.g. 8GB [default: what is free, less a tenth]
+    #[arg(long, env = "QUORATE_MAX_MEMORY", hide_env = true, value_name = "SIZE")]
+    pub(super) max_memory: Option<MemorySize>,
+    /// Tokens that one conversation may hold [default: as trained, at most 8192]
+    #[arg(long, env = "QUORATE_CTX", hide_env = true, value_name = "TOKENS")]
+    pub(super) ctx: Option<u32>,
+    /// Layers on the graphics card [default: as many as fit]
+    #[arg(long, env = "QUORATE_GPU_LAYERS", hide_env = true, value_name = "N")]
+    pub(super) gpu_layers: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Up {
+    /// Where the API listens; beyond loopback it needs a key [default: 127.0.0.1:7867]
+    #[arg(long, env = "QUORATE_LISTEN", hide_env = true, value_name = "ADDR")]
+    pub(super) listen: Option<Listen>,
+    /// A file with the key that clients must show
+    #[arg(
+        long,
+        env = "QUORATE_API_KEY_FILE",
+        hide_env = true,
+        value_name = "FILE"
+    )]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) api_key_file: Option<PathBuf>,
+    /// How long an unused model stays in memory: 30s, 5m, 2h, forever [default: 5m]
+    #[arg(long, env = "QUORATE_KEEP_ALIVE", hide_env = true, value_name = "TIME")]
+    #[arg(allow_hyphen_values = true)]
+    pub(super) keep_alive: Option<KeepAlive>,
+    /// Load this model at once instead of at its first request
+    #[arg(long, value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// Report the start as lines of JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Run {
+    /// A short name (smollm2:135m), org/repo:QUANT from the hub, or the path of a .gguf file
+    pub(super) model: String,
+    /// What to ask; without it, and without piped input, a conversation begins
+    pub(super) prompt: Vec<String>,
+    /// Print load time, prompt rate and answer rate afterwards
+    #[arg(long)]
+    pub(super) verbose: bool,
+    #[command(flatten)]
+    pub(super) answer: AnswerFlags,
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+}
+
+/// How answers are drawn.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Answer")]
+pub(super) struct AnswerFlags {
+    /// Instructions that come before the conversation
+    #[arg(long, value_name = "TEXT")]
+    pub(super) system: Option<String>,
+    /// 0: always the most likely token; 1: the model as it is [default: 0.7]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub(super) temperature: Option<f64>,
+    /// Keep the fewest top tokens that reach this mass [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(super) top_p: Option<f64>,
+    /// Keep this many top tokens; 0 keeps all [default: 0]
+    #[arg(long, value_name = "K")]
+    pub(super) top_k: Option<u32>,
+    /// Keep tokens with this share of the best one's probability [default: 0]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub(super) min_p: Option<f64>,
+    /// Make recent tokens less likely; 1 is off [default: 1.1]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(super) repeat_penalty: Option<f64>,
+    /// The same seed, prompt and settings give the same answer
+    #[arg(long, value_name = "N")]
+    pub(super) seed: Option<u64>,
+    /// Tokens at most in an answer
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(super) max_tokens: Option<u32>,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    pub(super) stop: Vec<String>,
+    /// `json`, or a file with a JSON schema that the answer must obey
+    #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
+    pub(super) format: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pull {
+    pub(super) model: String,
+    /// Report progress as lines of JSON (so it is anyway where there is no terminal)
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReadVerb {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    pub(super) model: String,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    #[arg(required = true)]
+    pub(super) models: Vec<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(super) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Stop {
+    pub(super) model: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Bench {
+    /// This program against a bare llama.cpp loop, side by side
+    Solo(BenchSolo),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchSolo {
+    /// [default: the default model]
+    pub(super) model: Option<String>,
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Completions {
+    pub(super) shell: clap_complete::Shell,
+}

@@ -1,0 +1,82 @@
+//! The command line: arguments as typed (`args`), one file for each verb or group of verbs, and one
+//! place that turns a result into an exit code.
+
+use crate::config::Overrides;
+use crate::error::{Failure, Kind, Outcome};
+use args::{Bench, Cli, Verb};
+use clap::{CommandFactory, Parser};
+use context::{Context, Voice};
+use std::process::ExitCode;
+use std::time::Instant;
+
+mod args;
+mod bench;
+mod client;
+mod context;
+mod doctor;
+mod interrupt;
+mod models;
+mod node;
+mod run;
+mod term;
+mod up;
+
+/// The whole program.
+pub fn main(started: Instant) -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" to clap, on standard output and with code 0; its own
+            // code for a wrong command line is the 2 of `Kind::Usage`.
+            let code = error.exit_code();
+            return match error.print() {
+                Ok(()) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+                Err(_) => ExitCode::SUCCESS, // nobody reads it
+            };
+        }
+    };
+    match dispatch(cli, started) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if failure.kind != Kind::BrokenPipe {
+                eprintln!("error: {failure}");
+            }
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli, started: Instant) -> Outcome {
+    let context = |overrides: Overrides, voice: Voice| {
+        Context::new(cli.config.as_deref(), cli.log_format, overrides, voice)
+    };
+    let command = || context(Overrides::default(), Voice::Command);
+    match &cli.verb {
+        Verb::Up(args) => up::up(context(args.into(), Voice::Server)?, args),
+        Verb::Run(args) => run::run(
+            context((&args.machine).into(), Voice::Command)?,
+            args,
+            started,
+        ),
+        Verb::Pull(args) => models::pull(&command()?, args),
+        Verb::List(args) => models::list(&command()?, args),
+        Verb::Show(args) => models::show(&command()?, args),
+        Verb::Rm(args) => models::rm(&command()?, args),
+        Verb::Ps(args) => node::ps(&command()?, args),
+        Verb::Stop(args) => node::stop(&command()?, args),
+        Verb::Status(args) => node::status(&command()?, args),
+        Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
+        Verb::Bench(Bench::Solo(args)) => {
+            bench::solo(&context((&args.machine).into(), Voice::Command)?, args)
+        }
+        Verb::Completions(args) => completions(args.shell),
+    }
+}
+
+fn completions(shell: clap_complete::Shell) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut script);
+    let script = String::from_utf8(script)
+        .map_err(|_| Failure::new(Kind::Failed, "the completion script is not text"))?;
+    term::line(script.trim_end())
+}

@@ -1,0 +1,123 @@
+//! Verbs about the node that is up: `ps`, `stop`, `status`.
+
+use super::args;
+use super::client::Client;
+use super::context::Context;
+use super::{models, term};
+use crate::error::{Failure, Kind, Outcome};
+use quorate_core::plan::Size;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+pub(super) fn ps(context: &Context, args: &args::ReadVerb) -> Outcome {
+    // No node is an answer, not a failure: nothing is in memory.
+    let page = match Client::of_running_node(context)? {
+        Some(client) => client.get("/api/ps")?,
+        None => json!({"models": []}),
+    };
+    if args.json {
+        return term::json(&page);
+    }
+    let loaded = page["models"].as_array().cloned().unwrap_or_default();
+    let rows: Vec<[String; 6]> = loaded.iter().map(|model| row(context, model)).collect();
+    term::table(
+        ["NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"],
+        &rows,
+    )
+}
+
+fn row(context: &Context, model: &Value) -> [String; 6] {
+    let name = model["name"].as_str().unwrap_or("?").to_owned();
+    let id = context
+        .model_name(&name)
+        .ok()
+        .and_then(|name| context.store().installed(&name).ok()?)
+        .map_or_else(
+            || "-".to_owned(),
+            |manifest| models::short(&manifest.sha256),
+        );
+    let until = match (model["state"].as_str(), model["expires_in_ms"].as_u64()) {
+        (Some("loading"), _) => "loading".to_owned(),
+        (Some("leaving"), _) => "leaving".to_owned(),
+        (_, Some(ms)) => format!(
+            "{} from now",
+            term::span(Duration::from_millis(ms).as_secs())
+        ),
+        (_, None) if model["running"].as_u64().unwrap_or(0) > 0 => "in use".to_owned(),
+        (_, None) => "forever".to_owned(),
+    };
+    [
+        name,
+        id,
+        Size(model["bytes"].as_u64().unwrap_or(0)).to_string(),
+        model["processor"].as_str().unwrap_or_default().to_owned(),
+        model["context"].as_u64().unwrap_or(0).to_string(),
+        until,
+    ]
+}
+
+pub(super) fn stop(context: &Context, args: &args::Stop) -> Outcome {
+    let client = Client::needed(context)?;
+    let name = context.model_name(&args.model)?.to_string();
+    let page = client.post("/api/unload", &json!({ "model": name }))?;
+    if page["unloaded"].as_bool() == Some(true) {
+        return term::line(format!("{name} leaves memory as soon as nobody uses it"));
+    }
+    Err(
+        Failure::new(Kind::NotFound, format!("{name} is not in memory"))
+            .hint("`quorate ps` shows what is"),
+    )
+}
+
+pub(super) fn status(context: &Context, args: &args::ReadVerb) -> Outcome {
+    let Some(client) = Client::of_running_node(context)? else {
+        if args.json {
+            term::json(&json!({"up": false, "home": context.home.data}))?;
+        }
+        return Client::needed(context).map(drop);
+    };
+    let mut page = client.get("/api/status")?;
+    page["up"] = json!(true);
+    page["api"] = json!(client.base());
+    page["home"] = json!(context.home.data);
+    page["privacy"] = json!("local");
+    if args.json {
+        return term::json(&page);
+    }
+    let number = |name: &str| page[name].as_u64().unwrap_or(0);
+    let loaded = page["models"].as_array().map_or(0, Vec::len);
+    for (name, value) in [
+        ("api", format!("{}/v1", client.base())),
+        (
+            "node",
+            page["node_id"].as_str().unwrap_or_default().to_owned(),
+        ),
+        (
+            "version",
+            page["version"].as_str().unwrap_or_default().to_owned(),
+        ),
+        ("home", context.home.data.display().to_string()),
+        ("up for", term::span(number("uptime_ms") / 1000)),
+        (
+            "requests",
+            format!(
+                "{} running, {} waiting",
+                number("running"),
+                number("waiting")
+            ),
+        ),
+        ("answered", format!("{} tokens", number("generated_tokens"))),
+        (
+            "memory",
+            format!(
+                "{} of {} by {loaded} model(s)",
+                Size(number("memory_used_bytes")),
+                Size(number("memory_budget_bytes"))
+            ),
+        ),
+        ("privacy", "local: prompts stay on this machine".to_owned()),
+    ] {
+        term::line(format!("{name:<10}{value}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,186 @@
+//! `run`: one question, or a conversation. A node that is up on this home answers, so that no model
+//! is in memory twice; without one, a node in this process does, and listens nowhere. Both print
+//! through [`answer`].
+
+use super::args::Run;
+use super::client::Client;
+use super::context::Context;
+use super::interrupt::Interrupt;
+use super::{models, term};
+use crate::error::{Failure, Kind, Outcome};
+use ask::{Ask, Options};
+use here::Here;
+use quorate_core::limits::BODY_BYTES_MAX;
+use speaker::{Speaker, Told};
+use std::io::{IsTerminal, Read, Write};
+use std::time::{Duration, Instant};
+use there::There;
+
+mod ask;
+mod chat;
+mod here;
+mod speaker;
+mod there;
+
+pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
+    let options = Options::checked(&args.answer)?;
+    let prompt = prompt(args)?;
+    let model = ensure_model(&context, &args.model)?;
+    let interrupt = Interrupt::install()?;
+    let history = context.home.history();
+    let mut speaker = speaker(context, &model, &interrupt)?;
+    let Some(prompt) = prompt else {
+        return chat::converse(
+            &mut speaker,
+            &interrupt,
+            model,
+            options,
+            &history,
+            args.verbose.into(),
+        );
+    };
+    let ask = Ask::once(model, &options, prompt);
+    let told = answer(&mut speaker, &ask, &interrupt)?;
+    if args.verbose {
+        report(&told, started)?;
+    }
+    if told.interrupted {
+        return Err(Failure::new(Kind::Interrupted, "the answer was stopped"));
+    }
+    Ok(())
+}
+
+/// What was asked: words, a pipe, or both with the pipe after the words. None: a person will type.
+fn prompt(args: &Run) -> Outcome<Option<String>> {
+    let words = args.prompt.join(" ");
+    let piped = if std::io::stdin().is_terminal() {
+        String::new()
+    } else {
+        piped()?
+    };
+    match (words.trim().is_empty(), piped.trim().is_empty()) {
+        (false, false) => Ok(Some(format!("{words}\n\n{piped}"))),
+        (false, true) => Ok(Some(words)),
+        (true, false) => Ok(Some(piped)),
+        (true, true) if std::io::stdin().is_terminal() && term::stdout_is_tty() => Ok(None),
+        (true, true) => Err(Failure::new(
+            Kind::Usage,
+            "there is nothing to ask: no prompt, and the input is empty",
+        )
+        .hint(format!(
+            "quorate run {} \"Why is the sky blue?\"",
+            args.model
+        ))),
+    }
+}
+
+/// Standard input, whole. More than a request may hold could not be asked anyway.
+fn piped() -> Outcome<String> {
+    let limit = BODY_BYTES_MAX as u64;
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .lock()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(Failure::new(
+            Kind::Usage,
+            format!("the input is longer than {limit} bytes"),
+        )
+        .hint("ask about a part of it"));
+    }
+    String::from_utf8(bytes).map_err(|_| {
+        Failure::new(
+            Kind::Usage,
+            "the input is not text: it has bytes that are not UTF-8",
+        )
+    })
+}
+
+/// The model's one name, after pulling it if it is not here.
+fn ensure_model(context: &Context, typed: &str) -> Outcome<String> {
+    let name = context.model_name(typed)?;
+    if let Some(manifest) = context.store().installed(&name)? {
+        return Ok(manifest.name);
+    }
+    models::pull_with_bar(context, &name)?;
+    match context.store().installed(&name)? {
+        Some(manifest) => Ok(manifest.name),
+        None => Err(Failure::new(
+            Kind::NotFound,
+            format!("`{name}` is gone again"),
+        )),
+    }
+}
+
+fn speaker(context: Context, model: &str, interrupt: &Interrupt) -> Outcome<Speaker> {
+    if let Some(client) = Client::of_running_node(&context)? {
+        return Ok(Speaker::There(There::new(client)));
+    }
+    Ok(Speaker::Here(Box::new(Here::start(
+        &context, model, interrupt,
+    )?)))
+}
+
+/// Asks, and prints the answer as it comes.
+fn answer(speaker: &mut Speaker, ask: &Ask, interrupt: &Interrupt) -> Outcome<Told> {
+    let mut out = std::io::stdout().lock();
+    let told = speaker.ask(ask, interrupt, &mut |text| {
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    })?;
+    if !told.text.ends_with('\n') {
+        writeln!(out)?;
+    }
+    Ok(told)
+}
+
+/// `--verbose`, beside the answer.
+fn report(told: &Told, started: Instant) -> Outcome {
+    let mut err = std::io::stderr().lock();
+    let mut row = |name: &str, value: String| writeln!(err, "{name:<15}{value}");
+    let first = told
+        .first_token_at
+        .map(|at| seconds(at.saturating_duration_since(started)));
+    writeln!(std::io::stderr())?;
+    if let Some(load) = told.load {
+        row("load", seconds(load))?;
+    }
+    if let Some(first) = first {
+        row("first token", format!("{first} after the start"))?;
+    }
+    let read = told.prompt_tokens.saturating_sub(told.cached_tokens);
+    row(
+        "prompt",
+        rate(
+            read,
+            told.prefill_us,
+            &format!(" ({} cached)", told.cached_tokens),
+        ),
+    )?;
+    row("answer", rate(told.completion_tokens, told.decode_us, ""))?;
+    row("total", seconds(started.elapsed()))?;
+    row("seed", told.seed.to_string())?;
+    row("law", told.law.clone())?;
+    row(
+        "privacy",
+        "local (the prompt stayed on this machine)".to_owned(),
+    )?;
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else {
+        format!("{:.2} s", duration.as_secs_f64())
+    }
+}
+
+fn rate(tokens: u64, us: u64, note: &str) -> String {
+    let per_second = tokens as f64 * 1e6 / us.max(1) as f64;
+    let took = seconds(Duration::from_micros(us));
+    format!("{tokens} tokens{note} in {took}, {per_second:.1} tokens/s")
+}

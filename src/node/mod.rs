@@ -1,0 +1,252 @@
+//! From the name that somebody typed to a model in memory: aliases, the store's verified path, the
+//! plan for this machine, the engine. The driver calls it through two closures.
+
+use crate::config::Settings;
+use crate::driver::{AcquireError, Found, Models};
+use crate::expert::hardware::Hardware;
+use crate::expert::{EventSender, Expert};
+use crate::store::catalogue;
+use crate::store::gguf::GgufFacts;
+use crate::store::name::{ModelName, NameError};
+use crate::store::{Depth, Manifest, Resolved, Store, StoreError};
+use quorate_core::plan::{self, Machine, Needs, Plan, PlanError, Wishes};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Full contexts that a node's cache holds when memory allows: two long conversations, or many
+/// short ones, without one waiting for another's cells.
+const CONTEXTS_NODE: u32 = 2;
+/// A `run` in its own process has one conversation.
+const CONTEXTS_ALONE: u32 = 1;
+/// The engine's batch: as many rows of activations and logits are kept at once.
+const BATCH_ROWS: u64 = 512;
+/// Rows with logits in one batch, at most.
+const LOGIT_ROWS: u64 = 64;
+/// Activations of one row, in embedding widths: a transformer block's widest point (the
+/// feed-forward's two halves) and its attention, in f32.
+const ROW_WIDTHS: u64 = 16;
+
+/// How many conversations share the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Audience {
+    Node,
+    Alone,
+}
+
+/// Headers kept parsed. A node that serves more models than this reads some again.
+const HEADERS_KEPT_MAX: usize = 64;
+
+/// Everything that finding and loading a model takes. Clones share what they have read.
+#[derive(Clone)]
+pub struct Library {
+    store: Store,
+    settings: Arc<Settings>,
+    hardware: Arc<Hardware>,
+    audience: Audience,
+    /// By the store's name, with the manifest that they belong to. Reading a header takes
+    /// milliseconds, which every request would pay.
+    headers: Arc<Mutex<BTreeMap<String, (Manifest, Resolved)>>>,
+}
+
+/// The model behind a typed name: an alias from the settings first, then the store's grammar.
+pub fn parse_name(settings: &Settings, typed: &str) -> Result<ModelName, NameError> {
+    let name: ModelName = settings.real_name(typed.trim()).parse()?;
+    // `~` is the shell's business, but not inside quotes or a settings file.
+    if let ModelName::Path(path) = &name
+        && let (Ok(rest), Some(home)) = (path.strip_prefix("~"), std::env::var_os("HOME"))
+    {
+        return Ok(ModelName::Path(PathBuf::from(home).join(rest)));
+    }
+    Ok(name)
+}
+
+impl Library {
+    pub fn new(
+        store: Store,
+        settings: Arc<Settings>,
+        hardware: Arc<Hardware>,
+        audience: Audience,
+    ) -> Library {
+        Library {
+            store,
+            settings,
+            hardware,
+            audience,
+            headers: Arc::default(),
+        }
+    }
+
+    /// For the driver.
+    pub fn models(&self) -> Models {
+        let (finder, loader) = (self.clone(), self.clone());
+        Models {
+            find: Arc::new(move |name| finder.find(name)),
+            load: Arc::new(move |name, events| loader.load(name, events)),
+        }
+    }
+
+    /// Checks that the model is here, sound, and fits; says what it will take.
+    pub fn find(&self, typed: &str) -> Result<Found, AcquireError> {
+        let resolved = self.resolve(typed)?;
+        match self.plan(&resolved.facts, resolved.bytes) {
+            Ok(plan) => Ok(Found {
+                name: resolved.name,
+                bytes: plan.total_bytes(),
+            }),
+            Err(error) => Err(AcquireError::TooLarge {
+                name: resolved.name,
+                arithmetic: advice(&error),
+            }),
+        }
+    }
+
+    fn resolve(&self, typed: &str) -> Result<Resolved, AcquireError> {
+        let name = parse_name(&self.settings, typed).map_err(|error| match error {
+            NameError::Unknown { name, near } => {
+                let mut near: Vec<String> = near.into_iter().map(str::to_owned).collect();
+                near.extend(near_installed(&self.store, &name));
+                near.dedup();
+                AcquireError::Unknown { name, near }
+            }
+            other => AcquireError::Load {
+                name: typed.to_owned(),
+                why: other.to_string(),
+            },
+        })?;
+        self.verified(&name).map_err(|error| match error {
+            StoreError::NotInstalled { name } => AcquireError::NotInstalled { name },
+            other => AcquireError::Load {
+                name: name.to_string(),
+                why: other.to_string(),
+            },
+        })
+    }
+
+    /// The store's answer, with the header as read before if the file is still the same.
+    fn verified(&self, name: &ModelName) -> Result<Resolved, StoreError> {
+        // Nothing is left half-done under this lock, so a panic elsewhere did not spoil the map.
+        let headers = || self.headers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(manifest) = self.store.verify(name, Depth::Stamp)
+            && let Some((known, resolved)) = headers().get(&manifest.name)
+            && *known == manifest
+        {
+            return Ok(resolved.clone());
+        }
+        let resolved = self.store.resolve(name)?;
+        let manifest = self.store.verify(name, Depth::Stamp)?;
+        let mut headers = headers();
+        if headers.len() >= HEADERS_KEPT_MAX {
+            headers.clear();
+        }
+        headers.insert(resolved.name.clone(), (manifest, resolved.clone()));
+        Ok(resolved)
+    }
+
+    /// Where the model would go on this machine.
+    pub fn plan(&self, facts: &GgufFacts, file_bytes: u64) -> Result<Plan, PlanError> {
+        plan::plan(
+            &needs(facts, file_bytes),
+            &self.hardware.machine,
+            &self.wishes(),
+        )
+    }
+
+    /// Tokens that one session with this installed model may hold.
+    pub fn context_of(&self, name: &str) -> Option<u32> {
+        let resolved = self.resolve(name).ok()?;
+        Some(self.plan(&resolved.facts, resolved.bytes).ok()?.context)
+    }
+
+    pub fn machine(&self) -> &Machine {
+        &self.hardware.machine
+    }
+
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            max_memory_bytes: self.settings.max_memory_bytes,
+            context: self.settings.context,
+            threads: self.settings.threads,
+            gpu_layers: self.settings.gpu_layers,
+            contexts: match self.audience {
+                Audience::Node => CONTEXTS_NODE,
+                Audience::Alone => CONTEXTS_ALONE,
+            },
+        }
+    }
+
+    /// Loads by the store's name. The file is verified again: it may have changed since `find`.
+    fn load(&self, name: &str, events: EventSender) -> Result<Arc<dyn Expert>, String> {
+        let resolved = self.resolve(name).map_err(|error| error.to_string())?;
+        let plan = self
+            .plan(&resolved.facts, resolved.bytes)
+            .map_err(|error| error.to_string())?;
+        tracing::info!(target: "quorate::models", model = name, plan = plan.arithmetic, "loading");
+        load_engine(&resolved, &plan, events)
+    }
+}
+
+/// What a header says about memory.
+fn needs(facts: &GgufFacts, file_bytes: u64) -> Needs {
+    let rows = BATCH_ROWS * facts.embedding_length * ROW_WIDTHS * 4;
+    let logits = LOGIT_ROWS * facts.vocab_size * 4;
+    Needs {
+        weights_bytes: facts.tensor_bytes.max(file_bytes),
+        layers: u32::try_from(facts.block_count).unwrap_or(u32::MAX),
+        cache_bytes_per_token: facts.kv_bytes_per_token(),
+        trained_context: u32::try_from(facts.context_length).unwrap_or(u32::MAX),
+        scratch_bytes: rows.saturating_add(logits),
+    }
+}
+
+/// The sums, and the way out.
+pub fn advice(error: &PlanError) -> String {
+    match error {
+        PlanError::TooLarge {
+            arithmetic,
+            context_that_fits: Some(context),
+        } => {
+            format!("{arithmetic}; it would fit with --ctx {context}")
+        }
+        PlanError::TooLarge {
+            arithmetic,
+            context_that_fits: None,
+        } => {
+            format!("{arithmetic}; choose a smaller model or a smaller quantisation")
+        }
+        PlanError::ContextTooShort { .. } => error.to_string(),
+    }
+}
+
+/// Known names like this one: installed models and the catalogue's.
+pub fn near_names(store: &Store, typed: &str) -> Vec<String> {
+    let mut near = near_installed(store, typed);
+    near.extend(catalogue::near(typed).into_iter().map(str::to_owned));
+    near.dedup();
+    near
+}
+
+fn near_installed(store: &Store, typed: &str) -> Vec<String> {
+    let Ok(listing) = store.list() else {
+        return Vec::new();
+    };
+    let names: Vec<&str> = listing
+        .models
+        .iter()
+        .map(|model| model.name.as_str())
+        .collect();
+    crate::error::nearest(typed, names)
+        .map(str::to_owned)
+        .into_iter()
+        .collect()
+}
+
+#[cfg(not(feature = "llama"))]
+fn load_engine(_: &Resolved, _: &Plan, _: EventSender) -> Result<Arc<dyn Expert>, String> {
+    Err("this quorate was built without llama.cpp; build it with default features".to_owned())
+}
+
+#[cfg(feature = "llama")]
+fn load_engine(_: &Resolved, _: &Plan, _: EventSender) -> Result<Arc<dyn Expert>, String> {
+    Err("the engine has not landed".to_owned())
+}
