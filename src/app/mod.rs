@@ -6,7 +6,7 @@ use crate::api::{self, ApiState, Catalogue, InstalledModel};
 use crate::config::{KeepAlive, Settings};
 use crate::driver::{self, Node};
 use crate::error::{Failure, Kind, Outcome};
-use crate::expert::hardware::{self, Hardware};
+use crate::expert::hardware;
 use crate::home::{Home, NodeLock};
 use crate::identity::Identity;
 use crate::node::{self, Audience, Library};
@@ -46,32 +46,20 @@ pub struct App {
 impl App {
     /// Starts the loop on the current runtime. Nothing listens yet, and no model is loaded.
     pub fn start(home: &Home, settings: &Arc<Settings>, audience: Audience) -> Outcome<App> {
-        let identity = {
-            home.create()?;
-            Identity::load_or_create(&home.identity_key())?
-        };
+        home.create()?;
+        let node_id = Identity::load_or_create(&home.identity_key())?.node_id().to_string();
         let hardware = Arc::new(hardware::probe());
         let store = Store::new(&home.data);
-        let library = Library::new(store.clone(), settings.clone(), hardware.clone(), audience);
-        App::compose(&identity, settings, &store, &hardware, library)
-    }
-
-    fn compose(
-        identity: &Identity,
-        settings: &Arc<Settings>,
-        store: &Store,
-        hardware: &Hardware,
-        library: Library,
-    ) -> Outcome<App> {
         let stop = CancellationToken::new();
         let driver_settings = driver::Settings {
-            node_id: identity.node_id().to_string(),
+            node_id: node_id.clone(),
             memory_budget_bytes: plan::budget_bytes(&hardware.machine, settings.max_memory_bytes),
             keep_alive: keep_alive(settings.keep_alive),
             config: MeshConfig::default(),
         };
+        let library = Library::new(store.clone(), settings.clone(), hardware, audience, node_id);
         let (node, driver) = driver::start(driver_settings, library.models(), stop.clone());
-        let state = api_state(node.clone(), settings, store, &library)?;
+        let state = api_state(node.clone(), settings, &store, &library)?;
         Ok(App {
             node,
             library,
@@ -208,7 +196,8 @@ async fn bind(settings: &Settings) -> Outcome<TcpListener> {
             std::io::ErrorKind::AddrInUse => {
                 let who =
                     ports::listener_of(address).unwrap_or_else(|| "another process".to_owned());
-                let next = address.port().checked_add(1).unwrap_or(0);
+                // 7868 and 7869 are the swarm's.
+            let next = address.port().checked_add(10).unwrap_or(0);
                 Failure::new(Kind::Taken, format!("{who} already listens on {address}")).hint(
                     format!(
                         "stop it, or choose another port: quorate up --listen {}",

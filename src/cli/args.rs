@@ -24,7 +24,8 @@ Exit codes: 0 done, 1 failed, 2 usage, 3 settings, 4 no such model, 5 taken (hom
 
 /// A language model that runs on your machine, alone or together with others.
 #[derive(Debug, Parser)]
-#[command(name = "quorate", version, about, after_help = AFTER_HELP, arg_required_else_help = true)]
+#[command(name = "quorate", bin_name = "quorate", version, after_help = AFTER_HELP)]
+#[command(arg_required_else_help = true)]
 #[command(max_term_width = 100, disable_help_subcommand = true)]
 pub(super) struct Cli {
     #[command(subcommand)]

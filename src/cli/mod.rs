@@ -25,6 +25,7 @@ mod up;
 pub fn main(started: Instant) -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
+        Err(_) if std::env::args_os().len() <= 1 => return help(),
         Err(error) => {
             // Help and version are "errors" to clap, on standard output and with code 0; its own
             // code for a wrong command line is the 2 of `Kind::Usage`.
@@ -44,6 +45,13 @@ pub fn main(started: Instant) -> ExitCode {
             ExitCode::from(failure.kind.exit_code())
         }
     }
+}
+
+/// No argument: what there is, on standard output. Nothing is bound, nothing is written.
+fn help() -> ExitCode {
+    // A reader that left is no error here either.
+    Cli::command().print_help().ok();
+    ExitCode::SUCCESS
 }
 
 fn dispatch(cli: Cli, started: Instant) -> Outcome {

@@ -9,6 +9,8 @@ use crate::store::catalogue;
 use crate::store::gguf::GgufFacts;
 use crate::store::name::{ModelName, NameError};
 use crate::store::{Depth, Manifest, Resolved, Store, StoreError};
+use quorate_core::chat::Family;
+use quorate_core::ids::ExpertId;
 use quorate_core::plan::{self, Machine, Needs, Plan, PlanError, Wishes};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -44,6 +46,7 @@ pub struct Library {
     settings: Arc<Settings>,
     hardware: Arc<Hardware>,
     audience: Audience,
+    node_id: String,
     /// By the store's name, with the manifest that they belong to. Reading a header takes
     /// milliseconds, which every request would pay.
     headers: Arc<Mutex<BTreeMap<String, (Manifest, Resolved)>>>,
@@ -67,12 +70,14 @@ impl Library {
         settings: Arc<Settings>,
         hardware: Arc<Hardware>,
         audience: Audience,
+        node_id: String,
     ) -> Library {
         Library {
             store,
             settings,
             hardware,
             audience,
+            node_id,
             headers: Arc::default(),
         }
     }
@@ -182,8 +187,60 @@ impl Library {
             .plan(&resolved.facts, resolved.bytes)
             .map_err(|error| error.to_string())?;
         tracing::info!(target: "quorate::models", model = name, plan = plan.arithmetic, "loading");
-        load_engine(&resolved, &plan, events)
+        let expert = load_engine(EngineJob {
+            family: family(&resolved),
+            id: self.expert_id(&resolved, plan.context),
+            resolved: &resolved,
+            plan: &plan,
+            events,
+        })?;
+        self.remember_vocabulary(&resolved, &expert);
+        Ok(expert)
     }
+
+    /// H(peer, model, adapter, context): no adapter yet.
+    fn expert_id(&self, resolved: &Resolved, context: u32) -> ExpertId {
+        let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 expert id");
+        for part in [self.node_id.as_str(), &resolved.sha256, ""] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(&context.to_le_bytes());
+        ExpertId(*hasher.finalize().as_bytes())
+    }
+
+    /// `show` prints it. A store that cannot be written costs only that.
+    fn remember_vocabulary(&self, resolved: &Resolved, expert: &Arc<dyn Expert>) {
+        let fingerprint = expert.facts().vocab.fingerprint().to_string();
+        if resolved.vocab_fingerprint.as_ref() == Some(&fingerprint) {
+            return;
+        }
+        let Ok(name) = resolved.name.parse::<ModelName>() else { return };
+        if let Err(error) = self.store.set_vocab_fingerprint(&name, &fingerprint) {
+            tracing::warn!(target: "quorate::node", %error, "the vocabulary fingerprint is not kept");
+        }
+    }
+}
+
+/// One model on its way into the engine.
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
+struct EngineJob<'a> {
+    resolved: &'a Resolved,
+    plan: &'a Plan,
+    family: Family,
+    id: ExpertId,
+    events: EventSender,
+}
+
+/// How the model was taught to chat: the catalogue knows, else the header tells.
+fn family(resolved: &Resolved) -> Family {
+    if let Ok(ModelName::Alias(entry)) = resolved.name.parse() {
+        return entry.family;
+    }
+    resolved.facts.family.unwrap_or_else(|| {
+        tracing::warn!(target: "quorate::node", model = resolved.name, "unknown chat format; trying ChatML");
+        Family::ChatMl
+    })
 }
 
 /// What a header says about memory.
@@ -242,11 +299,28 @@ fn near_installed(store: &Store, typed: &str) -> Vec<String> {
 }
 
 #[cfg(not(feature = "llama"))]
-fn load_engine(_: &Resolved, _: &Plan, _: EventSender) -> Result<Arc<dyn Expert>, String> {
+fn load_engine(_: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
     Err("this quorate was built without llama.cpp; build it with default features".to_owned())
 }
 
 #[cfg(feature = "llama")]
-fn load_engine(_: &Resolved, _: &Plan, _: EventSender) -> Result<Arc<dyn Expert>, String> {
-    Err("the engine has not landed".to_owned())
+fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
+    use crate::expert::llama::{LoadRequest, load};
+    load(LoadRequest {
+        name: job.resolved.name.clone(),
+        path: job.resolved.path.clone(),
+        sha256: job.resolved.sha256.clone(),
+        family: job.family,
+        id: job.id,
+        context: job.plan.context,
+        cells: job.plan.cells,
+        threads: job.plan.threads,
+        threads_batch: job.plan.threads,
+        gpu_layers: job.plan.gpu_layers,
+        prefill_ms_shared: LoadRequest::PREFILL_MS_SHARED,
+        prefill_ms_alone: LoadRequest::PREFILL_MS_ALONE,
+        gather_us: LoadRequest::GATHER_US,
+        events: job.events,
+    })
+    .map_err(|error| error.to_string())
 }

@@ -27,6 +27,7 @@ pub(super) fn checks(context: &Context, hardware: Hardware) -> Vec<Check> {
         Arc::new(context.settings.clone()),
         Arc::new(hardware),
         Audience::Node,
+        String::new(), // nothing is loaded here
     );
     if listing.models.is_empty() {
         checks.push(Check::warn(
