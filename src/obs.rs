@@ -12,6 +12,18 @@ pub enum LogFormat {
     Json,
 }
 
+impl std::str::FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<LogFormat, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("'{text}' is neither text nor json")),
+        }
+    }
+}
+
 /// `filter` in tracing's grammar: `info`, `quorate=debug,llama-cpp-2=warn`.
 pub fn init(filter: &str, format: LogFormat) -> Outcome {
     let filter = EnvFilter::try_new(filter).map_err(|error| {

@@ -5,6 +5,7 @@ use crate::error::{Failure, Kind};
 use crate::store::StoreError;
 use crate::store::name::NameError;
 use crate::store::pull::PullError;
+use std::path::Path;
 
 impl From<NameError> for Failure {
     fn from(error: NameError) -> Failure {
@@ -23,7 +24,7 @@ impl From<StoreError> for Failure {
                 doing,
                 path,
                 source,
-            } => Failure::file(doing, &path, &source),
+            } => file(doing, &path, &source),
             StoreError::NotInstalled { .. } | StoreError::FileGone { .. } => {
                 Failure::new(Kind::NotFound, error.to_string())
             }
@@ -35,6 +36,18 @@ impl From<StoreError> for Failure {
     }
 }
 
+/// A file that is named and not there is a model that does not exist.
+fn file(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
+    let failure = Failure::file(doing, path, error);
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Failure {
+            kind: Kind::NotFound,
+            ..failure
+        },
+        _ => failure,
+    }
+}
+
 impl From<PullError> for Failure {
     fn from(error: PullError) -> Failure {
         match error {
@@ -43,7 +56,7 @@ impl From<PullError> for Failure {
                 doing,
                 path,
                 source,
-            } => Failure::file(doing, &path, &source),
+            } => file(doing, &path, &source),
             PullError::NoRoom { .. } | PullError::DiskFull { .. } => {
                 Failure::new(Kind::TooLarge, error.to_string())
             }

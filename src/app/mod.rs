@@ -47,7 +47,9 @@ impl App {
     /// Starts the loop on the current runtime. Nothing listens yet, and no model is loaded.
     pub fn start(home: &Home, settings: &Arc<Settings>, audience: Audience) -> Outcome<App> {
         home.create()?;
-        let node_id = Identity::load_or_create(&home.identity_key())?.node_id().to_string();
+        let node_id = Identity::load_or_create(&home.identity_key())?
+            .node_id()
+            .to_string();
         let hardware = Arc::new(hardware::probe());
         let store = Store::new(&home.data);
         let stop = CancellationToken::new();
@@ -197,7 +199,7 @@ async fn bind(settings: &Settings) -> Outcome<TcpListener> {
                 let who =
                     ports::listener_of(address).unwrap_or_else(|| "another process".to_owned());
                 // 7868 and 7869 are the swarm's.
-            let next = address.port().checked_add(10).unwrap_or(0);
+                let next = address.port().checked_add(10).unwrap_or(0);
                 Failure::new(Kind::Taken, format!("{who} already listens on {address}")).hint(
                     format!(
                         "stop it, or choose another port: quorate up --listen {}",

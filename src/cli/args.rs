@@ -16,6 +16,7 @@ Environment:
   QUORATE_HOME      where settings, identity and models live (default: the XDG directories)
   QUORATE_API_KEY   the key of the API, instead of --api-key-file
   QUORATE_OFFLINE   1: never use the network to fetch a model
+  QUORATE_LISTEN, QUORATE_THREADS, QUORATE_MAX_MEMORY, ...: any flag of `up`; the flag wins
   QUORATE_LOG       what to log, e.g. info or quorate=debug (RUST_LOG works too)
   NO_COLOR          no colours
 
@@ -89,23 +90,23 @@ pub(super) enum Verb {
 #[command(next_help_heading = "Machine")]
 pub(super) struct MachineFlags {
     /// Threads that compute [default: one for each physical core]
-    #[arg(long, env = "QUORATE_THREADS", hide_env = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     pub(super) threads: Option<u32>,
     /// Memory that models may fill, e.g. 8GB [default: what is free, less a tenth]
-    #[arg(long, env = "QUORATE_MAX_MEMORY", hide_env = true, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE")]
     pub(super) max_memory: Option<MemorySize>,
     /// Tokens that one conversation may hold [default: as trained, at most 8192]
-    #[arg(long, env = "QUORATE_CTX", hide_env = true, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS")]
     pub(super) ctx: Option<u32>,
     /// Layers on the graphics card [default: as many as fit]
-    #[arg(long, env = "QUORATE_GPU_LAYERS", hide_env = true, value_name = "N")]
+    #[arg(long, value_name = "N")]
     pub(super) gpu_layers: Option<u32>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Up {
     /// Where the API listens; beyond loopback it needs a key [default: 127.0.0.1:7867]
-    #[arg(long, env = "QUORATE_LISTEN", hide_env = true, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR")]
     pub(super) listen: Option<Listen>,
     /// A file with the key that clients must show
     #[arg(
@@ -117,7 +118,7 @@ pub(super) struct Up {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(super) api_key_file: Option<PathBuf>,
     /// How long an unused model stays in memory: 30s, 5m, 2h, forever [default: 5m]
-    #[arg(long, env = "QUORATE_KEEP_ALIVE", hide_env = true, value_name = "TIME")]
+    #[arg(long, value_name = "TIME")]
     #[arg(allow_hyphen_values = true)]
     pub(super) keep_alive: Option<KeepAlive>,
     /// Load this model at once instead of at its first request

@@ -8,7 +8,9 @@ use crate::obs::{self, LogFormat};
 use crate::store::name::ModelName;
 use crate::store::pull::{Network, PullEvent, PullOptions};
 use crate::store::{HubConfig, Store};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 pub(super) struct Context {
     pub(super) home: Home,
@@ -33,8 +35,7 @@ impl Context {
     ) -> Outcome<Context> {
         let home = Home::from_env()?;
         overrides.log_format = overrides.log_format.or(log_format);
-        overrides.offline = offline_from_env()?;
-        overrides.log_filter = text_from_env("QUORATE_LOG").or_else(|| text_from_env("RUST_LOG"));
+        add_environment(&mut overrides)?;
         let (path, required) = match config {
             Some(path) => (path, Required::Yes),
             None => (home.config_file.as_path(), Required::No),
@@ -98,16 +99,50 @@ pub(super) fn text_from_env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn offline_from_env() -> Outcome<Option<bool>> {
-    match text_from_env("QUORATE_OFFLINE").as_deref() {
-        None => Ok(None),
-        Some("1" | "true" | "yes" | "on") => Ok(Some(true)),
-        Some("0" | "false" | "no" | "off") => Ok(Some(false)),
-        Some(other) => Err(Failure::new(
-            Kind::Config,
-            format!("QUORATE_OFFLINE is '{other}'; write 1 or 0"),
-        )),
+/// What no flag says, from the environment.
+fn add_environment(flags: &mut Overrides) -> Outcome {
+    fill(&mut flags.listen, "QUORATE_LISTEN")?;
+    fill(&mut flags.api_key_file, "QUORATE_API_KEY_FILE")?;
+    fill(&mut flags.keep_alive, "QUORATE_KEEP_ALIVE")?;
+    fill(&mut flags.threads, "QUORATE_THREADS")?;
+    fill(&mut flags.max_memory, "QUORATE_MAX_MEMORY")?;
+    fill(&mut flags.context, "QUORATE_CTX")?;
+    fill(&mut flags.gpu_layers, "QUORATE_GPU_LAYERS")?;
+    fill(&mut flags.log_format, "QUORATE_LOG_FORMAT")?;
+    fill(&mut flags.log_filter, "QUORATE_LOG")?;
+    fill(&mut flags.log_filter, "RUST_LOG")?;
+    flags.offline = match text_from_env("QUORATE_OFFLINE").as_deref() {
+        None => flags.offline,
+        Some("1" | "true" | "yes" | "on") => Some(true),
+        Some("0" | "false" | "no" | "off") => Some(false),
+        Some(other) => {
+            return Err(refused(
+                "QUORATE_OFFLINE",
+                &format!("'{other}' is neither 1 nor 0"),
+            ));
+        }
+    };
+    Ok(())
+}
+
+fn fill<T: FromStr<Err: Display>>(setting: &mut Option<T>, name: &str) -> Outcome {
+    if setting.is_none()
+        && let Some(text) = text_from_env(name)
+    {
+        *setting = Some(
+            text.parse()
+                .map_err(|error: T::Err| refused(name, &error.to_string()))?,
+        );
     }
+    Ok(())
+}
+
+fn refused(name: &str, why: &str) -> Failure {
+    Failure::new(
+        Kind::Config,
+        format!("the environment's {name} is refused: {why}"),
+    )
+    .hint(format!("unset {name}, or correct it"))
 }
 
 /// `~/x` is the shell's business, but not inside quotes or a settings file.

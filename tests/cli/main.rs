@@ -1,0 +1,26 @@
+//! The program as its users meet it: its own processes, its own homes, nothing shared.
+
+mod harness;
+
+mod help;
+mod models;
+mod node;
+mod places;
+mod real;
+mod settings;
+
+/// A file that nobody names is a test that never runs.
+#[test]
+fn every_file_is_a_module() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli");
+    let main = include_str!("main.rs");
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs").filter(|module| *module != "main") {
+            assert!(
+                main.contains(&format!("mod {module};")),
+                "{name} is not in main.rs"
+            );
+        }
+    }
+}
