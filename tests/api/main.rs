@@ -1,1 +1,10 @@
-//! The API as clients see it.
+//! The API as clients see it: the real listener and the real loop over stub experts, exercised by
+//! async-openai (a client that we did not write), by tonic's generated client and by bare sockets.
+
+mod crowd;
+mod faults;
+mod grpc;
+mod guard;
+mod openai;
+mod pages;
+mod server;
