@@ -198,7 +198,7 @@ async fn a_client_that_leaves_before_a_whole_answer_frees_its_place() {
         ..endless()
     })
     .await;
-    let mut socket = server.ask(4000, false).await;
+    let socket = server.ask(4000, false).await;
     server.until(|status| status.running == 1).await;
     drop(socket);
     server.until(|status| status.running == 0).await;
