@@ -69,6 +69,10 @@ impl Inference for Service {
         let checked = asked
             .and_then(|asked| asked.check(&self.state.defaults))
             .map_err(ApiError::from);
+        let checked = checked.and_then(|wish| {
+            self.state.check_name(&wish.model)?;
+            Ok(wish)
+        });
         let wish = checked.inspect_err(|error| self.state.metrics.refused(error))?;
         let answer =
             tokio::time::timeout_at(deadline, Box::pin(answer::start(&self.state, wish))).await;

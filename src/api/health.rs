@@ -35,7 +35,7 @@ async fn why_not_ready(state: &ApiState) -> Option<String> {
         .models
         .iter()
         .any(|m| m.name == name && m.state == Residence::Ready);
-    if loaded || (state.catalogue.installed)().iter().any(|m| m.name == name) {
+    if loaded || state.catalogue.list().await.iter().any(|m| m.name == name) {
         return None;
     }
     Some(format!(

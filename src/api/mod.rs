@@ -46,7 +46,7 @@ pub struct ApiState {
 /// Which models there are, as far as the API needs to know.
 #[derive(Clone)]
 pub struct Catalogue {
-    /// Reads the store's index; cheap.
+    /// Reads the store's index; may block for some milliseconds.
     pub installed: Arc<dyn Fn() -> Vec<InstalledModel> + Send + Sync>,
     /// Foreign names to ours.
     pub aliases: BTreeMap<String, String>,
@@ -66,7 +66,35 @@ pub struct InstalledModel {
     pub context: u32,
 }
 
+impl ApiState {
+    /// A node with a key may have clients that are not its owner: they name models, not files.
+    /// (Aliases and the default model may still lead to files: those the owner wrote.)
+    fn check_name(&self, name: &str) -> Result<(), error::ApiError> {
+        let owners = self.catalogue.aliases.contains_key(name)
+            || self.default_model.as_deref() == Some(name);
+        if self.api_key_hash.is_none() || owners || !is_path(name) {
+            return Ok(());
+        }
+        let message = "a node with an API key serves no files by their path; \
+                       give the file a name in [aliases] of its settings";
+        let kind = error::Kind::ModelNotFound;
+        Err(error::ApiError::about("model", kind, message))
+    }
+}
+
+fn is_path(name: &str) -> bool {
+    let file = name.ends_with(".gguf") && !name.contains(':');
+    file || name.starts_with(['/', '.', '~']) || name.contains('\\')
+}
+
 impl Catalogue {
+    /// Reads the index on a thread that may block; nothing if that fails.
+    async fn list(&self) -> Vec<InstalledModel> {
+        let installed = self.installed.clone();
+        let listing = tokio::task::spawn_blocking(move || installed());
+        listing.await.unwrap_or_default()
+    }
+
     /// The name behind an alias; any other name stays itself.
     fn resolve<'a>(&'a self, name: &'a str) -> &'a str {
         self.aliases.get(name).map_or(name, String::as_str)

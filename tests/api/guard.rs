@@ -97,6 +97,25 @@ async fn a_key_opens_everything_but_health() {
 }
 
 #[tokio::test]
+async fn with_a_key_nobody_names_files() {
+    let server = start_with(StubOptions::default(), |state| {
+        state.api_key_hash = Some(*blake3::hash(b"sesame").as_bytes());
+    });
+    let server = server.await;
+    for path in ["/etc/passwd", "../x.gguf", "~/x", "x.gguf"] {
+        let body = format!("{{\"model\":\"{path}\",\"prompt\":\"x\"}}");
+        let more = format!(
+            "authorization: Bearer sesame\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        let head = server.head("POST", "/v1/completions", &more);
+        let error = server.send(&format!("{head}{body}")).await.error();
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("[aliases]"), "{path}: {message}");
+    }
+}
+
+#[tokio::test]
 async fn beyond_loopback_nothing_is_served_without_a_key() {
     let server = start(StubOptions::default()).await;
     let state = server.state();

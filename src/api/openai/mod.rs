@@ -50,7 +50,11 @@ async fn accept(
     parse: fn(&[u8], &Defaults) -> Result<request::Request, Invalid>,
 ) -> Result<request::Request, ApiError> {
     let read = body::read(headers, body).await;
-    let parsed = read.and_then(|body| Ok(parse(&body, &state.defaults)?));
+    let parsed = read.and_then(|body| {
+        let request = parse(&body, &state.defaults)?;
+        state.check_name(&request.wish.model)?;
+        Ok(request)
+    });
     parsed.inspect_err(|error| state.metrics.refused(error))
 }
 

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
-    let installed = (state.catalogue.installed)();
+    let installed = state.catalogue.list().await;
     let find = |name: &str| installed.iter().find(|model| model.name == name);
     let aliases = state.catalogue.aliases.iter();
     let aliased = aliases.filter_map(|(alias, name)| Some(object(alias, find(name)?)));
@@ -27,7 +27,7 @@ pub(super) async fn one(
     let Path(id) =
         id.map_err(|error| ApiError::about("model", Kind::Malformed, error.body_text()))?;
     let name = state.catalogue.resolve(&id);
-    let installed = (state.catalogue.installed)();
+    let installed = state.catalogue.list().await;
     match installed.iter().find(|model| model.name == name) {
         Some(model) => Ok(Json(object(&id, model))),
         None => {
