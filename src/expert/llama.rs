@@ -1,1 +1,0 @@
-//! llama.cpp behind the `Expert` trait.

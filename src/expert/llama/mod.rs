@@ -1,0 +1,369 @@
+//! Experts on llama.cpp.
+//!
+//! - [`load`] starts one OS thread per model, which owns its context and batch (`thread`), and
+//!   returns a handle: facts, a bounded mailbox, a tokeniser.
+//! - `session` is what the router knows of: text, questions, retained rows.
+//! - `step` is continuous batching: `plan` picks rows under the time that `cost` predicts, `cache`
+//!   keeps sequences and prefixes within the cells that `cells` counts.
+//!
+//! llama.cpp aborts the process when an assertion of its own fails, so every bound is checked
+//! before the call: tokens against the vocabulary, text against the context, rows against the
+//! batch, cells against the ledger, sequences against `SEQUENCES_MAX`.
+
+mod cache;
+mod cells;
+mod cost;
+mod plan;
+mod rows;
+mod session;
+mod step;
+mod thread;
+mod tokens;
+mod vocab;
+
+use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::{LogOptions, send_logs_to_tracing};
+use quorate_core::chat::{Family, Segment};
+use quorate_core::ids::{ExpertId, Token};
+use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SEQUENCES_MAX};
+use quorate_core::opinion::ExpertOp;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+use thread::{Loop, Mail};
+use tokens::Tokenizer;
+
+/// Rows of a batch on a processor. From 8 rows on a row costs the same (measured), and buffers
+/// grow with this.
+const BATCH_ROWS_CPU: u32 = 128;
+/// ...and on a GPU, which wants to be filled.
+const BATCH_ROWS_GPU: u32 = 512;
+/// Bytes of logits in one step; llama.cpp never gives that buffer back.
+const LOGITS_BYTES_MAX: usize = 32 << 20;
+
+/// What to load and how to run it.
+#[derive(Debug)]
+pub struct LoadRequest {
+    /// What clients ask for.
+    pub name: String,
+    pub path: PathBuf,
+    /// SHA-256 of the file, in hex: checked by whoever calls.
+    pub sha256: String,
+    pub family: Family,
+    pub id: ExpertId,
+    /// Tokens that one session may hold.
+    pub context: u32,
+    /// Tokens that all sessions and cached prefixes may hold together; at least `context`.
+    pub cells: u32,
+    /// Threads for one row, and for several.
+    pub threads: u32,
+    pub threads_batch: u32,
+    pub gpu_layers: u32,
+    /// How long a step with prompt rows may take while others wait for their next token...
+    pub prefill_ms_shared: u32,
+    /// ...and ever.
+    pub prefill_ms_alone: u32,
+    /// How long a step waits for sessions that were answered by the last one.
+    pub gather_us: u32,
+    pub events: EventSender,
+}
+
+impl LoadRequest {
+    /// Budgets as designed; the rest is the caller's to say.
+    pub const PREFILL_MS_SHARED: u32 = 60;
+    pub const PREFILL_MS_ALONE: u32 = 100;
+    pub const GATHER_US: u32 = 500;
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error("llama.cpp cannot start: {why}")]
+    Backend { why: String },
+    #[error("llama.cpp refuses the file {}: {why}; pull the model again or try another quantisation", path.display())]
+    Model { path: PathBuf, why: String },
+    #[error("no room for a context of {cells} tokens: {why}; try a smaller --context")]
+    Context { cells: u32, why: String },
+    #[error("the model does not compute: {why}")]
+    Engine { why: String },
+    #[error("{what} is {got}, but must be {expected}")]
+    Setting {
+        what: &'static str,
+        got: u64,
+        expected: String,
+    },
+}
+
+/// What steps need to know of the request.
+#[derive(Clone, Copy, Debug)]
+struct EngineSettings {
+    step_us: f64,
+    shared_us: f64,
+    gather: Duration,
+    /// Rows with logits in one step.
+    outputs_max: usize,
+    skips_masked: bool,
+}
+
+/// Loads a model. Blocks until it can answer.
+pub fn load(request: LoadRequest) -> Result<Arc<dyn Expert>, LoadError> {
+    check(&request)?;
+    let (mail_tx, mail_rx) = sync_channel(EXPERT_OPS_MAX);
+    let (loaded_tx, loaded_rx) = sync_channel(1);
+    std::thread::Builder::new()
+        .name("expert".into())
+        .spawn(move || serve(&request, mail_rx, &loaded_tx))
+        .map_err(|error| LoadError::Engine {
+            why: error.to_string(),
+        })?;
+    let died = |_| LoadError::Engine {
+        why: "its thread died".into(),
+    };
+    let (facts, tokenizer) = loaded_rx.recv().map_err(died)??;
+    Ok(Arc::new(LlamaExpert {
+        facts: Arc::new(facts),
+        tokenizer,
+        mail: mail_tx,
+    }))
+}
+
+/// The handle. The thread ends when it is dropped, and frees everything.
+struct LlamaExpert {
+    facts: Arc<ExpertFacts>,
+    tokenizer: Tokenizer,
+    mail: SyncSender<Mail>,
+}
+
+impl Expert for LlamaExpert {
+    fn facts(&self) -> &Arc<ExpertFacts> {
+        &self.facts
+    }
+
+    fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
+        self.mail
+            .try_send((Instant::now(), op))
+            .map_err(|error| match error {
+                TrySendError::Full(_) => SubmitError::Full,
+                TrySendError::Disconnected(_) => SubmitError::Gone,
+            })
+    }
+
+    fn tokenize(&self, segments: &[Segment], bos: bool) -> Result<Vec<Token>, TokenizeError> {
+        self.tokenizer.tokenize(segments, bos)
+    }
+}
+
+type Loaded = Result<(ExpertFacts, Tokenizer), LoadError>;
+
+/// The thread's whole life. Context before model: locals are dropped in reverse.
+fn serve(request: &LoadRequest, mail: Receiver<Mail>, loaded: &SyncSender<Loaded>) {
+    let model = match load_model(request) {
+        Ok(model) => Arc::new(model),
+        Err(error) => return tell(loaded, Err(error)),
+    };
+    let started = new_context(&model, request).and_then(|context| {
+        let settings = settings(request, model.n_vocab() as usize);
+        Loop::new(context, &model, request, settings, mail)
+    });
+    match started {
+        Ok(engine) => {
+            let facts = facts(&model, request);
+            let tokenizer = Tokenizer::new(model.clone(), facts.bos, request.context);
+            tell(loaded, Ok((facts, tokenizer)));
+            engine.run();
+        }
+        Err(error) => tell(loaded, Err(error)),
+    }
+}
+
+/// Whoever loads may have gone away; then the mailbox is closed too and the thread ends.
+fn tell(loaded: &SyncSender<Loaded>, what: Loaded) {
+    if loaded.send(what).is_err() {
+        tracing::debug!(target: "quorate::expert", "nobody waits for this model any more");
+    }
+}
+
+fn check(request: &LoadRequest) -> Result<(), LoadError> {
+    let setting = |what, got: u32, ok: bool, expected: String| {
+        if ok {
+            Ok(())
+        } else {
+            Err(LoadError::Setting {
+                what,
+                got: got.into(),
+                expected,
+            })
+        }
+    };
+    let LoadRequest {
+        context,
+        cells,
+        threads,
+        threads_batch,
+        ..
+    } = *request;
+    setting("context", context, context >= 2, "at least 2".into())?;
+    setting(
+        "cells",
+        cells,
+        cells >= context,
+        format!("at least the context, {context}"),
+    )?;
+    setting("cells", cells, cells <= 1 << 30, "at most 2^30".into())?;
+    setting(
+        "threads",
+        threads,
+        (1..=512).contains(&threads),
+        "1 to 512".into(),
+    )?;
+    setting(
+        "threads_batch",
+        threads_batch,
+        (1..=512).contains(&threads_batch),
+        "1 to 512".into(),
+    )
+}
+
+fn settings(request: &LoadRequest, vocab: usize) -> EngineSettings {
+    EngineSettings {
+        step_us: f64::from(request.prefill_ms_alone) * 1e3,
+        shared_us: f64::from(request.prefill_ms_shared) * 1e3,
+        gather: Duration::from_micros(request.gather_us.into()),
+        outputs_max: (LOGITS_BYTES_MAX / (4 * vocab.max(1))).max(DRAFT_TOKENS_MAX),
+        skips_masked: uses_flash_attention(request),
+    }
+}
+
+/// llama.cpp's own choice is flash attention everywhere. On a processor it costs three times as
+/// much per (row, cell) as the plain matrix product (research/decisions/0004-expert-engine.md).
+fn uses_flash_attention(request: &LoadRequest) -> bool {
+    request.gpu_layers > 0
+}
+
+fn load_model(request: &LoadRequest) -> Result<LlamaModel, LoadError> {
+    let params = LlamaModelParams::default().with_n_gpu_layers(request.gpu_layers);
+    let refused = |why: String| LoadError::Model {
+        path: request.path.clone(),
+        why,
+    };
+    if !request.path.is_file() {
+        return Err(refused("there is no such file".into()));
+    }
+    let backend = backend()?;
+    let _one_at_a_time = lock();
+    LlamaModel::load_from_file(backend, &request.path, &params)
+        .map_err(|error| refused(error.to_string()))
+}
+
+fn new_context<'model>(
+    model: &'model LlamaModel,
+    request: &LoadRequest,
+) -> Result<LlamaContext<'model>, LoadError> {
+    let rows = if request.gpu_layers > 0 {
+        BATCH_ROWS_GPU
+    } else {
+        BATCH_ROWS_CPU
+    };
+    let flash = if uses_flash_attention(request) {
+        FLASH_AUTO
+    } else {
+        FLASH_OFF
+    };
+    let params = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(request.cells))
+        .with_n_batch(rows)
+        .with_n_ubatch(rows)
+        .with_n_seq_max(SEQUENCES_MAX as u32)
+        .with_kv_unified(true)
+        .with_swa_full(true)
+        .with_flash_attention_policy(flash)
+        .with_n_threads(request.threads as i32)
+        .with_n_threads_batch(request.threads_batch as i32);
+    let backend = backend()?;
+    let _one_at_a_time = lock();
+    let context = model
+        .new_context(backend, params)
+        .map_err(|error| LoadError::Context {
+            cells: request.cells,
+            why: error.to_string(),
+        })?;
+    let n_ctx = context.n_ctx();
+    let expected = format!("at least {}", request.context);
+    match n_ctx >= request.context {
+        true => Ok(context),
+        false => Err(LoadError::Setting {
+            what: "cells",
+            got: n_ctx.into(),
+            expected,
+        }),
+    }
+}
+
+/// `LLAMA_FLASH_ATTN_TYPE_*`, which llama-cpp-2 passes through as a number.
+const FLASH_AUTO: i32 = -1;
+const FLASH_OFF: i32 = 0;
+
+fn facts(model: &LlamaModel, request: &LoadRequest) -> ExpertFacts {
+    ExpertFacts {
+        id: request.id,
+        model: request.name.clone(),
+        sha256: request.sha256.clone(),
+        family: request.family,
+        vocab: Arc::new(vocab::read(model)),
+        bos: vocab::bos(model),
+        context: request.context,
+        model_bytes: model.size(),
+        cache_bytes: cache_bytes(model, request.cells),
+        processor: processor(model, request),
+    }
+}
+
+/// Keys and values in 16 bits, for every layer and cell.
+fn cache_bytes(model: &LlamaModel, cells: u32) -> u64 {
+    let number = |key: &str| model.meta_val_str(key).ok()?.parse::<u64>().ok();
+    let arch = model
+        .meta_val_str("general.architecture")
+        .unwrap_or_default();
+    let head = model.n_embd().max(0) as u64 / u64::from(model.n_head().max(1));
+    let of = |what: &str| number(&format!("{arch}.attention.{what}_length")).unwrap_or(head);
+    let (key, value) = (of("key"), of("value"));
+    let per_cell = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * (key + value) * 2;
+    per_cell * u64::from(cells)
+}
+
+fn processor(model: &LlamaModel, request: &LoadRequest) -> String {
+    if request.gpu_layers == 0 {
+        return format!("cpu, {} threads", request.threads);
+    }
+    let layers = model.n_layer() + 1;
+    let devices = llama_cpp_2::list_llama_ggml_backend_devices();
+    let gpu = devices.iter().find(|device| device.backend != "CPU");
+    let name = gpu.map_or("cpu (no GPU in this build)".into(), |gpu| {
+        gpu.backend.to_lowercase()
+    });
+    format!("{name}, {}/{layers} layers", request.gpu_layers.min(layers))
+}
+
+/// llama.cpp has one backend for the whole process and cannot start it twice.
+fn backend() -> Result<&'static LlamaBackend, LoadError> {
+    static BACKEND: OnceLock<Result<LlamaBackend, String>> = OnceLock::new();
+    let started = BACKEND.get_or_init(|| {
+        send_logs_to_tracing(LogOptions::default());
+        LlamaBackend::init().map_err(|error| error.to_string())
+    });
+    started
+        .as_ref()
+        .map_err(|why| LoadError::Backend { why: why.clone() })
+}
+
+/// Making models and contexts in parallel is documented as unsound.
+fn lock() -> std::sync::MutexGuard<'static, ()> {
+    static LOADING: Mutex<()> = Mutex::new(());
+    LOADING.lock().unwrap_or_else(PoisonError::into_inner)
+}

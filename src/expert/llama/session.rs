@@ -1,0 +1,462 @@
+//! One session at the expert: its text, what is asked about it, and what of it must be computed.
+//!
+//! Pure bookkeeping. The engine moves tokens into the cache and hands rows of logits back.
+
+use super::cache::Sequence;
+use super::rows::{Pool, Rows};
+use quorate_core::distribution::{History, NotFinite, score};
+use quorate_core::ids::{Position, SessionId, Token};
+use quorate_core::law::Transforms;
+use quorate_core::limits::DRAFT_TOKENS_MAX;
+use quorate_core::lnp::LnP;
+use quorate_core::opinion::{
+    ExpertEvent, ExpertFailure, ExpertOp, Open, Opinion, Query, Scope, Want,
+};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Operations of one session that wait behind a draft. A router speaks again when it has heard.
+const INBOX_MAX: usize = 64;
+/// A session that nobody has asked anything for this long is no running stream, and is the first to
+/// give its cells up.
+const IDLE: Duration = Duration::from_secs(2);
+
+/// What the model bounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    pub(super) context: usize,
+    pub(super) vocab: u32,
+}
+
+/// A draft whose opinions are not all there.
+#[derive(Debug)]
+struct Pending {
+    queries: Vec<Query>,
+    /// Position of the first question; the others follow.
+    first: Position,
+    /// The step before which it was asked.
+    since: u64,
+    compute: Duration,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    pub(super) scope: Scope,
+    /// Prompt and everything appended to it.
+    pub(super) text: Vec<Token>,
+    /// Tokens at the beginning of `text` that are in the cache and right. The sequence may hold
+    /// more for a moment: what was truncated, or must be computed again for its logits.
+    pub(super) cached: usize,
+    /// None: not begun, or preempted.
+    pub(super) sequence: Option<Sequence>,
+    /// When it last heard from us, for who is waited for and who is idle.
+    pub(super) answered: Instant,
+    /// The next step waits a moment for what it says to the last opinions.
+    pub(super) awaited: bool,
+    /// It took longer than the moment last time.
+    pub(super) tardy: bool,
+    prompt: usize,
+    transforms: Transforms,
+    epoch: u32,
+    inbox: VecDeque<ExpertOp>,
+    pending: Option<Pending>,
+    rows: Rows,
+    scores: Option<Vec<LnP>>,
+    reused: Option<u32>,
+    begun: Option<Instant>,
+    ready: bool,
+}
+
+impl Session {
+    pub(super) fn new(open: Open, bounds: Bounds) -> Result<Session, ExpertFailure> {
+        if open.prompt.is_empty() {
+            return refused("the prompt is empty");
+        }
+        check_tokens(&open.prompt, open.prompt.len(), bounds)?;
+        Ok(Session {
+            id: open.session,
+            scope: open.scope,
+            prompt: open.prompt.len(),
+            text: open.prompt,
+            cached: 0,
+            sequence: None,
+            answered: Instant::now(),
+            awaited: false,
+            tardy: false,
+            transforms: open.transforms,
+            epoch: 0,
+            inbox: VecDeque::new(),
+            pending: None,
+            rows: Rows::default(),
+            scores: open.score.then(Vec::new),
+            reused: None,
+            begun: None,
+            ready: false,
+        })
+    }
+
+    // --- what is to be computed -----------------------------------------------------------------
+
+    /// Tokens that should be in the cache. The last one waits until somebody asks what follows it.
+    fn goal(&self) -> usize {
+        if self.pending.is_some() {
+            self.text.len()
+        } else {
+            self.text.len().saturating_sub(1)
+        }
+    }
+
+    pub(super) fn missing(&self) -> usize {
+        self.goal().saturating_sub(self.cached)
+    }
+
+    /// Is this a stream between two tokens, rather than a prompt on its way in?
+    pub(super) fn is_draft(&self) -> bool {
+        self.ready && self.pending.is_some() && self.missing() <= DRAFT_TOKENS_MAX
+    }
+
+    pub(super) fn is_scored(&self) -> bool {
+        self.scores
+            .as_ref()
+            .is_some_and(|scores| scores.len() + 1 < self.prompt)
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.missing() == 0 && self.answered.elapsed() > IDLE
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    pub(super) fn has_pending(&self) -> bool {
+        self.pending.is_some()
+    }
+
+    pub(super) fn waits_since(&self) -> u64 {
+        self.pending.as_ref().map_or(0, |pending| pending.since)
+    }
+
+    /// How much of the beginning another sequence may provide: never the token whose logits are
+    /// wanted, and nothing of a prompt whose every logit is wanted.
+    pub(super) fn reusable(&self) -> usize {
+        if self.is_scored() {
+            0
+        } else {
+            self.goal().min(self.text.len().saturating_sub(1))
+        }
+    }
+
+    /// Are the logits after token `index` wanted?
+    pub(super) fn wants_row(&self, index: usize) -> bool {
+        let asked = |pending: &Pending| {
+            let position = index as Position + 1;
+            position >= pending.first && self.rows.at(position).is_none()
+        };
+        self.wants_score(index) || self.pending.as_ref().is_some_and(asked)
+    }
+
+    fn wants_score(&self, index: usize) -> bool {
+        let missing = |scores: &Vec<LnP>| index >= scores.len() && index + 1 < self.prompt;
+        self.scores.as_ref().is_some_and(missing)
+    }
+
+    // --- what comes from the engine -------------------------------------------------------------
+
+    /// A sequence with `reused` tokens of the text is there.
+    pub(super) fn begin(&mut self, sequence: Sequence) {
+        self.cached = sequence.len();
+        self.reused.get_or_insert(sequence.len() as u32);
+        self.begun.get_or_insert_with(Instant::now);
+        self.sequence = Some(sequence);
+    }
+
+    /// The sequence is taken away; the text stays, and so does everything that was said of it.
+    pub(super) fn preempt(&mut self) -> Option<Sequence> {
+        self.cached = 0;
+        self.sequence.take()
+    }
+
+    /// The logits after token `index`.
+    pub(super) fn row(
+        &mut self,
+        index: usize,
+        logits: &[f32],
+        pool: &mut Pool,
+    ) -> Result<(), NotFinite> {
+        if self.wants_score(index)
+            && let Some(scores) = &mut self.scores
+        {
+            scores.push(score(logits, self.text[index + 1])?);
+        }
+        let position = index as Position + 1;
+        let query = self.pending.as_ref().and_then(|pending| {
+            let nth = position.checked_sub(pending.first)?;
+            pending.queries.get(nth as usize)
+        });
+        let Some(query) = query else {
+            return Ok(());
+        };
+        let history = History {
+            tokens: &self.text[..=index],
+            prompt: self.prompt,
+        };
+        let mut row = pool.take();
+        row.measure(logits, &self.transforms, history, query.raw_top.is_some())?;
+        self.rows.put(position, row, pool);
+        Ok(())
+    }
+
+    /// A step that took `took` is over: says what can be said now.
+    pub(super) fn stepped(&mut self, took: Duration, out: &mut Vec<ExpertEvent>) {
+        if let Some(pending) = &mut self.pending {
+            pending.compute += took;
+        }
+        self.announce(out);
+        self.answer(out);
+    }
+
+    /// Says once that the prompt is in.
+    pub(super) fn announce(&mut self, out: &mut Vec<ExpertEvent>) {
+        if self.ready || self.cached + 1 < self.prompt {
+            return;
+        }
+        self.ready = true;
+        let session = self.id;
+        let prefill = self.begun.map_or(Duration::ZERO, |begun| begun.elapsed());
+        let reused = self.reused.unwrap_or(0);
+        out.push(ExpertEvent::Ready {
+            session,
+            reused,
+            prefill_us: prefill.as_micros() as u64,
+        });
+        if let Some(ln_p) = self.scores.take() {
+            out.push(ExpertEvent::Scored { session, ln_p });
+        }
+    }
+
+    fn answer(&mut self, out: &mut Vec<ExpertEvent>) {
+        let all = |pending: &Pending| {
+            let positions = pending.first..pending.first + pending.queries.len() as Position;
+            positions
+                .into_iter()
+                .all(|position| self.rows.at(position).is_some())
+        };
+        if !self.ready || !self.pending.as_ref().is_some_and(all) {
+            return;
+        }
+        let Some(pending) = self.pending.take() else {
+            return;
+        };
+        let asked = (pending.first..).zip(&pending.queries);
+        let opinions = asked.filter_map(|(position, query)| self.opinion(position, query));
+        out.push(ExpertEvent::Opinions {
+            session: self.id,
+            epoch: self.epoch,
+            opinions: opinions.collect(),
+            compute_us: pending.compute.as_micros() as u64,
+        });
+        self.answered = Instant::now();
+    }
+
+    fn opinion(&self, position: Position, query: &Query) -> Option<Opinion> {
+        let (said, raw) = self.rows.at(position)?.answer(query);
+        Some(Opinion {
+            position,
+            said,
+            raw,
+        })
+    }
+
+    // --- what comes from the router -------------------------------------------------------------
+
+    pub(super) fn receive(&mut self, op: ExpertOp) -> Result<(), ExpertFailure> {
+        if self.inbox.len() >= INBOX_MAX {
+            return refused("too many operations at once");
+        }
+        self.inbox.push_back(op);
+        Ok(())
+    }
+
+    /// Carries out what can be carried out without the model. `step` counts the engine's steps.
+    pub(super) fn advance(
+        &mut self,
+        bounds: Bounds,
+        step: u64,
+        pool: &mut Pool,
+        out: &mut Vec<ExpertEvent>,
+    ) -> Result<(), ExpertFailure> {
+        self.announce(out);
+        while self.pending.is_none() {
+            match self.inbox.pop_front() {
+                None => break,
+                Some(ExpertOp::Draft {
+                    epoch,
+                    position,
+                    tokens,
+                    queries,
+                    ..
+                }) => {
+                    self.check_epoch(epoch)?;
+                    self.draft(position, &tokens, queries, bounds, step, pool)?;
+                    self.answer(out);
+                }
+                Some(ExpertOp::Ask {
+                    epoch,
+                    position,
+                    query,
+                    ..
+                }) => {
+                    self.check_epoch(epoch)?;
+                    self.ask(position, &query, bounds, out)?;
+                }
+                Some(ExpertOp::Truncate {
+                    epoch, position, ..
+                }) => {
+                    self.truncate(epoch, position, pool)?;
+                }
+                Some(ExpertOp::Open(_) | ExpertOp::Close { .. }) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_epoch(&self, epoch: u32) -> Result<(), ExpertFailure> {
+        if epoch == self.epoch {
+            return Ok(());
+        }
+        refused(format!("epoch {epoch} is asked in, this is {}", self.epoch))
+    }
+
+    fn draft(
+        &mut self,
+        position: Position,
+        tokens: &[Token],
+        queries: Vec<Query>,
+        bounds: Bounds,
+        step: u64,
+        pool: &mut Pool,
+    ) -> Result<(), ExpertFailure> {
+        let len = self.text.len();
+        if position as usize != len {
+            return refused(format!(
+                "a draft at {position}, but the text has {len} tokens"
+            ));
+        }
+        if queries.len() > tokens.len() + 1 || queries.len() > DRAFT_TOKENS_MAX {
+            let (asked, given) = (queries.len(), tokens.len());
+            return refused(format!("{asked} questions about a draft of {given} tokens"));
+        }
+        check_tokens(tokens, len + tokens.len(), bounds)?;
+        queries
+            .iter()
+            .try_for_each(|query| check_query(query, bounds))?;
+        self.text.extend_from_slice(tokens);
+        let first = (self.text.len() + 1 - queries.len()) as Position;
+        if first == 0 {
+            return refused("nothing comes before position 0");
+        }
+        let past = if tokens.is_empty() {
+            position
+        } else {
+            position + 1
+        };
+        self.rows.keep(|at| at >= first.min(past), pool);
+        if queries.is_empty() {
+            return Ok(());
+        }
+        // A row asked about that is neither retained nor still to come is computed again.
+        let missing =
+            (first as usize..=self.cached).find(|&at| self.rows.at(at as Position).is_none());
+        if let Some(at) = missing {
+            self.cached = at - 1;
+        }
+        self.pending = Some(Pending {
+            queries,
+            first,
+            since: step,
+            compute: Duration::ZERO,
+        });
+        Ok(())
+    }
+
+    fn ask(
+        &mut self,
+        position: Position,
+        query: &Query,
+        bounds: Bounds,
+        out: &mut Vec<ExpertEvent>,
+    ) -> Result<(), ExpertFailure> {
+        check_query(query, bounds)?;
+        let asked = Instant::now();
+        let Some(opinion) = self.opinion(position, query) else {
+            return refused(format!("nothing was said about position {position}"));
+        };
+        out.push(ExpertEvent::Opinions {
+            session: self.id,
+            epoch: self.epoch,
+            opinions: vec![opinion],
+            compute_us: asked.elapsed().as_micros() as u64,
+        });
+        self.answered = Instant::now();
+        Ok(())
+    }
+
+    fn truncate(
+        &mut self,
+        epoch: u32,
+        position: Position,
+        pool: &mut Pool,
+    ) -> Result<(), ExpertFailure> {
+        let at = position as usize;
+        if at > self.text.len() {
+            return refused(format!(
+                "truncated at {at}, but the text has {}",
+                self.text.len()
+            ));
+        }
+        if epoch < self.epoch {
+            return refused(format!("epoch {epoch} comes after {}", self.epoch));
+        }
+        self.epoch = epoch;
+        self.text.truncate(at);
+        self.prompt = self.prompt.min(at);
+        self.cached = self.cached.min(at);
+        self.rows.keep(|row| row <= position, pool);
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, pool: &mut Pool) {
+        self.rows.keep(|_| false, pool);
+    }
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, ExpertFailure> {
+    Err(ExpertFailure::Refused(why.into()))
+}
+
+fn check_tokens(tokens: &[Token], len: usize, bounds: Bounds) -> Result<(), ExpertFailure> {
+    if len > bounds.context {
+        let (tokens, context) = (len as u32, bounds.context as u32);
+        return Err(ExpertFailure::ContextFull { tokens, context });
+    }
+    match tokens.iter().find(|&&token| token >= bounds.vocab) {
+        None => Ok(()),
+        Some(token) => refused(format!("there is no token {token}")),
+    }
+}
+
+/// Numbers that would make the list functions spin or say nothing.
+fn check_query(query: &Query, bounds: Bounds) -> Result<(), ExpertFailure> {
+    match &query.want {
+        Want::Perturbed { tau, .. } if !(*tau > 0.0 && tau.is_finite()) => {
+            refused(format!("tau {tau} is not a positive number"))
+        }
+        Want::Plain { mass, .. } if !mass.is_finite() => refused(format!("mass {mass}")),
+        Want::Scalars(tokens) if tokens.len() > bounds.vocab as usize => {
+            refused("more tokens are asked about than there are")
+        }
+        _ => Ok(()),
+    }
+}

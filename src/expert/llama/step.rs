@@ -1,0 +1,368 @@
+//! One step: who takes part, whose cells make room, one decode, and what it lets sessions say.
+
+use super::EngineSettings;
+use super::cache::{Cache, Source, common_prefix};
+use super::cost::{CostModel, StepShape};
+use super::plan::{Budget, Demand, Kind, Share, plan};
+use super::rows::Pool;
+use super::session::{Bounds, Session};
+use llama_cpp_2::DecodeError;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
+use quorate_core::ids::SessionId;
+use quorate_core::opinion::{ExpertEvent, ExpertFailure};
+use std::time::{Duration, Instant};
+
+/// Free cells that a session wants beyond its text before it is (again) begun, so that it is not
+/// preempted at its next token.
+const HEADROOM_CELLS: usize = 64;
+
+/// Everything that steps work on. Lives on the engine's thread.
+pub(super) struct Engine<'model> {
+    pub(super) cache: Cache<'model>,
+    /// Oldest first.
+    pub(super) sessions: Vec<Session>,
+    pub(super) cost: CostModel,
+    pub(super) pool: Pool,
+    pub(super) bounds: Bounds,
+    pub(super) settings: EngineSettings,
+    /// Said, not yet sent.
+    pub(super) out: Vec<ExpertEvent>,
+    pub(super) steps: u64,
+    batch: LlamaBatch<'static>,
+    demands: Vec<Demand>,
+    shares: Vec<Share>,
+    /// (session, token index, batch row) of every output of the batch.
+    outputs: Vec<(usize, usize, i32)>,
+}
+
+impl<'model> Engine<'model> {
+    pub(super) fn new(
+        cache: Cache<'model>,
+        cost: CostModel,
+        bounds: Bounds,
+        settings: EngineSettings,
+    ) -> Engine<'model> {
+        let batch = LlamaBatch::new(cache.rows_max(), 1);
+        Engine {
+            cache,
+            sessions: Vec::new(),
+            cost,
+            pool: Pool::default(),
+            bounds,
+            settings,
+            out: Vec::new(),
+            steps: 0,
+            batch,
+            demands: Vec::new(),
+            shares: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        self.sessions.iter().any(|session| session.missing() > 0)
+    }
+
+    pub(super) fn find(&self, id: SessionId) -> Option<usize> {
+        self.sessions.iter().position(|session| session.id == id)
+    }
+
+    /// Takes the session out. What is in the cache stays there as a prefix.
+    pub(super) fn close(&mut self, index: usize) {
+        let mut session = self.sessions.remove(index);
+        session.close(&mut self.pool);
+        if let Some(mut sequence) = session.sequence.take() {
+            self.cache.shrink(&mut sequence, session.cached);
+            self.cache.keep(session.scope, session.text, sequence);
+        }
+    }
+
+    /// Takes the session out and says why. What is in the cache may be wrong: it goes.
+    pub(super) fn fail(&mut self, index: usize, why: ExpertFailure) {
+        let mut session = self.sessions.remove(index);
+        session.close(&mut self.pool);
+        if let Some(sequence) = session.sequence.take() {
+            self.cache.release(sequence);
+        }
+        self.out.push(ExpertEvent::Failed {
+            session: session.id,
+            why,
+        });
+    }
+
+    /// Computes something for somebody, if anybody wants it. `send` is called as soon as there is
+    /// something in `out`: the router thinks about the first opinion while the second is made.
+    pub(super) fn step(&mut self, send: &mut impl FnMut(&mut Vec<ExpertEvent>)) {
+        self.steps += 1;
+        self.reconcile();
+        self.admit();
+        let shape = loop {
+            let shape = self.plan();
+            if shape.rows == 0 {
+                return send(&mut self.out);
+            }
+            if shape.rows <= self.cache.free() || !self.make_room() {
+                break shape;
+            }
+        };
+        if shape.rows > self.cache.free() {
+            // One session alone, and the cache holds a whole context: cannot be.
+            self.fail_planned("the cache is too small for one session");
+            send(&mut self.out);
+            return;
+        }
+        self.fill();
+        let begun = Instant::now();
+        match self.cache.decode(&mut self.batch) {
+            Ok(()) => self.decoded(shape, begun.elapsed(), send),
+            Err(DecodeError::NoKvCacheSlot) => {
+                tracing::warn!(target: "quorate::expert", rows = shape.rows, "no cache slot");
+                if !self.make_room() {
+                    self.fail_planned("no room in the cache");
+                }
+            }
+            Err(error) => self.fail_planned(&error.to_string()),
+        }
+        send(&mut self.out);
+    }
+
+    /// Sequences forget what their sessions no longer stand by.
+    fn reconcile(&mut self) {
+        for session in &mut self.sessions {
+            if let Some(sequence) = &mut session.sequence
+                && !self.cache.shrink(sequence, session.cached)
+            {
+                session.cached = 0;
+            }
+        }
+    }
+
+    // --- admission ------------------------------------------------------------------------------
+
+    /// Gives sequences to sessions that have none, oldest first. Who does not fit waits, and so
+    /// does everybody younger; the oldest of all always fits, because younger ones make way.
+    fn admit(&mut self) {
+        for index in 0..self.sessions.len() {
+            let session = &self.sessions[index];
+            if session.sequence.is_some() || session.missing() == 0 {
+                continue;
+            }
+            let (source, len, to_come) = self.source_for(index);
+            if to_come > len {
+                continue;
+            }
+            let needed = self.sessions[index].text.len() - len + HEADROOM_CELLS;
+            let holds = |older: &Session| older.sequence.is_some() && !older.is_idle();
+            let first = !self.sessions[..index].iter().any(holds);
+            if needed > self.cache.free() && !first && needed > self.reclaimable() {
+                break;
+            }
+            if !self.begin(index, source, len) {
+                break;
+            }
+        }
+    }
+
+    /// Cells that are free, or held by prefixes and idle sessions only.
+    fn reclaimable(&self) -> usize {
+        let busy = self.sessions.iter().filter(|session| !session.is_idle());
+        self.cache
+            .reclaimable(busy.filter_map(|session| session.sequence.as_ref()))
+    }
+
+    /// The best beginning there is for a session, its length, and how long one will be that an
+    /// older session is computing now.
+    fn source_for(&self, index: usize) -> (Option<Source>, usize, usize) {
+        let session = &self.sessions[index];
+        let wanted = &session.text[..session.reusable()];
+        let (mut source, mut len) = match self.cache.longest(session.scope, wanted) {
+            Some((source, len)) => (Some(source), len),
+            None => (None, 0),
+        };
+        let mut to_come = 0;
+        for (other, leader) in self.sessions.iter().enumerate() {
+            if other == index || leader.scope != session.scope || leader.sequence.is_none() {
+                continue;
+            }
+            let common = common_prefix(&leader.text, wanted);
+            let have = self.cache.usable(common, leader.cached);
+            if have > len {
+                (source, len) = (Some(Source::Session(other)), have);
+            }
+            if other < index && leader.missing() > 0 {
+                to_come = to_come.max(self.cache.usable(common, leader.cached + leader.missing()));
+            }
+        }
+        (source, len, to_come)
+    }
+
+    fn begin(&mut self, index: usize, source: Option<Source>, len: usize) -> bool {
+        let sequence = match source {
+            None => self.cache.sequence(),
+            Some(Source::Prefix(prefix)) => self.cache.take_prefix(prefix, len),
+            Some(Source::Session(leader)) => match &self.sessions[leader].sequence {
+                Some(sequence) => self.cache.share(sequence.id(), sequence, len),
+                None => None,
+            },
+        };
+        let Some(sequence) = sequence else {
+            return false;
+        };
+        self.sessions[index].begin(sequence);
+        self.sessions[index].announce(&mut self.out);
+        true
+    }
+
+    // --- room -----------------------------------------------------------------------------------
+
+    /// Frees cells: prefixes first, then the sequence of an idle session, then of the youngest.
+    /// False if only one session is left, which has a right to everything there is.
+    fn make_room(&mut self) -> bool {
+        if self.cache.evict() {
+            return true;
+        }
+        let running = |session: &Session| session.sequence.is_some();
+        if self
+            .sessions
+            .iter()
+            .filter(|session| running(session))
+            .count()
+            < 2
+        {
+            return false;
+        }
+        let idle = |session: &Session| running(session) && session.is_idle();
+        let victim = self.sessions.iter().rposition(idle);
+        let victim = victim.or_else(|| self.sessions.iter().rposition(running));
+        if let Some(index) = victim
+            && let Some(sequence) = self.sessions[index].preempt()
+        {
+            tracing::debug!(target: "quorate::expert", tokens = sequence.len(), "preempted");
+            self.cache.release(sequence);
+        }
+        true
+    }
+
+    // --- the batch ------------------------------------------------------------------------------
+
+    fn plan(&mut self) -> StepShape {
+        self.demands.clear();
+        for (index, session) in self.sessions.iter().enumerate() {
+            if session.sequence.is_none() || session.missing() == 0 {
+                continue;
+            }
+            let scored = session.is_scored();
+            self.demands.push(Demand {
+                session: index,
+                rows: session.missing(),
+                depth: session.cached,
+                since: session.waits_since(),
+                kind: if session.is_draft() {
+                    Kind::Draft
+                } else {
+                    Kind::Prompt { scored }
+                },
+            });
+        }
+        let streaming = |session: &Session| session.is_ready() && !session.is_idle();
+        let budget = Budget {
+            step_us: self.settings.step_us,
+            shared_us: self.settings.shared_us,
+            rows: self.cache.rows_max(),
+            outputs: self.settings.outputs_max,
+            cells: self.cache.used(),
+            skips_masked: self.settings.skips_masked,
+            streaming: self.sessions.iter().any(streaming),
+        };
+        plan(&self.demands, budget, &mut self.cost, &mut self.shares)
+    }
+
+    fn fill(&mut self) {
+        self.batch.clear();
+        self.outputs.clear();
+        for share in &self.shares {
+            let session = &self.sessions[share.session];
+            let Some(sequence) = &session.sequence else {
+                continue;
+            };
+            for index in session.cached..session.cached + share.rows {
+                let wanted = session.wants_row(index);
+                if wanted {
+                    self.outputs
+                        .push((share.session, index, self.batch.n_tokens()));
+                }
+                let token = LlamaToken::new(session.text[index] as i32);
+                // The plan keeps to the batch's size, and one sequence fits.
+                let added = self
+                    .batch
+                    .add(token, index as i32, &[sequence.id()], wanted);
+                debug_assert!(added.is_ok());
+            }
+        }
+    }
+
+    fn decoded(
+        &mut self,
+        shape: StepShape,
+        took: Duration,
+        send: &mut impl FnMut(&mut Vec<ExpertEvent>),
+    ) {
+        let shape = StepShape {
+            outputs: self.outputs.len(),
+            ..shape
+        };
+        self.cost.observe(shape, took.as_secs_f64() * 1e6);
+        for share in &self.shares {
+            let session = &mut self.sessions[share.session];
+            if let Some(sequence) = &mut session.sequence {
+                self.cache.grew(sequence, share.rows);
+                session.cached += share.rows;
+            }
+        }
+        let mut broken = Vec::new();
+        let mut outputs = self.outputs.iter().peekable();
+        for share in &self.shares {
+            let session = &mut self.sessions[share.session];
+            let (mut finite, pool) = (true, &mut self.pool);
+            while let Some((_, index, row)) = outputs.next_if(|output| output.0 == share.session) {
+                finite &= session.row(*index, self.cache.logits(*row), pool).is_ok();
+            }
+            if !finite {
+                broken.push((session.id, ExpertFailure::NotFinite));
+                continue;
+            }
+            let asked = session.has_pending();
+            session.stepped(took, &mut self.out);
+            // What waited behind the draft may be answerable already.
+            if let Err(why) = session.advance(self.bounds, self.steps, pool, &mut self.out) {
+                broken.push((session.id, why));
+            }
+            session.awaited = asked && !session.tardy && !session.has_pending();
+            send(&mut self.out);
+        }
+        for (id, why) in broken {
+            if let Some(index) = self.find(id) {
+                self.fail(index, why);
+            }
+        }
+        if !self.settings.skips_masked {
+            let (cell_us, row_us) = (self.cost.cell_us(shape.rows), self.cost.row_us());
+            self.cache.charge(cell_us, row_us);
+        }
+    }
+
+    fn fail_planned(&mut self, why: &str) {
+        tracing::error!(target: "quorate::expert", why, "a step failed");
+        let ids: Vec<SessionId> = self
+            .shares
+            .iter()
+            .map(|share| self.sessions[share.session].id)
+            .collect();
+        for id in ids {
+            if let Some(index) = self.find(id) {
+                self.fail(index, ExpertFailure::Engine(why.to_owned()));
+            }
+        }
+    }
+}
