@@ -1,12 +1,14 @@
 //! The program as its users meet it: its own processes, its own homes, nothing shared.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
 mod harness;
 
 mod help;
 mod models;
 mod node;
 mod places;
-mod real;
+mod real_model;
 mod settings;
 
 /// A file that nobody names is a test that never runs.

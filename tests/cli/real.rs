@@ -1,1 +1,0 @@
-//! With a real model, where there is one.
