@@ -329,7 +329,11 @@ fn read(editor: &mut Editor) -> Outcome<Option<String>> {
 fn read_line(editor: &mut Editor, prompt: &str) -> Outcome<Option<String>> {
     loop {
         match editor.readline(prompt) {
-            Ok(line) => return Ok(Some(line)),
+            Ok(line) => {
+                // Whether it was kept decides nothing.
+                editor.add_history_entry(line.as_str()).ok();
+                return Ok(Some(line));
+            }
             Err(ReadlineError::Interrupted) => term::line("(/bye or Ctrl-D leaves)")?,
             Err(ReadlineError::Eof) => return Ok(None),
             Err(error) => {
