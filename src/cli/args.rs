@@ -3,7 +3,9 @@
 
 use crate::config::{KeepAlive, Listen, MemorySize};
 use crate::obs::LogFormat;
+use crate::store::catalogue::CATALOGUE;
 use clap::{Args, Parser, Subcommand, ValueHint};
+use quorate_core::plan::Size;
 use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
@@ -182,8 +184,25 @@ pub(super) struct AnswerFlags {
     pub(super) format: Option<String>,
 }
 
+/// Every short name, for the help of `pull`.
+fn catalogue() -> String {
+    let mut text = String::from("Short names:\n");
+    for entry in CATALOGUE {
+        let size = entry
+            .bytes
+            .map_or_else(String::new, |bytes| Size(bytes).to_string());
+        text += &format!(
+            "  {:<16}{size:<10}context {}\n",
+            entry.alias, entry.context_length
+        );
+    }
+    text + "Any other model of the Hugging Face hub: org/repo:QUANT[@revision]"
+}
+
 #[derive(Debug, Args)]
+#[command(after_help = catalogue())]
 pub(super) struct Pull {
+    /// A short name, org/repo:QUANT[@revision], or the path of a .gguf file
     pub(super) model: String,
     /// Report progress as lines of JSON (so it is anyway where there is no terminal)
     #[arg(long)]

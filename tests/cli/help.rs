@@ -78,6 +78,14 @@ fn serve_is_another_name_of_up_and_ls_of_list() {
 }
 
 #[test]
+fn pull_lists_the_short_names() {
+    let ran = Home::new().run(&["pull", "--help"]);
+    for name in ["smollm2:135m", "98 MB", "llama3.2:3b", "org/repo:QUANT"] {
+        assert!(ran.works().contains(name), "no {name}");
+    }
+}
+
+#[test]
 fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let ran = Home::new().run(&["completions", shell]);

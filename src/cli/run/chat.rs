@@ -282,8 +282,7 @@ fn number<T: FromStr>(name: &str, value: &str) -> Outcome<Option<T>> {
 type Editor = rustyline::Editor<(), FileHistory>;
 
 fn editor(history: &Path) -> Outcome<Editor> {
-    let config = rustyline::Config::builder().auto_add_history(true).build();
-    let mut editor = Editor::with_config(config).map_err(|error| {
+    let mut editor = Editor::new().map_err(|error| {
         Failure::new(
             Kind::Failed,
             format!("cannot read from the terminal: {error}"),
