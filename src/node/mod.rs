@@ -225,7 +225,7 @@ impl Library {
 }
 
 /// One model on its way into the engine.
-#[allow(dead_code)]
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
 struct EngineJob<'a> {
     resolved: &'a Resolved,
     plan: &'a Plan,
@@ -306,6 +306,23 @@ fn load_engine(_: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
 }
 
 #[cfg(feature = "llama")]
-fn load_engine(_: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
-    Err("the engine has not landed".to_owned())
+fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
+    use crate::expert::llama::{LoadRequest, load};
+    load(LoadRequest {
+        name: job.resolved.name.clone(),
+        path: job.resolved.path.clone(),
+        sha256: job.resolved.sha256.clone(),
+        family: job.family,
+        id: job.id,
+        context: job.plan.context,
+        cells: job.plan.cells,
+        threads: job.plan.threads,
+        threads_batch: job.plan.threads,
+        gpu_layers: job.plan.gpu_layers,
+        prefill_ms_shared: LoadRequest::PREFILL_MS_SHARED,
+        prefill_ms_alone: LoadRequest::PREFILL_MS_ALONE,
+        gather_us: LoadRequest::GATHER_US,
+        events: job.events,
+    })
+    .map_err(|error| error.to_string())
 }
