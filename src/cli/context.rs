@@ -42,7 +42,8 @@ impl Context {
         };
         let settings = Settings::load(path, required, &overrides)?;
         let default = match voice {
-            Voice::Server => "info",
+            // llama.cpp tells a hundred lines about every model, and warns of a cache for two contexts.
+            Voice::Server => "info,llama-cpp-2=error",
             Voice::Command => "error",
         };
         obs::init(
