@@ -22,4 +22,6 @@ pub mod obs;
 
 // Where everything is put together.
 pub mod app;
+#[cfg(feature = "llama")]
+pub mod bench;
 pub mod cli;

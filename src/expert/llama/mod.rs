@@ -10,6 +10,7 @@
 //! before the call: tokens against the vocabulary, text against the context, rows against the
 //! batch, cells against the ledger, sequences against `SEQUENCES_MAX`.
 
+mod bare;
 mod cache;
 mod cells;
 mod cost;
@@ -20,6 +21,8 @@ mod step;
 mod thread;
 mod tokens;
 mod vocab;
+
+pub use bare::{Bare, with_bare};
 
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use llama_cpp_2::context::LlamaContext;
