@@ -13,6 +13,7 @@ mod ours;
 pub use child::{Child, child};
 
 use crate::driver::Node;
+use crate::expert::EventSender;
 use crate::expert::llama::{Bare, LoadError, LoadRequest, load, with_bare};
 use ours::Ours;
 use quorate_core::chat::Segment;
@@ -63,7 +64,7 @@ pub struct SoloOptions {
     /// ...over HTTP here.
     pub api: SocketAddr,
     /// The same model and plan, for the bare loop and for scoring; its events are not used.
-    pub request: Box<dyn Fn(crate::expert::EventSender) -> LoadRequest>,
+    pub request: Box<dyn Fn(EventSender) -> std::result::Result<LoadRequest, String>>,
     /// This program and the arguments that lead to [`child`] with the same model, for memory.
     pub program: PathBuf,
     pub child_args: Vec<String>,
@@ -71,6 +72,12 @@ pub struct SoloOptions {
     pub run_args: Vec<String>,
     /// Hears what is being measured.
     pub progress: Box<dyn Fn(&str)>,
+}
+
+impl SoloOptions {
+    fn request(&self, events: EventSender) -> Result<LoadRequest> {
+        (self.request)(events).map_err(|why| BenchError::new("the model", why))
+    }
 }
 
 /// The keys of the issue. Rates in tokens per second.
@@ -108,7 +115,7 @@ pub fn solo(options: &SoloOptions, runtime: &tokio::runtime::Handle) -> Result<S
     report.rss_overhead_mb = child::rss_overhead_mb(options)?;
     let ours = runtime.block_on(Ours::new(options))?;
     let (nowhere, _) = tokio::sync::mpsc::channel(1);
-    let request = (options.request)(nowhere);
+    let request = options.request(nowhere)?;
     with_bare(&request, |bare| {
         side_by_side(options, runtime, &ours, bare, &mut report)
     })??;
@@ -178,8 +185,8 @@ fn side_by_side(
 /// Solo never scores a prompt, so there is no way through the router: the engine is asked itself.
 fn scored(options: &SoloOptions, report: &mut SoloReport) -> Result<()> {
     let (events_tx, mut events) = tokio::sync::mpsc::channel(64);
-    let request = (options.request)(events_tx.clone());
-    let expert = load((options.request)(events_tx))?;
+    let request = options.request(events_tx.clone())?;
+    let expert = load(options.request(events_tx)?)?;
     let warm = expert.tokenize(&[Segment::Text(PROMPT.into())], false);
     drop(warm.map_err(|error| BenchError::new("tokenising", error))?);
     let vocab = expert.facts().vocab.len();

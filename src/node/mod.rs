@@ -198,6 +198,26 @@ impl Library {
         Ok(expert)
     }
 
+    /// What the engine would be told of this model on this machine: `bench` loads it bare.
+    #[cfg(feature = "llama")]
+    pub fn load_request(
+        &self,
+        typed: &str,
+        events: EventSender,
+    ) -> Result<crate::expert::llama::LoadRequest, String> {
+        let resolved = self.resolve(typed).map_err(|error| error.to_string())?;
+        let plan = self
+            .plan(&resolved.facts, resolved.bytes)
+            .map_err(|error| advice(&error))?;
+        Ok(load_request(EngineJob {
+            family: family(&resolved),
+            id: self.expert_id(&resolved, plan.context),
+            resolved: &resolved,
+            plan: &plan,
+            events,
+        }))
+    }
+
     /// H(peer, model, adapter, context): no adapter yet.
     fn expert_id(&self, resolved: &Resolved, context: u32) -> ExpertId {
         let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 expert id");
@@ -307,8 +327,13 @@ fn load_engine(_: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
 
 #[cfg(feature = "llama")]
 fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
-    use crate::expert::llama::{LoadRequest, load};
-    load(LoadRequest {
+    crate::expert::llama::load(load_request(job)).map_err(|error| error.to_string())
+}
+
+#[cfg(feature = "llama")]
+fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
+    use crate::expert::llama::LoadRequest;
+    LoadRequest {
         name: job.resolved.name.clone(),
         path: job.resolved.path.clone(),
         sha256: job.resolved.sha256.clone(),
@@ -323,6 +348,5 @@ fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
         prefill_ms_alone: LoadRequest::PREFILL_MS_ALONE,
         gather_us: LoadRequest::GATHER_US,
         events: job.events,
-    })
-    .map_err(|error| error.to_string())
+    }
 }
