@@ -16,7 +16,7 @@ pub(super) struct Local(pub SocketAddr);
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the API would listen on {0}, where other machines can reach it, without a key; \
-     set one with --api-key (or QUORATE_API_KEY), or listen on 127.0.0.1"
+     set one with --api-key-file (or QUORATE_API_KEY), or listen on 127.0.0.1"
 )]
 pub struct BindError(pub SocketAddr);
 
@@ -213,6 +213,6 @@ mod tests {
         assert!(check_bind("[::1]:7867".parse().unwrap(), false).is_ok());
         assert!(check_bind("0.0.0.0:7867".parse().unwrap(), true).is_ok());
         let error = check_bind("0.0.0.0:7867".parse().unwrap(), false).unwrap_err();
-        assert!(error.to_string().contains("--api-key"));
+        assert!(error.to_string().contains("--api-key-file"));
     }
 }
