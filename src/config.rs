@@ -6,6 +6,7 @@
 
 use crate::error::{Failure, Kind, Outcome, nearest};
 use crate::obs::LogFormat;
+use quorate_core::plan::CONTEXT_MIN;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -186,6 +187,14 @@ impl Settings {
                 "threads must be from 1 to {THREADS_MAX}, not {threads}"
             )));
         }
+        let context = flags.context.or(raw.machine.ctx);
+        if let Some(context) = context
+            && context < CONTEXT_MIN
+        {
+            return Err(bad(format!(
+                "ctx must be at least {CONTEXT_MIN} tokens, not {context}"
+            )));
+        }
         Ok(Settings {
             listen: listen.0,
             api_key_file: flags.api_key_file.clone().or(raw.api.key_file),
@@ -198,7 +207,7 @@ impl Settings {
             keep_alive,
             threads,
             max_memory_bytes: max_memory.map(|size| size.0),
-            context: flags.context.or(raw.machine.ctx),
+            context,
             gpu_layers: flags.gpu_layers.or(raw.machine.gpu_layers),
             offline: flags.offline.or(raw.models.offline).unwrap_or(false),
             log_filter: flags.log_filter.clone().or(raw.log.filter),

@@ -31,14 +31,22 @@ pub(super) async fn router(state: &ApiState) -> Router {
     .max_encoding_message_size(EVENT_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<InferenceServer<Service>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    let describe = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Python's reflection client still speaks v1alpha, grpcurl speaks v1.
+    let reflection = describe()
         .build_v1()
+        .expect("our own schema is well-formed");
+    let reflection_alpha = describe()
+        .build_v1alpha()
         .expect("our own schema is well-formed");
     tonic::service::Routes::new(inference)
         .add_service(health)
         .add_service(reflection)
+        .add_service(reflection_alpha)
         .into_axum_router()
         .layer(middleware::from_fn_with_state(state.clone(), guarded))
 }

@@ -29,7 +29,10 @@ mod with_llama {
 
     pub(in crate::cli) fn solo(context: &Context, args: &BenchSolo) -> Outcome {
         let settings = Arc::new(context.settings.clone());
-        let typed = args.model.clone().unwrap_or_else(|| settings.default_model.clone());
+        let typed = args
+            .model
+            .clone()
+            .unwrap_or_else(|| settings.default_model.clone());
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
         let in_runtime = runtime.enter();
@@ -43,7 +46,9 @@ mod with_llama {
                 return Child::run_bare(&request).map_err(failed);
             }
             Some(Child::Node) => {
-                return runtime.block_on(Child::run_node(app.node.clone(), &typed)).map_err(failed);
+                return runtime
+                    .block_on(Child::run_node(app.node.clone(), &typed))
+                    .map_err(failed);
             }
             None => {}
         }
@@ -52,7 +57,12 @@ mod with_llama {
         let stop = CancellationToken::new();
         let listener = runtime
             .block_on(tokio::net::TcpListener::bind(("127.0.0.1", 0)))
-            .map_err(|error| failed(BenchError::Failed { what: "HTTP", why: error.to_string() }))?;
+            .map_err(|error| {
+                failed(BenchError::Failed {
+                    what: "HTTP",
+                    why: error.to_string(),
+                })
+            })?;
         let api = listener.local_addr().map_err(failed)?;
         let serving = runtime.spawn(api::serve(state, listener, stop.clone()));
         let options = SoloOptions {
@@ -81,7 +91,7 @@ mod with_llama {
             let json = serde_json::to_string_pretty(&report).map_err(failed)?;
             term::line(&json)
         } else {
-            term::line(&table(&report))
+            term::line(table(&report))
         }
     }
 
@@ -94,7 +104,11 @@ mod with_llama {
         for (name, ours, raw) in [
             ("decode tok/s", r.decode_tps, r.raw_decode_tps),
             ("prefill tok/s", r.prefill_tps, r.raw_prefill_tps),
-            ("scored tok/s", r.scored_prefill_tps, r.raw_scored_prefill_tps),
+            (
+                "scored tok/s",
+                r.scored_prefill_tps,
+                r.raw_scored_prefill_tps,
+            ),
             ("8 streams tok/s", r.streams8_tps, r.raw_streams8_tps),
             ("first token ms", r.ttft_ms, r.raw_ttft_ms),
         ] {

@@ -220,7 +220,8 @@ impl Residency {
             return;
         };
         model.state = State::Ready;
-        model.bytes = bytes;
+        // The engine counts weights and cache; the plan also counted what computing takes.
+        model.bytes = model.bytes.max(bytes);
         model.last_used = now;
         model.users = model.tickets.len();
         for ticket in std::mem::take(&mut model.tickets) {

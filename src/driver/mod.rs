@@ -92,7 +92,7 @@ enum Done {
     },
     Mask {
         session: SessionId,
-        matcher: Matcher,
+        matcher: Box<Matcher>,
         answer: MaskAnswer,
     },
 }
@@ -167,7 +167,7 @@ struct Driver {
     experts: BTreeMap<String, Arc<dyn Expert>>,
     clients: BTreeMap<SessionId, mpsc::Sender<Event>>,
     /// Grammars of running sessions; one that is out on a blocking thread is not here.
-    matchers: BTreeMap<SessionId, Matcher>,
+    matchers: BTreeMap<SessionId, Box<Matcher>>,
     tickets: BTreeMap<Ticket, Waiter>,
     next_ticket: Ticket,
     /// Goodbyes that found a full mailbox: said again every turn, or an expert would keep a dead
@@ -306,7 +306,7 @@ impl Driver {
         // Before the first output, which may need them.
         self.clients.insert(session, events);
         if let Some(matcher) = matcher {
-            self.matchers.insert(session, matcher);
+            self.matchers.insert(session, Box::new(matcher));
         }
         let mut out = Vec::new();
         let answer = self.node.submit(self.now(), request, &mut out);

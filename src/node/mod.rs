@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 const CONTEXTS_NODE: u32 = 2;
 /// A `run` in its own process has one conversation.
 const CONTEXTS_ALONE: u32 = 1;
-/// The engine's batch: as many rows of activations and logits are kept at once.
-const BATCH_ROWS: u64 = 512;
+/// The engine's batch on a processor: as many rows of activations are kept at once.
+const BATCH_ROWS: u64 = 128;
 /// Rows with logits in one batch, at most.
 const LOGIT_ROWS: u64 = 64;
 /// Activations of one row, in embedding widths: a transformer block's widest point (the
@@ -111,6 +111,7 @@ impl Library {
             NameError::Unknown { name, near } => {
                 let mut near: Vec<String> = near.into_iter().map(str::to_owned).collect();
                 near.extend(near_installed(&self.store, &name));
+                near.sort();
                 near.dedup();
                 AcquireError::Unknown { name, near }
             }
@@ -119,6 +120,21 @@ impl Library {
                 why: other.to_string(),
             },
         })?;
+        // Over the API a path would open any file of this user. The owner's own words may: aliases,
+        // the default model, and `run PATH`, which registers the file before it asks the node.
+        let owners =
+            self.settings.aliases.contains_key(typed) || self.settings.default_model == typed;
+        if self.audience == Audience::Node
+            && !owners
+            && matches!(name, ModelName::Path(_))
+            && !matches!(self.store.installed(&name), Ok(Some(_)))
+        {
+            let name = typed.to_owned();
+            return Err(AcquireError::Unknown {
+                name,
+                near: Vec::new(),
+            });
+        }
         self.verified(&name).map_err(|error| match error {
             StoreError::NotInstalled { name } => AcquireError::NotInstalled { name },
             other => AcquireError::Load {
@@ -269,10 +285,13 @@ fn family(resolved: &Resolved) -> Family {
 fn needs(facts: &GgufFacts, file_bytes: u64) -> Needs {
     let rows = BATCH_ROWS * facts.embedding_length * ROW_WIDTHS * 4;
     let logits = LOGIT_ROWS * facts.vocab_size * 4;
+    // Without flash attention every row of a batch scores every cell, for each head, in f32.
+    let heads = facts.head_count.iter().copied().max().unwrap_or(0);
+    let scores = BATCH_ROWS * heads * 4;
     Needs {
         weights_bytes: facts.tensor_bytes.max(file_bytes),
         layers: u32::try_from(facts.block_count).unwrap_or(u32::MAX),
-        cache_bytes_per_token: facts.kv_bytes_per_token(),
+        cache_bytes_per_token: facts.kv_bytes_per_token().saturating_add(scores),
         trained_context: u32::try_from(facts.context_length).unwrap_or(u32::MAX),
         scratch_bytes: rows.saturating_add(logits),
     }
@@ -301,6 +320,7 @@ pub fn advice(error: &PlanError) -> String {
 pub fn near_names(store: &Store, typed: &str) -> Vec<String> {
     let mut near = near_installed(store, typed);
     near.extend(catalogue::near(typed).into_iter().map(str::to_owned));
+    near.sort();
     near.dedup();
     near
 }

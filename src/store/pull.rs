@@ -95,7 +95,7 @@ pub enum PullError {
     )]
     Offline { name: String },
     #[error(
-        "not enough room in {}: {need} bytes to fetch ({bytes} in all, {have} here already), {free} free, {} short; \
+        "not enough room in {}: {need} bytes needed while it is fetched and unpacked ({bytes} in all, {have} here already), {free} free, {} short; \
          free some, or set QUORATE_HOME to a larger disk", dir.display(), need.saturating_sub(*free)
     )]
     NoRoom {

@@ -91,10 +91,7 @@ pub(super) fn count(name: &str, value: &Value) -> Result<u32, Invalid> {
     }
     match value {
         Value::Number(number) => {
-            let message = format!(
-                "{name} must be a whole number from 0 to {}, not {number}",
-                u32::MAX
-            );
+            let message = format!("{name} must be a whole number, at least 0, not {number}");
             Err(Invalid::value(name, message))
         }
         other => Err(wrong(name, "a whole number", other)),

@@ -180,7 +180,11 @@ fn seconds(duration: Duration) -> String {
 }
 
 fn rate(tokens: u64, us: u64, note: &str) -> String {
-    let per_second = tokens as f64 * 1e6 / us.max(1) as f64;
     let took = seconds(Duration::from_micros(us));
+    // One token, or none, says nothing about a rate.
+    if tokens < 2 || us == 0 {
+        return format!("{tokens} tokens{note} in {took}");
+    }
+    let per_second = tokens as f64 * 1e6 / us as f64;
     format!("{tokens} tokens{note} in {took}, {per_second:.1} tokens/s")
 }

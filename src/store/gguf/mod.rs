@@ -121,13 +121,14 @@ pub enum GgufError {
 
 /// Checks the file at `path` and says what is in it.
 pub fn check(path: &Path) -> Result<GgufFacts, GgufError> {
-    let file = File::open(path)?;
-    let meta = file.metadata()?;
+    // Asked before it is opened: opening a pipe would wait for somebody to write into it.
+    let meta = std::fs::metadata(path)?;
     if !meta.is_file() {
         return Err(GgufError::Unsupported(
             "not a regular file; give the path of a .gguf file".into(),
         ));
     }
+    let file = File::open(path)?;
     parse(BufReader::with_capacity(256 * 1024, file), meta.len())
 }
 
