@@ -1,5 +1,7 @@
 //! The real loop over stub experts: handles, leases, queues, grammars' way through it, shutdown.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use quorate::driver::{
     self, AcquireError, Found, Generation, GenerationStream, Lease, Models, Node, RefusedError,
     Residence,
