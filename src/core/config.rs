@@ -80,6 +80,89 @@ pub const SCHEMA: &[Setting] = &[
         meaning: "how long a decode waits for sessions that were just answered" },
 ];
 
+impl Key {
+    /// The number by which patches name the key: its place in the schema.
+    pub fn code(self) -> u16 {
+        self as u16
+    }
+
+    pub fn from_code(code: u16) -> Option<Key> {
+        SCHEMA.get(usize::from(code)).map(|row| row.key)
+    }
+
+    pub fn row(self) -> &'static Setting {
+        &SCHEMA[self as usize]
+    }
+}
+
+/// One typed operation. There is no other: no paths, no deletion, no code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set {
+    pub key: Key,
+    pub value: u32,
+    /// What the proposer saw: a patch never changes a value that it did not know.
+    pub expect_old: u32,
+}
+
+impl Set {
+    /// How far the new value is from `from`, in thousandths of it.
+    pub fn step_permille(&self, from: u32) -> u64 {
+        u64::from(self.value.abs_diff(from)) * 1000 / u64::from(from.max(1))
+    }
+}
+
+/// Operations on different keys, in the order of the keys: one spelling for one change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Patch {
+    ops: Vec<Set>,
+}
+
+impl Patch {
+    pub fn new(mut ops: Vec<Set>) -> Result<Patch, BadPatch> {
+        ops.sort_by_key(|op| op.key);
+        if ops.is_empty() || ops.windows(2).any(|w| w[0].key == w[1].key) {
+            return Err(BadPatch::Shape);
+        }
+        match ops.iter().find(|op| op.value == op.expect_old) {
+            Some(op) => Err(BadPatch::Nothing {
+                name: op.key.row().name,
+            }),
+            None => Ok(Patch { ops }),
+        }
+    }
+
+    pub fn ops(&self) -> &[Set] {
+        &self.ops
+    }
+
+    /// The patch that takes this one back.
+    #[must_use]
+    pub fn inverse(&self) -> Patch {
+        let swapped = |op: &Set| Set {
+            key: op.key,
+            value: op.expect_old,
+            expect_old: op.value,
+        };
+        Patch {
+            ops: self.ops.iter().map(swapped).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPatch {
+    #[error("a patch sets at least one key, and each key once")]
+    Shape,
+    #[error("{name} is set to the value that it has")]
+    Nothing { name: &'static str },
+    #[error("{name} is no longer what the patch expects")]
+    Stale { name: &'static str },
+    #[error("{name} would change by more than its largest step")]
+    Step { name: &'static str },
+    #[error(transparent)]
+    Bounds(#[from] OutOfBounds),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{name} must be from {min} to {max}, not {got}")]
 pub struct OutOfBounds {
@@ -124,6 +207,36 @@ impl MeshConfig {
         }
         let mut changed = self.clone();
         changed.values[key as usize] = value;
+        Ok(changed)
+    }
+
+    /// Every value, in the order of the schema.
+    pub fn values(&self) -> &[u32; SCHEMA.len()] {
+        &self.values
+    }
+
+    /// From every value in the order of the schema; each must be within its bounds.
+    pub fn from_values(values: [u32; SCHEMA.len()]) -> Result<MeshConfig, OutOfBounds> {
+        let start = MeshConfig::default();
+        SCHEMA
+            .iter()
+            .zip(values)
+            .try_fold(start, |config, (row, value)| config.with(row.key, value))
+    }
+
+    /// The document after a patch. All or nothing.
+    pub fn apply(&self, patch: &Patch) -> Result<MeshConfig, BadPatch> {
+        let mut changed = self.clone();
+        for op in &patch.ops {
+            let row = op.key.row();
+            if self.get(op.key) != op.expect_old {
+                return Err(BadPatch::Stale { name: row.name });
+            }
+            if op.step_permille(op.expect_old) > u64::from(row.step_max_percent) * 10 {
+                return Err(BadPatch::Step { name: row.name });
+            }
+            changed = changed.with(op.key, op.value)?;
+        }
         Ok(changed)
     }
 
@@ -191,6 +304,42 @@ mod tests {
             low.to_string(),
             "list.tau_inverse must be from 2 to 256, not 1"
         );
+    }
+
+    #[test]
+    fn a_patch_is_typed_bounded_and_has_an_inverse() {
+        let config = MeshConfig::default();
+        let set = |key: Key, value, expect_old| Set {
+            key,
+            value,
+            expect_old,
+        };
+        let patch = Patch::new(vec![
+            set(Key::ServingGatherUs, 400, 500),
+            set(Key::ListTauInverse, 20, 16),
+        ])
+        .unwrap();
+        let changed = config.apply(&patch).unwrap();
+        assert_eq!(changed.get(Key::ListTauInverse), 20);
+        assert_eq!(changed.apply(&patch.inverse()).unwrap(), config);
+        assert_eq!(MeshConfig::from_values(*changed.values()), Ok(changed));
+        assert_eq!(Patch::new(vec![]), Err(BadPatch::Shape));
+        let twice = vec![set(Key::ListTauInverse, 17, 16); 2];
+        assert_eq!(Patch::new(twice), Err(BadPatch::Shape));
+        let same = Patch::new(vec![set(Key::ListTauInverse, 16, 16)]);
+        assert!(matches!(same, Err(BadPatch::Nothing { .. })));
+        let apply = |op| config.apply(&Patch::new(vec![op]).unwrap());
+        let stale = apply(set(Key::ListTauInverse, 18, 17));
+        assert!(matches!(stale, Err(BadPatch::Stale { .. })));
+        assert!(apply(set(Key::ListTauInverse, 32, 16)).is_ok());
+        let far = apply(set(Key::ListTauInverse, 33, 16));
+        assert!(matches!(far, Err(BadPatch::Step { .. })));
+        let over = apply(set(Key::ServingSessionsMax, 17, 16));
+        assert!(matches!(over, Err(BadPatch::Bounds(_))));
+        for row in SCHEMA {
+            assert_eq!(Key::from_code(row.key.code()), Some(row.key));
+        }
+        assert_eq!(Key::from_code(SCHEMA.len() as u16), None);
     }
 
     #[test]

@@ -78,6 +78,50 @@ pub const PARTICIPANTS_MAX: usize = 64;
 pub const HALTS_PER_AUTHOR_MAX: usize = 64;
 /// Bytes of a halt's reason.
 pub const HALT_REASON_BYTES_MAX: usize = 512;
+/// Bytes of a halt: it must pass where little else does.
+pub const HALT_BYTES_MAX: usize = 1024;
+/// Bytes of any other signed record: one gossip message.
+pub const RECORD_BYTES_MAX: usize = 64 << 10;
+/// Entries of others that one entry may build on: one for each participant.
+pub const CAUSAL_REFS_MAX: usize = PARTICIPANTS_MAX;
+/// Entries of one author, branches of a fork counted: about one for every hour of seven years. Who
+/// needs more takes a new key.
+pub const FEED_ENTRIES_MAX: u64 = 1 << 16;
+/// Open proposals of one author that are shown; any number may be certified.
+pub const PROPOSALS_SHOWN_MAX: usize = 16;
+/// Halts and conflicts that one resume may lift: 32 KiB of ids.
+pub const LIFTS_MAX: usize = 1024;
+/// Witnesses of a mesh.
+pub const WITNESSES_MAX: usize = 16;
+/// Nodes that a genesis may name; all others are admitted by one of them.
+pub const GENESIS_NODES_MAX: usize = 64;
+/// Bytes of the exit criteria of one phase.
+pub const CRITERIA_BYTES_MAX: usize = 1024;
+/// Admissions between a genesis node and the last one admitted.
+pub const ADMISSION_CHAIN_MAX: usize = 3;
+/// Seconds that an admission may last: a forgotten machine drops out within a year.
+pub const ADMISSION_S_MAX: u64 = 366 * 86_400;
+/// Admissions that a node keeps: all members of the largest mesh that we test, four times over.
+pub const ADMISSIONS_MAX: usize = 4096;
+/// Revocations of one author that a node keeps.
+pub const REVOCATIONS_PER_AUTHOR_MAX: usize = 1024;
+/// Checkpoints that a node keeps. Beyond this it takes no more, so leases run out: safe, but idle.
+pub const CHECKPOINTS_MAX: usize = 1 << 16;
+/// Seconds that a major change is looked at, by the witnesses' clocks: a day, and five minutes for
+/// clocks that disagree.
+pub const REVIEW_S: u64 = 24 * 3600 + 300;
+/// Seconds over which small steps of one key add up.
+pub const SALAMI_WINDOW_S: u64 = 24 * 3600;
+/// Seconds between a proposal's advisory time and its expiry.
+pub const PROPOSAL_S_MAX: u64 = 7 * 86_400;
+/// Seconds that the local clock may be behind the witnesses before the node only reads.
+pub const CLOCK_SKEW_S_MAX: u64 = 600;
+/// Largest steps that a batch may add up to and still be minor.
+pub const BATCH_STEPS_MAX: u64 = 2;
+/// Largest share of sessions that an experiment may touch, in parts per million.
+pub const EXPERIMENT_SHARE_PPM_MAX: u32 = 10_000;
+/// Config versions that one halt may take back.
+pub const REVERT_MAX: u8 = 16;
 
 const _: () = {
     assert!(
@@ -91,4 +135,9 @@ const _: () = {
     assert!(SEQUENCES_MAX <= 256, "llama.cpp aborts above 256 sequences");
     assert!(EXPERT_OPS_MAX >= 3 * (SESSIONS_MAX + QUEUE_MAX));
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
+    assert!(HALT_REASON_BYTES_MAX + 256 <= HALT_BYTES_MAX);
+    assert!(
+        LIFTS_MAX * 32 + CAUSAL_REFS_MAX * 32 + PARTICIPANTS_MAX * 32 + 1024 < RECORD_BYTES_MAX
+    );
+    assert!(REVIEW_S < PROPOSAL_S_MAX);
 };

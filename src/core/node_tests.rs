@@ -1,6 +1,6 @@
 use super::*;
 use crate::generate::Finish;
-use crate::governance::{Genesis, Halt, fold};
+use crate::governance::{Genesis, Halt, Records, fold};
 use crate::law::{Law, ListLaw, Transforms};
 use crate::limits::{QUEUE_MAX, SESSIONS_MAX};
 use crate::lnp::LnP;
@@ -177,7 +177,7 @@ fn no_token_follows_a_halt_and_local_sessions_go_on() {
     let key = SigningKey::from_bytes(&[1; 32]);
     let genesis =
         Genesis::new(vec![key.verifying_key().to_bytes()], MeshConfig::default()).unwrap();
-    let running = Rights::alone().under(fold(&genesis, []));
+    let running = Rights::alone().under(fold(&genesis, &Records::default()));
     let mut node = Node::new(MeshConfig::default(), running.clone());
     let mut out = Vec::new();
     node.submit(Micros(0), request(1, running.mesh().unwrap()), &mut out)
@@ -194,7 +194,7 @@ fn no_token_follows_a_halt_and_local_sessions_go_on() {
     };
     halt.signature = key.sign(&halt.body()).to_bytes();
     out.clear();
-    let halted = running.under(fold(&genesis, [&halt]));
+    let halted = running.under(fold(&genesis, &Records::from_iter([halt])));
     let stale = running.mesh().unwrap();
     node.handle(Micros(1), Input::Rights(halted), &mut out);
     let [(1, Finish::Failed(why))] = &finished(&out)[..] else {
@@ -369,7 +369,7 @@ fn running_and_halted() -> (Rights, Rights) {
     let key = SigningKey::from_bytes(&[1; 32]);
     let author = key.verifying_key().to_bytes();
     let genesis = Genesis::new(vec![author], MeshConfig::default()).unwrap();
-    let running = Rights::alone().under(fold(&genesis, []));
+    let running = Rights::alone().under(fold(&genesis, &Records::default()));
     let network = genesis.network_id();
     let mut halt = Halt {
         network,
@@ -380,7 +380,7 @@ fn running_and_halted() -> (Rights, Rights) {
         signature: [0; 64],
     };
     halt.signature = key.sign(&halt.body()).to_bytes();
-    let halted = running.under(fold(&genesis, [&halt]));
+    let halted = running.under(fold(&genesis, &Records::from_iter([halt])));
     (running, halted)
 }
 

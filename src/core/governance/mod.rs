@@ -1,0 +1,63 @@
+//! Who may do what. People sign; a pure fold of all that they signed says how the mesh stands; only
+//! the fold mints permits. The model side has no path to signing: nothing here makes a signature.
+//!
+//! From bytes to rights: [`Record::decode`] verifies one signed thing, [`Records`] is a set of them,
+//! [`fold`] says what the set amounts to ([`Standing`]), and [`Rights`] says what a node may do under
+//! that. [`Replica`] is one node's set, within bounds. The layout of the bytes, the thresholds and
+//! what can go wrong: research/decisions/0010-governance-core.md.
+
+#![forbid(unsafe_code)]
+
+mod act;
+mod admission;
+mod checkpoint;
+mod codec;
+mod config_chain;
+mod entry;
+mod feed;
+mod fold;
+mod genesis;
+mod halt;
+mod membership;
+mod permit;
+mod phase;
+mod records;
+mod replica;
+mod revert;
+mod tier;
+mod votes;
+
+pub use act::{Act, LinkId, Origin, Proposal};
+pub use admission::{Admission, AdmissionId, Admissions, Revocation, Target};
+pub use checkpoint::{
+    Checkpoint, CheckpointId, Cosignature, Head, Lease, NoLease, Now, Seen, Time,
+};
+pub use codec::{Author, Malformed};
+pub use entry::{Ballot, Body, Choice, Draft, Entry, EntryId};
+pub use feed::Fault;
+pub use fold::{Cause, Snapshot, Standing, Tip, fold};
+pub use genesis::{BadGenesis, Genesis, Leases, Preset, PresetRow, Terms};
+pub use halt::{Halt, HaltId};
+pub use membership::{BadMembers, Electorate, Members};
+pub use permit::{Experts, Halted, Permit, Purpose, Rights, Tighten};
+pub use phase::Phase;
+pub use records::{Record, RecordId, Records};
+pub use replica::{Refusal, Replica, Taken};
+pub use revert::Interval;
+pub use tier::{Action, Lately, Tier, Unfit, patch_tier, tier};
+pub use votes::Consent;
+
+#[cfg(test)]
+mod bytes_tests;
+#[cfg(test)]
+mod cases_tests;
+#[cfg(test)]
+mod fold_tests;
+#[cfg(test)]
+mod people;
+#[cfg(test)]
+mod rights_tests;
+#[cfg(test)]
+mod sim_tests;
+#[cfg(test)]
+mod tier_tests;

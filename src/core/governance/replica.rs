@@ -1,0 +1,180 @@
+//! One node's copy of the records, within bounds, and its standing.
+
+use super::admission::Admissions;
+use super::checkpoint::Checkpoint;
+use super::codec::Author;
+use super::fold::{Standing, fold};
+use super::genesis::Genesis;
+use super::halt::{Halt, HaltId};
+use super::records::{Record, RecordId, Records};
+use crate::limits::{
+    ADMISSIONS_MAX, CHECKPOINTS_MAX, FEED_ENTRIES_MAX, HALTS_PER_AUTHOR_MAX,
+    REVOCATIONS_PER_AUTHOR_MAX,
+};
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+pub struct Replica {
+    genesis: Genesis,
+    records: Records,
+    standing: Standing,
+    /// Entries kept of each author.
+    entries: BTreeMap<Author, u64>,
+    is_dirty: bool,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Pass it on.
+    New,
+    /// Known, or over: a lifted halt is not stored again.
+    Known,
+    Refused(Refusal),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the record belongs to another mesh")]
+    OtherMesh,
+    /// It may be welcome later, when the author's membership is known.
+    #[error("the author is nobody here")]
+    Stranger,
+    #[error("the author has said more than is kept")]
+    Full,
+}
+
+impl Replica {
+    pub fn new(genesis: Genesis) -> Replica {
+        let records = Records::default();
+        let standing = fold(&genesis, &records);
+        Replica {
+            genesis,
+            records,
+            standing,
+            entries: BTreeMap::new(),
+            is_dirty: false,
+        }
+    }
+
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Takes a verified record. The standing is that of [`Replica::refold`].
+    pub fn insert(&mut self, record: Record) -> Taken {
+        if record.network() != self.genesis.network_id() {
+            return Taken::Refused(Refusal::OtherMesh);
+        }
+        if self.records.contains(&record.id()) {
+            return Taken::Known;
+        }
+        let room = match &record {
+            Record::Entry(entry) => {
+                let author = entry.draft().author;
+                let n = self.entries.get(&author).copied().unwrap_or(0);
+                self.room(&author, n < FEED_ENTRIES_MAX)
+            }
+            Record::Halt(halt) => {
+                if self.standing.is_lifted(halt.id()) {
+                    return Taken::Known;
+                }
+                self.room(&halt.author, true)
+            }
+            Record::Checkpoint(checkpoint) => self.room_for_checkpoint(checkpoint),
+            Record::Admission(admission) => {
+                // A chain is stored from its root on; the order of arrival heals by asking again.
+                let Admissions { nodes, links } = self.standing.admissions();
+                let known = nodes.contains(&admission.issuer)
+                    || links.iter().any(|link| link.subject == admission.issuer);
+                let kept = self.records.admissions.len();
+                room(known, kept < ADMISSIONS_MAX)
+            }
+            Record::Revocation(revocation) => {
+                let same = self.records.revocations.values();
+                let n = same.filter(|r| r.author == revocation.author).count();
+                self.room(&revocation.author, n < REVOCATIONS_PER_AUTHOR_MAX)
+            }
+        };
+        if let Err(refusal) = room {
+            return Taken::Refused(refusal);
+        }
+        self.put(record)
+    }
+
+    fn put(&mut self, record: Record) -> Taken {
+        let (entry_of, halt_of) = match &record {
+            Record::Entry(entry) => (Some(entry.draft().author), None),
+            Record::Halt(halt) => (None, Some(halt.author)),
+            _ => (None, None),
+        };
+        let id = record.id();
+        if !self.records.insert(record) {
+            return Taken::Known;
+        }
+        self.is_dirty = true;
+        if let Some(author) = entry_of {
+            *self.entries.entry(author).or_default() += 1;
+        }
+        match halt_of {
+            Some(author) => self.keep_few_halts(&author, id),
+            None => Taken::New,
+        }
+    }
+
+    /// One more than the cap proves the flood; the smallest ids stay, the same ones everywhere.
+    fn keep_few_halts(&mut self, author: &Author, new: RecordId) -> Taken {
+        let of_author = |(_, halt): &(&HaltId, &Halt)| halt.author == *author;
+        let ids = self
+            .records
+            .halts
+            .iter()
+            .filter(of_author)
+            .map(|(id, _)| *id);
+        let surplus: Vec<HaltId> = ids.skip(HALTS_PER_AUTHOR_MAX + 1).collect();
+        for id in &surplus {
+            self.records.halts.remove(id);
+        }
+        if surplus.contains(&HaltId(new)) {
+            Taken::Refused(Refusal::Full)
+        } else {
+            Taken::New
+        }
+    }
+
+    fn room(&self, author: &Author, has_room: bool) -> Result<(), Refusal> {
+        room(self.standing.authors.contains(author), has_room)
+    }
+
+    fn room_for_checkpoint(&self, checkpoint: &Checkpoint) -> Result<(), Refusal> {
+        let known = checkpoint
+            .witnesses()
+            .all(|w| self.standing.witnesses.contains(w));
+        room(known, self.records.checkpoints.len() < CHECKPOINTS_MAX)
+    }
+
+    /// The standing of all that was taken. Did it change?
+    pub fn refold(&mut self) -> bool {
+        if !std::mem::take(&mut self.is_dirty) {
+            return false;
+        }
+        let before = self.standing.hash();
+        self.standing = fold(&self.genesis, &self.records);
+        // Their ids stay in the chain; the halts themselves are over for ever.
+        let standing = &self.standing;
+        self.records.halts.retain(|id, _| !standing.is_lifted(*id));
+        self.standing.hash() != before
+    }
+}
+
+fn room(known: bool, has_room: bool) -> Result<(), Refusal> {
+    match (known, has_room) {
+        (false, _) => Err(Refusal::Stranger),
+        (true, false) => Err(Refusal::Full),
+        (true, true) => Ok(()),
+    }
+}
