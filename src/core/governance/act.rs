@@ -54,8 +54,6 @@ pub enum Act {
 pub struct Proposal {
     pub height: u64,
     pub parent: LinkId,
-    /// The round in which the parent was certified.
-    pub parent_round: u32,
     /// A second try at the same height has a higher one.
     pub round: u32,
     pub epoch: u32,
@@ -81,7 +79,6 @@ impl Proposal {
     pub(super) fn write(&self, out: &mut Writer) {
         out.u64(self.height)
             .raw(&self.parent.0)
-            .u32(self.parent_round)
             .u32(self.round)
             .u32(self.epoch)
             .u8(self.phase.code())
@@ -126,7 +123,6 @@ impl Proposal {
         let proposal = Proposal {
             height: read.u64()?,
             parent: LinkId(read.array()?),
-            parent_round: read.u32()?,
             round: read.u32()?,
             epoch: read.u32()?,
             phase: Phase::from_code(read.u8()?)?,

@@ -307,18 +307,19 @@ fn votes_in_one_feed_that_go_back_are_a_proof() {
     vote(&mut world, 1, &b);
     vote(&mut world, 2, &later);
     vote(&mut world, 2, &a);
-    // To build on what was certified in an earlier round than the one voted for.
+    // Others were faster in an earlier round: to build on that is no lie.
     vote(&mut world, 3, &later);
     let parent = a.id(world.genesis.network_id());
     let child = Proposal {
         height: 2,
         parent,
-        parent_round: 0,
         ..a.clone()
     };
     vote(&mut world, 3, &child);
+    vote(&mut world, 4, &child);
+    vote(&mut world, 4, &later);
     let faults: Vec<Author> = world.standing().faults().keys().copied().collect();
-    assert_eq!(faults, sorted([2, 3, 4]));
+    assert_eq!(faults, sorted([2, 3, 5]));
 }
 
 #[test]

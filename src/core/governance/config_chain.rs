@@ -173,7 +173,6 @@ impl<'a> Tree<'a> {
         let link = &self.links[at];
         let state = &link.state;
         let in_place = proposal.height == link.height + 1
-            && proposal.parent_round == link.round
             && proposal.epoch == state.electorate.epoch
             && proposal.config == state.config.hash()
             && proposal.phase <= state.phase;

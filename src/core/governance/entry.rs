@@ -38,7 +38,6 @@ pub struct Ballot {
     pub height: u64,
     pub round: u32,
     pub parent: LinkId,
-    pub parent_round: u32,
     pub proposal: LinkId,
 }
 
@@ -48,7 +47,6 @@ impl Ballot {
             height: proposal.height,
             round: proposal.round,
             parent: proposal.parent,
-            parent_round: proposal.parent_round,
             proposal: proposal.id(network),
         }
     }
@@ -108,7 +106,6 @@ impl Draft {
                     .u64(ballot.height)
                     .u32(ballot.round)
                     .raw(&ballot.parent.0)
-                    .u32(ballot.parent_round)
                     .raw(&ballot.proposal.0);
             }
             Body::Lower(to) => {
@@ -191,7 +188,6 @@ fn read_body(read: &mut Reader) -> Result<Body, Malformed> {
                 height: read.u64()?,
                 round: read.u32()?,
                 parent: LinkId(read.array()?),
-                parent_round: read.u32()?,
                 proposal: LinkId(read.array()?),
             };
             Ok(Body::Vote { choice, ballot })

@@ -1,6 +1,5 @@
 //! The feeds of all authors: which entries stand on a complete past, and who signed two pasts.
 
-use super::act::LinkId;
 use super::checkpoint::Checkpoint;
 use super::codec::Author;
 use super::entry::{Ballot, Body, Choice, Entry, EntryId};
@@ -168,31 +167,21 @@ pub(super) fn yes(entry: &Entry) -> Option<&Ballot> {
     }
 }
 
-/// The yes votes of one feed so far, the last of each height.
+/// The last yes of one feed.
 #[derive(Default)]
-struct Votes(BTreeMap<u64, (u32, LinkId, EntryId)>);
+struct Votes(Option<(Ballot, EntryId)>);
 
 impl Votes {
-    /// Votes only go on: to the next round of the same height, or to a greater height on the
-    /// proposal that was voted for, or on one that was certified in the same or a later round.
+    /// Votes only go on: to a later round of the same height, or to a greater height. The tip that
+    /// an honest voter sees never sinks, so this asks nothing impossible of him.
     fn contradicted_by(&mut self, id: EntryId, new: &Ballot) -> Option<EntryId> {
-        if let Some((height, (round, proposal, entry))) = self.0.last_key_value() {
-            let same = *height == new.height && *round == new.round && *proposal == new.proposal;
-            if !same && (new.height, new.round) <= (*height, *round) {
-                return Some(*entry);
-            }
-        }
-        let below = new
-            .height
-            .checked_sub(1)
-            .and_then(|height| self.0.get(&height));
-        if let Some((round, proposal, entry)) = below
-            && *proposal != new.parent
-            && new.parent_round < *round
+        if let Some((last, entry)) = &self.0
+            && last != new
+            && (new.height, new.round) <= (last.height, last.round)
         {
             return Some(*entry);
         }
-        self.0.insert(new.height, (new.round, new.proposal, id));
+        self.0 = Some((*new, id));
         None
     }
 }

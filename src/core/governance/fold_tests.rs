@@ -215,7 +215,6 @@ fn a_proposal_fits_one_place_only() {
     assert!(passes(|p| p.round = 3));
     assert!(!passes(|p| p.height = 2));
     assert!(!passes(|p| p.parent = LinkId([0; 32])));
-    assert!(!passes(|p| p.parent_round = 1));
     assert!(!passes(|p| p.epoch = 1));
     assert!(
         !passes(|p| p.phase = Phase::Suggest),

@@ -141,7 +141,6 @@ pub(super) fn on_tip(standing: &Standing, consent: Consent, act: Act) -> Proposa
     Proposal {
         height: tip.height + 1,
         parent: tip.link,
-        parent_round: tip.round,
         round: 0,
         epoch: standing.electorate().epoch,
         phase: standing.phase(),
