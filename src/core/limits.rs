@@ -87,6 +87,8 @@ pub const CAUSAL_REFS_MAX: usize = PARTICIPANTS_MAX;
 /// Entries of one author, branches of a fork counted: about one for every hour of seven years. Who
 /// needs more takes a new key.
 pub const FEED_ENTRIES_MAX: u64 = 1 << 16;
+/// Bytes of the entries of one author: 50,000 votes.
+pub const FEED_BYTES_MAX: usize = 16 << 20;
 /// Open proposals of one author that are shown; any number may be certified.
 pub const PROPOSALS_SHOWN_MAX: usize = 16;
 /// Halts and conflicts that one resume may lift: 32 KiB of ids.
@@ -105,7 +107,8 @@ pub const ADMISSION_S_MAX: u64 = 366 * 86_400;
 pub const ADMISSIONS_MAX: usize = 4096;
 /// Revocations of one author that a node keeps.
 pub const REVOCATIONS_PER_AUTHOR_MAX: usize = 1024;
-/// Checkpoints that a node keeps. Beyond this it takes no more, so leases run out: safe, but idle.
+/// Checkpoints that a node keeps: two for each state of the feeds and each set of witnesses. Beyond
+/// this it takes no more, so leases run out: safe, but idle.
 pub const CHECKPOINTS_MAX: usize = 1 << 16;
 /// Seconds that a major change is looked at, by the witnesses' clocks: a day, and five minutes for
 /// clocks that disagree.

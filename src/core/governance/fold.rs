@@ -83,7 +83,7 @@ pub struct Standing {
     pub(super) taken_out: BTreeSet<Target>,
     /// Proposals on the tip, for people to vote on.
     pub(super) open: Vec<(LinkId, Proposal)>,
-    /// All whose entries may matter: participants of any epoch, and those proposed.
+    /// All whose entries may matter: participants of any epoch, and those whom people may take in.
     pub(super) authors: BTreeSet<Author>,
     /// Witnesses of any epoch.
     pub(super) witnesses: BTreeSet<Author>,
@@ -123,6 +123,13 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         .map(|r| r.target)
         .collect();
     let ours = records.admissions.values().filter(|a| a.network == network);
+    let open = open(&feeds, tip, network);
+    let mut authors = participants(&tree);
+    // Strangers' entries are not kept everywhere, so nothing that counts may rest on them.
+    let ever = |(author, _): &(&Author, &Fault)| authors.contains(*author);
+    let faults = feeds.faults.iter().filter(ever);
+    let faults = faults.map(|(author, fault)| (*author, *fault)).collect();
+    authors.extend(invited(&open));
     let mut standing = Standing {
         network,
         tip: Tip {
@@ -135,7 +142,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         lowered,
         causes,
         lifted,
-        faults: feeds.faults.clone(),
+        faults,
         snapshots: snapshots(&links),
         min_safe: *min_safe,
         revert: terms.revert,
@@ -143,8 +150,8 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         leases: terms.leases,
         admissions: Admissions::new(&terms.nodes, ours, &taken_out),
         taken_out,
-        open: open(&feeds, tip, network),
-        authors: authors(&feeds, &tree),
+        open,
+        authors,
         witnesses: witnesses(&tree),
         hash: [0; 32],
     };
@@ -272,20 +279,19 @@ fn open(feeds: &Feeds, tip: &Link, network: NetworkId) -> Vec<(LinkId, Proposal)
     open.into_iter().collect()
 }
 
-fn authors(feeds: &Feeds, tree: &Tree) -> BTreeSet<Author> {
-    let members = |link: &Link| link.state.electorate.members.participants.clone();
-    let mut authors: BTreeSet<Author> = tree.links.iter().flat_map(members).collect();
-    let mut proposed = Vec::new();
-    for entry in feeds.rooted() {
-        if let Body::Propose(proposal) = &entry.draft().body
-            && let Act::Membership(new) = &proposal.act
-            && authors.contains(&entry.draft().author)
-        {
-            proposed.extend_from_slice(&new.participants);
-        }
-    }
-    authors.extend(proposed);
-    authors
+/// Participants of any epoch that was ever certified.
+fn participants(tree: &Tree) -> BTreeSet<Author> {
+    let of = |link: &Link| link.state.electorate.members.participants.clone();
+    tree.links.iter().flat_map(of).collect()
+}
+
+/// Those whom an open proposal would take in: they vote on it, too.
+fn invited(open: &[(LinkId, Proposal)]) -> impl Iterator<Item = Author> + '_ {
+    let new = open.iter().filter_map(|(_, proposal)| match &proposal.act {
+        Act::Membership(members) => Some(&members.participants),
+        _ => None,
+    });
+    new.flatten().copied()
 }
 
 fn witnesses(tree: &Tree) -> BTreeSet<Author> {

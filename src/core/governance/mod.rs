@@ -48,6 +48,8 @@ pub use tier::{Action, Lately, Tier, Unfit, patch_tier, tier};
 pub use votes::Consent;
 
 #[cfg(test)]
+mod acts_tests;
+#[cfg(test)]
 mod bytes_tests;
 #[cfg(test)]
 mod cases_tests;

@@ -5,6 +5,7 @@ use super::checkpoint::{NoLease, Now};
 use super::fold::Standing;
 use super::phase::Phase;
 use super::tier::Tier;
+use std::sync::Arc;
 
 /// Why a permit is not, or no longer, worth anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,7 +66,7 @@ pub struct Tighten {
 enum Mesh {
     None,
     Booting,
-    Stands(Box<Standing>),
+    Stands(Arc<Standing>),
 }
 
 /// What this node may do now. A halt takes back every mesh permit given before it, for good.
@@ -114,8 +115,8 @@ impl Rights {
         let generation = self.generation + u64::from(!goes_on);
         Rights {
             generation,
-            mesh: Mesh::Stands(Box::new(standing)),
-            ..*self
+            mesh: Mesh::Stands(Arc::new(standing)),
+            ..self.clone()
         }
     }
 

@@ -1,14 +1,14 @@
 //! One node's copy of the records, within bounds, and its standing.
 
 use super::admission::Admissions;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, CheckpointId, Time};
 use super::codec::Author;
 use super::fold::{Standing, fold};
 use super::genesis::Genesis;
 use super::halt::{Halt, HaltId};
 use super::records::{Record, RecordId, Records};
 use crate::limits::{
-    ADMISSIONS_MAX, CHECKPOINTS_MAX, FEED_ENTRIES_MAX, HALTS_PER_AUTHOR_MAX,
+    ADMISSIONS_MAX, CHECKPOINTS_MAX, FEED_BYTES_MAX, FEED_ENTRIES_MAX, HALTS_PER_AUTHOR_MAX,
     REVOCATIONS_PER_AUTHOR_MAX,
 };
 use std::collections::BTreeMap;
@@ -18,8 +18,8 @@ pub struct Replica {
     genesis: Genesis,
     records: Records,
     standing: Standing,
-    /// Entries kept of each author.
-    entries: BTreeMap<Author, u64>,
+    /// Entries kept of each author, and their bytes.
+    feeds: BTreeMap<Author, (u64, usize)>,
     is_dirty: bool,
 }
 
@@ -52,7 +52,7 @@ impl Replica {
             genesis,
             records,
             standing,
-            entries: BTreeMap::new(),
+            feeds: BTreeMap::new(),
             is_dirty: false,
         }
     }
@@ -76,8 +76,8 @@ impl Replica {
         let room = match &record {
             Record::Entry(entry) => {
                 let author = entry.draft().author;
-                let n = self.entries.get(&author).copied().unwrap_or(0);
-                self.room(&author, n < FEED_ENTRIES_MAX)
+                let (n, bytes) = self.feeds.get(&author).copied().unwrap_or_default();
+                self.room(&author, n < FEED_ENTRIES_MAX && bytes < FEED_BYTES_MAX)
             }
             Record::Halt(halt) => {
                 if self.standing.is_lifted(halt.id()) {
@@ -85,7 +85,12 @@ impl Replica {
                 }
                 self.room(&halt.author, true)
             }
-            Record::Checkpoint(checkpoint) => self.room_for_checkpoint(checkpoint),
+            Record::Checkpoint(checkpoint) => {
+                if self.adds_nothing(checkpoint) {
+                    return Taken::Known;
+                }
+                self.room_for_checkpoint(checkpoint)
+            }
             Record::Admission(admission) => {
                 // A chain is stored from its root on; the order of arrival heals by asking again.
                 let Admissions { nodes, links } = self.standing.admissions();
@@ -107,22 +112,65 @@ impl Replica {
     }
 
     fn put(&mut self, record: Record) -> Taken {
-        let (entry_of, halt_of) = match &record {
-            Record::Entry(entry) => (Some(entry.draft().author), None),
-            Record::Halt(halt) => (None, Some(halt.author)),
-            _ => (None, None),
+        let (id, size) = (record.id(), record.encode().len());
+        let (entry_of, halt_of, checkpoint) = match &record {
+            Record::Entry(entry) => (Some(entry.draft().author), None, None),
+            Record::Halt(halt) => (None, Some(halt.author), None),
+            Record::Checkpoint(checkpoint) => (None, None, Some(checkpoint.clone())),
+            Record::Admission(_) | Record::Revocation(_) => (None, None, None),
         };
-        let id = record.id();
         if !self.records.insert(record) {
             return Taken::Known;
         }
         self.is_dirty = true;
         if let Some(author) = entry_of {
-            *self.entries.entry(author).or_default() += 1;
+            let (n, bytes) = self.feeds.entry(author).or_default();
+            *n += 1;
+            *bytes += size;
+        }
+        if let Some(checkpoint) = checkpoint {
+            self.thin(&checkpoint);
         }
         match halt_of {
             Some(author) => self.keep_few_halts(&author, id),
             None => Taken::New,
+        }
+    }
+
+    /// When it was, if all that signed it are witnesses of today: then nothing else can tell it from
+    /// others of the same witnesses that saw the same.
+    fn plain_time(&self, checkpoint: &Checkpoint) -> Option<Time> {
+        let electorate = self.standing.electorate();
+        let known = |w| electorate.members.witnesses.binary_search(w).is_ok();
+        let plain = checkpoint.witnesses().all(known);
+        plain.then(|| checkpoint.time(electorate)).flatten()
+    }
+
+    /// Others by the same witnesses who saw the same.
+    fn alike<'a>(&'a self, new: &'a Checkpoint) -> impl Iterator<Item = (&'a Checkpoint, Time)> {
+        let all = self.records.checkpoints.values();
+        let alike = all.filter(|c| c.seen() == new.seen() && c.witnesses().eq(new.witnesses()));
+        alike.filter_map(|c| Some((c, self.plain_time(c)?)))
+    }
+
+    /// An idle mesh says the same every minute. The fold asks only when something was seen first and
+    /// when last, so of equal checkpoints the first and the last are kept.
+    fn adds_nothing(&self, new: &Checkpoint) -> bool {
+        let Some(time) = self.plain_time(new) else {
+            return false;
+        };
+        let is_first = self.alike(new).all(|(_, other)| time.high_s < other.high_s);
+        let is_last = self.alike(new).all(|(_, other)| time > other);
+        !is_first && !is_last
+    }
+
+    fn thin(&mut self, new: &Checkpoint) {
+        let first = self.alike(new).min_by_key(|(c, t)| (t.high_s, c.id()));
+        let last = self.alike(new).max_by_key(|(c, t)| (*t, c.id()));
+        let kept: Vec<CheckpointId> = first.into_iter().chain(last).map(|(c, _)| c.id()).collect();
+        let alike: Vec<CheckpointId> = self.alike(new).map(|(c, _)| c.id()).collect();
+        for id in alike.iter().filter(|id| !kept.contains(id)) {
+            self.records.checkpoints.remove(id);
         }
     }
 

@@ -133,7 +133,7 @@ impl Sim {
         assert_eq!(rights.mesh().is_ok(), !standing.is_halted());
         for snapshot in standing.snapshots() {
             if let Some(proposed_s) = self.majors.get(&snapshot.link) {
-                assert!(self.now_s - proposed_s >= REVIEW_S - 300, "an early major");
+                assert!(self.now_s - proposed_s >= REVIEW_S, "an early major");
             }
         }
     }
@@ -412,7 +412,7 @@ fn simulate(seed: u64) -> Sim {
 fn replicas_agree_after_any_weather_and_nobody_runs_under_a_known_halt() {
     let n = option_env!("QUORATE_SEEDS")
         .and_then(|n| n.parse().ok())
-        .unwrap_or(24);
+        .unwrap_or(8);
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in 0..n {
         for (what, times) in simulate(seed).seen {
@@ -430,7 +430,7 @@ fn replicas_agree_after_any_weather_and_nobody_runs_under_a_known_halt() {
 
 #[test]
 fn the_same_seed_has_the_same_trace() {
-    for seed in 0..3 {
+    for seed in 0..2 {
         assert_eq!(simulate(seed).trace(), simulate(seed).trace());
     }
     assert_ne!(simulate(0).trace(), simulate(1).trace());
