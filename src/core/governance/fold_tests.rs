@@ -22,7 +22,10 @@ fn lively(seed: u64) -> World {
             0..4 if !voters.is_empty() => {
                 let value = 400 + dice.below(200) as u32;
                 let act = match dice.below(4) {
-                    0 => world.set(MAJOR, 200 + dice.below(50) as u32),
+                    0 => {
+                        let old = world.standing().snapshot().config.get(MAJOR);
+                        world.set(MAJOR, if old == 256 { 250 } else { old + 1 })
+                    }
                     _ if value == world.standing().snapshot().config.get(FINE) => continue,
                     _ => world.set(FINE, value),
                 };
