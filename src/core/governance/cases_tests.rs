@@ -452,6 +452,19 @@ fn a_stolen_key_that_halts_for_ever_is_suspended_by_the_resume() {
 }
 
 #[test]
+fn a_resume_leaves_enough_keys_to_change_the_members() {
+    let mut world = World::new(5, 0);
+    let halt = world.halt(4, 1);
+    let two = world.resume(&[halt], &[4, 5]);
+    assert!(!world.passes(&two, &[0, 1, 2]), "three of five could not");
+    let one = world.resume(&[halt], &[5]);
+    assert!(world.passes(&Proposal { round: 1, ..one }, &[0, 1, 2]));
+    let halt = world.halt(3, 2);
+    let again = world.resume(&[halt], &[5]);
+    assert!(!world.passes(&again, &[0, 1, 2]), "a key is burnt once");
+}
+
+#[test]
 fn a_flood_of_halts_is_one_fact_in_bounded_space() {
     let world = World::new(3, 0);
     // The same at 10^5: every halt beyond the 65th takes the same path. Signing is what takes time.

@@ -170,6 +170,34 @@ fn entries_without_their_past_do_not_count() {
     let vote = world.people[1].sign_draft(&draft);
     world.say(vote);
     assert_eq!(world.standing().tip().height, 0);
+
+    // One that leaves numbers out.
+    let mut world = World::new(3, 0);
+    world.vote(&proposal, &[0]);
+    let first = world.people[1].sign(0, Body::Lower(Phase::ReadOnly));
+    world.say(first);
+    world.people[1].seq += 1;
+    let vote = world.people[1].vote(&proposal);
+    world.say(vote);
+    assert_eq!(world.standing().tip().height, 0);
+}
+
+#[test]
+fn a_checkpoint_of_one_branch_has_not_seen_the_other() {
+    let mut world = World::new(3, 3);
+    let proposal = world.proposal(Consent::Minor, world.set(FINE, 400));
+    let mut twin = world.people[1].clone();
+    twin.time_s += 1;
+    let other = twin.sign(0, Body::Lower(Phase::ReadOnly));
+    world.vote(&proposal, &[0, 1]);
+    world.say(other);
+    // The witnesses know the branch without the vote, as far as it goes.
+    let theirs = std::mem::replace(&mut world.people[1], twin);
+    world.look(60);
+    assert_eq!(world.standing().tip().height, 0);
+    world.people[1] = theirs;
+    world.look(60);
+    assert!(world.is_tip(&proposal))
 }
 
 #[test]
