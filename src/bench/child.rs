@@ -3,9 +3,10 @@
 use super::{BenchError, Result, SoloOptions, with_bare};
 use crate::driver::Node;
 use crate::expert::llama::LoadRequest;
-use std::io::Read;
+use quorate_core::ids::Token;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Names the role to the child; its arguments are ours.
 const ROLE: &str = "QUORATE_BENCH_CHILD";
@@ -30,11 +31,26 @@ pub fn child() -> Option<Child> {
 }
 
 impl Child {
-    /// The bare loop's memory after some work, on standard output.
+    /// The bare loop: reads what to do from standard input, answers with microseconds.
     pub fn run_bare(request: &LoadRequest) -> Result<()> {
-        let prompt = super::noise(1, PROMPT_TOKENS, 10_000);
-        with_bare(request, |bare| bare.decode(&prompt, 1, TOKENS))??;
-        report()
+        with_bare(request, |bare| -> Result<()> {
+            for line in std::io::stdin().lines() {
+                let line = line.map_err(|error| BenchError::new("the bare loop", error))?;
+                let numbers = line.split(' ').skip(1).map(str::parse);
+                let numbers: std::result::Result<Vec<Token>, _> = numbers.collect();
+                let numbers = numbers.map_err(|error| BenchError::new("the bare loop", error))?;
+                let took = match (line.split(' ').next(), &numbers[..]) {
+                    (Some("prefill"), prompt) => bare.prefill(prompt)?,
+                    (Some("scored"), prompt) => bare.scored_prefill(prompt)?,
+                    (Some("decode"), [streams, count, prompt @ ..]) => {
+                        bare.decode(prompt, *streams as usize, *count as usize)?
+                    }
+                    _ => return report(),
+                };
+                println!("{}", took.as_micros());
+            }
+            Ok(())
+        })?
     }
 
     /// The node's after the same.
@@ -70,22 +86,94 @@ fn report() -> Result<()> {
     Ok(())
 }
 
-pub(super) fn rss_overhead_mb(options: &SoloOptions) -> Result<f64> {
-    let of = |role: &str| -> Result<f64> {
-        let output = Command::new(&options.program)
+/// The bare loop in a process of its own. Not for isolation only: libgomp stops spinning at
+/// barriers when a process has more teams' threads than cores, which slows *both* down by half.
+pub(super) struct BareChild {
+    process: std::process::Child,
+    orders: std::process::ChildStdin,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl BareChild {
+    pub(super) fn start(options: &SoloOptions) -> Result<BareChild> {
+        let mut process = Command::new(&options.program)
             .args(&options.child_args)
-            .env(ROLE, role)
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|error| BenchError::new("memory", error))?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let kb = text.trim().parse::<f64>();
-        Ok(
-            kb.map_err(|_| BenchError::new("memory", format!("the {role} child said '{text}'")))?
-                / 1024.0,
+            .env(ROLE, "bare")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| BenchError::new("the bare loop", error))?;
+        match (process.stdin.take(), process.stdout.take()) {
+            (Some(orders), Some(answers)) => Ok(BareChild {
+                process,
+                orders,
+                answers: BufReader::new(answers),
+            }),
+            _ => Err(BenchError::new("the bare loop", "it has no pipes")),
+        }
+    }
+
+    pub(super) fn prefill(&mut self, prompt: &[Token]) -> Result<Duration> {
+        self.order("prefill", prompt)
+    }
+
+    pub(super) fn scored_prefill(&mut self, prompt: &[Token]) -> Result<Duration> {
+        self.order("scored", prompt)
+    }
+
+    pub(super) fn decode(
+        &mut self,
+        prompt: &[Token],
+        streams: usize,
+        n: usize,
+    ) -> Result<Duration> {
+        self.order(
+            "decode",
+            &[&[streams as Token, n as Token], prompt].concat(),
         )
-    };
-    Ok(of("node")? - of("bare")?)
+    }
+
+    fn order(&mut self, what: &str, numbers: &[Token]) -> Result<Duration> {
+        Ok(Duration::from_micros(self.ask(what, numbers)?))
+    }
+
+    fn memory_kb(&mut self) -> Result<u64> {
+        self.ask("memory", &[])
+    }
+
+    fn ask(&mut self, what: &str, numbers: &[Token]) -> Result<u64> {
+        let failed = |why: std::io::Error| BenchError::new("the bare loop", why);
+        let numbers: String = numbers.iter().map(|number| format!(" {number}")).collect();
+        writeln!(self.orders, "{what}{numbers}").map_err(failed)?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line).map_err(failed)?;
+        line.trim()
+            .parse()
+            .map_err(|_| BenchError::new("the bare loop said", &line))
+    }
+}
+
+impl Drop for BareChild {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        self.process.kill().and_then(|()| self.process.wait()).ok();
+    }
+}
+
+pub(super) fn rss_overhead_mb(options: &SoloOptions) -> Result<f64> {
+    let mut bare = BareChild::start(options)?;
+    bare.decode(&super::noise(1, PROMPT_TOKENS, 10_000), 1, TOKENS)?;
+    let bare_kb = bare.memory_kb()?;
+    let output = Command::new(&options.program)
+        .args(&options.child_args)
+        .env(ROLE, "node")
+        .stderr(Stdio::inherit())
+        .output()
+        .map_err(|error| BenchError::new("memory", error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let node_kb = text.trim().parse::<f64>();
+    let node_kb = node_kb.map_err(|_| BenchError::new("memory, the node said", &text))?;
+    Ok((node_kb - bare_kb as f64) / 1024.0)
 }
 
 /// From starting the process to the first byte of its answer; a median of warm-disk starts.

@@ -1,7 +1,7 @@
-//! `quorate bench`: this program beside a bare llama.cpp loop in the same process.
+//! `quorate bench`: this program beside a bare llama.cpp loop.
 //!
 //! Both sides have the same file, context, batch, cache and threads, and take turns, so that noise
-//! hits both alike; each number is a median. Ours goes through the real driver and router, and
+//! hits both alike; each number is a median. The bare loop has a process of its own (`child`). Ours goes through the real driver and router, and
 //! where the name says so through the real HTTP listener. The bare loop picks by argmax and knows
 //! nothing of sessions.
 
@@ -14,10 +14,11 @@ pub use child::{Child, child};
 
 use crate::driver::Node;
 use crate::expert::EventSender;
-use crate::expert::llama::{Bare, LoadError, LoadRequest, load, with_bare};
+use crate::expert::llama::{LoadError, LoadRequest, load, with_bare};
+use child::BareChild;
 use ours::Ours;
-use quorate_core::chat::Segment;
-use quorate_core::ids::Token;
+use quorate_core::ids::{SessionId, Token};
+use quorate_core::law::Transforms;
 use quorate_core::opinion::{ExpertEvent, ExpertOp, Open, Scope};
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -113,14 +114,12 @@ pub fn solo(options: &SoloOptions, runtime: &tokio::runtime::Handle) -> Result<S
     report.cold_first_token_ms = child::cold_first_token_ms(options)?;
     say("memory");
     report.rss_overhead_mb = child::rss_overhead_mb(options)?;
-    let ours = runtime.block_on(Ours::new(options))?;
-    let (nowhere, _) = tokio::sync::mpsc::channel(1);
-    let request = options.request(nowhere)?;
-    with_bare(&request, |bare| {
-        side_by_side(options, runtime, &ours, bare, &mut report)
-    })??;
+    let mut bare = BareChild::start(options)?;
     say("scored prefill");
-    scored(options, &mut report)?;
+    scored(options, &mut bare, &mut report)?;
+    let ours = runtime.block_on(Ours::new(options))?;
+    side_by_side(options, runtime, &ours, &mut bare, &mut report)?;
+    drop(bare);
     say("a long prompt beside a stream");
     report.prefill_stall_ms = runtime.block_on(ours.stall_ms(STALL_PROMPT_TOKENS))?;
     Ok(report)
@@ -130,7 +129,7 @@ fn side_by_side(
     options: &SoloOptions,
     runtime: &tokio::runtime::Handle,
     ours: &Ours,
-    bare: &mut Bare<'_>,
+    bare: &mut BareChild,
     report: &mut SoloReport,
 ) -> Result<()> {
     let say = &options.progress;
@@ -183,44 +182,37 @@ fn side_by_side(
 }
 
 /// Solo never scores a prompt, so there is no way through the router: the engine is asked itself.
-fn scored(options: &SoloOptions, report: &mut SoloReport) -> Result<()> {
+fn scored(options: &SoloOptions, bare: &mut BareChild, report: &mut SoloReport) -> Result<()> {
     let (events_tx, mut events) = tokio::sync::mpsc::channel(64);
-    let request = options.request(events_tx.clone())?;
     let expert = load(options.request(events_tx)?)?;
-    let warm = expert.tokenize(&[Segment::Text(PROMPT.into())], false);
-    drop(warm.map_err(|error| BenchError::new("tokenising", error))?);
     let vocab = expert.facts().vocab.len();
     let (mut engine, mut raw) = (Turns::new(), Turns::new());
-    with_bare(&request, |bare| -> Result<()> {
-        for turn in 0..TURNS {
-            let prompt = noise(2_000 + turn as u32, SCORED_TOKENS, vocab);
-            raw.add(rate(SCORED_TOKENS, bare.scored_prefill(&prompt)?));
-            let session = quorate_core::ids::SessionId(turn as u128 + 1);
-            let open = Open {
-                session,
-                scope: Scope::OWNER,
-                prompt,
-                transforms: quorate_core::law::Transforms::NEUTRAL,
-                score: true,
-            };
-            let begun = Instant::now();
-            let submit = |op| expert.submit(op).map_err(|e| BenchError::new("scoring", e));
-            submit(ExpertOp::Open(Box::new(open)))?;
-            loop {
-                match events.blocking_recv().map(|from| from.event) {
-                    Some(ExpertEvent::Scored { .. }) => break,
-                    Some(ExpertEvent::Failed { why, .. }) => {
-                        return Err(BenchError::new("scoring", why));
-                    }
-                    Some(_) => {}
-                    None => return Err(BenchError::new("scoring", "the engine is gone")),
+    for turn in 0..TURNS {
+        let prompt = noise(2_000 + turn as u32, SCORED_TOKENS, vocab);
+        raw.add(rate(SCORED_TOKENS, bare.scored_prefill(&prompt)?));
+        let session = SessionId(turn as u128 + 1);
+        let begun = Instant::now();
+        let submit = |op| expert.submit(op).map_err(|e| BenchError::new("scoring", e));
+        submit(ExpertOp::Open(Box::new(Open {
+            session,
+            scope: Scope::OWNER,
+            prompt,
+            transforms: Transforms::NEUTRAL,
+            score: true,
+        })))?;
+        loop {
+            match events.blocking_recv().map(|from| from.event) {
+                Some(ExpertEvent::Scored { .. }) => break,
+                Some(ExpertEvent::Failed { why, .. }) => {
+                    return Err(BenchError::new("scoring", why));
                 }
+                Some(_) => {}
+                None => return Err(BenchError::new("scoring", "the engine is gone")),
             }
-            engine.add(rate(SCORED_TOKENS, begun.elapsed()));
-            submit(ExpertOp::Close { session })?;
         }
-        Ok(())
-    })??;
+        engine.add(rate(SCORED_TOKENS, begun.elapsed()));
+        submit(ExpertOp::Close { session })?;
+    }
     (report.scored_prefill_tps, report.raw_scored_prefill_tps) = (engine.median(), raw.median());
     Ok(())
 }

@@ -89,7 +89,7 @@ mod with_llama {
         let report = measured?;
         if args.json {
             let json = serde_json::to_string_pretty(&report).map_err(failed)?;
-            term::line(&json)
+            term::line(json)
         } else {
             term::line(table(&report))
         }

@@ -11,11 +11,15 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::SessionId;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Free cells that a session wants beyond its text before it is (again) begun, so that it is not
 /// preempted at its next token.
 const HEADROOM_CELLS: usize = 64;
+
+/// Sessions that failed lately: the router may not know yet, and hears nothing more of them.
+const FAILED_KEPT: usize = 64;
 
 /// Everything that steps work on. Lives on the engine's thread.
 pub(super) struct Engine<'model> {
@@ -29,6 +33,7 @@ pub(super) struct Engine<'model> {
     /// Said, not yet sent.
     pub(super) out: Vec<ExpertEvent>,
     pub(super) steps: u64,
+    failed: VecDeque<SessionId>,
     batch: LlamaBatch<'static>,
     demands: Vec<Demand>,
     shares: Vec<Share>,
@@ -53,6 +58,7 @@ impl<'model> Engine<'model> {
             settings,
             out: Vec::new(),
             steps: 0,
+            failed: VecDeque::with_capacity(FAILED_KEPT),
             batch,
             demands: Vec::new(),
             shares: Vec::new(),
@@ -68,6 +74,15 @@ impl<'model> Engine<'model> {
         self.sessions.iter().position(|session| session.id == id)
     }
 
+    pub(super) fn failed_lately(&self, id: SessionId) -> bool {
+        self.failed.contains(&id)
+    }
+
+    pub(super) fn add(&mut self, session: Session) {
+        self.failed.retain(|&id| id != session.id);
+        self.sessions.push(session);
+    }
+
     /// Takes the session out. What is in the cache stays there as a prefix.
     pub(super) fn close(&mut self, index: usize) {
         let mut session = self.sessions.remove(index);
@@ -81,6 +96,10 @@ impl<'model> Engine<'model> {
     /// Takes the session out and says why. What is in the cache may be wrong: it goes.
     pub(super) fn fail(&mut self, index: usize, why: ExpertFailure) {
         let mut session = self.sessions.remove(index);
+        if self.failed.len() == FAILED_KEPT {
+            self.failed.pop_front();
+        }
+        self.failed.push_back(session.id);
         session.close(&mut self.pool);
         if let Some(sequence) = session.sequence.take() {
             self.cache.release(sequence);

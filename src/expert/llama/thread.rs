@@ -16,18 +16,15 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
-use quorate_core::ids::{ExpertId, SessionId};
+use quorate_core::ids::ExpertId;
 use quorate_core::limits::SESSIONS_MAX;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open};
-use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 /// An operation, with when it was submitted: a step may have kept it waiting.
 pub(super) type Mail = (Instant, ExpertOp);
 
-/// Sessions that failed lately: the router may not know yet, and hears nothing more of them.
-const FAILED_KEPT: usize = 64;
 /// The moment starts anew with every session that speaks, but lasts at most this many moments.
 const GATHER_MOMENTS_MAX: u32 = 4;
 
@@ -36,7 +33,6 @@ pub(super) struct Loop<'model> {
     mail: Receiver<Mail>,
     events: EventSender,
     id: ExpertId,
-    failed: VecDeque<SessionId>,
     /// Until when the next step waits for awaited sessions, and until when at most.
     gather_until: Instant,
     gather_at_most: Option<Instant>,
@@ -66,7 +62,6 @@ impl<'model> Loop<'model> {
             mail,
             events: request.events.clone(),
             id: request.id,
-            failed: VecDeque::with_capacity(FAILED_KEPT),
             gather_until: Instant::now(),
             gather_at_most: None,
         })
@@ -129,7 +124,7 @@ impl<'model> Loop<'model> {
             (ExpertOp::Open(open), None) => self.open(*open),
             (ExpertOp::Open(_), Some(index)) => {
                 let why = ExpertFailure::Refused("the session is open already".into());
-                self.fail(index, why);
+                self.engine.fail(index, why);
             }
             (ExpertOp::Close { .. }, Some(index)) => self.engine.close(index),
             (ExpertOp::Close { .. }, None) => {}
@@ -141,10 +136,10 @@ impl<'model> Loop<'model> {
                 let (pool, out) = (&mut self.engine.pool, &mut self.engine.out);
                 let done = session.receive(op);
                 if let Err(why) = done.and_then(|()| session.advance(bounds, steps, pool, out)) {
-                    self.fail(index, why);
+                    self.engine.fail(index, why);
                 }
             }
-            (_, None) if self.failed.contains(&id) => {}
+            (_, None) if self.engine.failed_lately(id) => {}
             (_, None) => {
                 let why = ExpertFailure::Refused("there is no such session".into());
                 self.engine
@@ -157,7 +152,6 @@ impl<'model> Loop<'model> {
 
     fn open(&mut self, open: Open) {
         let session = open.session;
-        self.failed.retain(|&id| id != session);
         let busy = self.engine.sessions.len() >= SESSIONS_MAX;
         let opened = if busy {
             Err(ExpertFailure::Busy(format!(
@@ -170,18 +164,10 @@ impl<'model> Loop<'model> {
             Ok(mut session) => {
                 // A prompt of one token waits for nothing but its first question.
                 session.announce(&mut self.engine.out);
-                self.engine.sessions.push(session);
+                self.engine.add(session);
             }
             Err(why) => self.engine.out.push(ExpertEvent::Failed { session, why }),
         }
-    }
-
-    fn fail(&mut self, index: usize, why: ExpertFailure) {
-        if self.failed.len() == FAILED_KEPT {
-            self.failed.pop_front();
-        }
-        self.failed.push_back(self.engine.sessions[index].id);
-        self.engine.fail(index, why);
     }
 
     fn flush(&mut self) -> Result<(), Stop> {
