@@ -1,10 +1,11 @@
 //! The expert engine on the real model. What must hold is exact: the same batch shapes give the
-//! same bits, so tests compare opinions for equality and never look at a clock.
+//! same bits, so tests compare opinions for equality and never look at a clock. Their names begin
+//! with `real_`, by which nextest knows that each wants the machine for itself.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
-mod batching;
-mod hostile;
-mod load;
+mod real_batching;
+mod real_hostile;
+mod real_load;
+mod real_text;
 mod support;
-mod text;
