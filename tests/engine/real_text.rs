@@ -32,7 +32,7 @@ fn bare_child(prompt: &[Token], count: usize) -> Vec<Token> {
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
-            "text::bare_loop_for_the_other_tests",
+            "real_text::bare_loop_for_the_other_tests",
             "--nocapture",
         ])
         .env(CHILD, format!("{count} {}", arguments.join(" ")))
