@@ -109,7 +109,7 @@ const BANNED_TEXT: &[&str] = &[
     concat!("/ro", "ot/"),
     concat!("crates", ".io/"),
     concat!("static.crates", ".io"),
-    concat!("index.crates", ".io"),
+    concat!("index.c", "rates.io"),
     concat!("py", "pi.org"),
     concat!("python", "hosted.org"),
     concat!("registry.npm", "js.org"),
