@@ -86,8 +86,8 @@ fn report() -> Result<()> {
     Ok(())
 }
 
-/// The bare loop in a process of its own. Not for isolation only: libgomp stops spinning at
-/// barriers when a process has more teams' threads than cores, which slows *both* down by half.
+/// The bare loop in a process of its own. Not for isolation only: libgomp spins less at barriers
+/// when a process has more teams' threads than cores, which would slow both (not measured).
 pub(super) struct BareChild {
     process: std::process::Child,
     orders: std::process::ChildStdin,

@@ -6,8 +6,6 @@
 pub const LIST_ENTRIES_MAX: u16 = 256;
 /// Bytes one expert may send for one token.
 pub const OPINION_BYTES_MAX: usize = 2048;
-/// Largest vocabulary: ids travel as 32 bits, tables are per token.
-pub const VOCAB_MAX: u32 = 1 << 20;
 /// Untransformed top tokens said for `top_logprobs`: OpenAI's own limit.
 pub const RAW_TOP_MAX: u8 = 20;
 /// Tokens in one draft: llama.cpp decodes a draft in one batch, which bounds its compute time.

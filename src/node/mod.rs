@@ -353,6 +353,9 @@ fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
 #[cfg(feature = "llama")]
 fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
     use crate::expert::llama::LoadRequest;
+    use quorate_core::config::{Key, MeshConfig};
+    // A node that belongs to no mesh runs under the default document.
+    let config = MeshConfig::default();
     LoadRequest {
         name: job.resolved.name.clone(),
         path: job.resolved.path.clone(),
@@ -364,9 +367,9 @@ fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
         threads: job.plan.threads,
         threads_batch: job.plan.threads,
         gpu_layers: job.plan.gpu_layers,
-        prefill_ms_shared: LoadRequest::PREFILL_MS_SHARED,
-        prefill_ms_alone: LoadRequest::PREFILL_MS_ALONE,
-        gather_us: LoadRequest::GATHER_US,
+        prefill_ms_shared: config.get(Key::ServingPrefillSharedMs),
+        prefill_ms_alone: config.get(Key::ServingPrefillAloneMs),
+        gather_us: config.get(Key::ServingGatherUs),
         events: job.events,
     }
 }

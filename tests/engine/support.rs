@@ -3,6 +3,7 @@
 use quorate::expert::llama::{LoadRequest, load};
 use quorate::expert::{EventSender, Expert};
 use quorate_core::chat::{Family, Segment};
+use quorate_core::config::{Key, MeshConfig};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::opinion::{
@@ -47,6 +48,7 @@ fn find_gguf(folder: PathBuf) -> Option<PathBuf> {
 }
 
 pub(crate) fn request(events: EventSender) -> LoadRequest {
+    let config = MeshConfig::default();
     LoadRequest {
         name: "test".into(),
         path: model_path(),
@@ -58,9 +60,9 @@ pub(crate) fn request(events: EventSender) -> LoadRequest {
         threads: 2,
         threads_batch: 2,
         gpu_layers: 0,
-        prefill_ms_shared: LoadRequest::PREFILL_MS_SHARED,
-        prefill_ms_alone: LoadRequest::PREFILL_MS_ALONE,
-        gather_us: LoadRequest::GATHER_US,
+        prefill_ms_shared: config.get(Key::ServingPrefillSharedMs),
+        prefill_ms_alone: config.get(Key::ServingPrefillAloneMs),
+        gather_us: config.get(Key::ServingGatherUs),
         events,
     }
 }

@@ -78,13 +78,6 @@ pub struct LoadRequest {
     pub events: EventSender,
 }
 
-impl LoadRequest {
-    /// Budgets as designed; the rest is the caller's to say.
-    pub const PREFILL_MS_SHARED: u32 = 60;
-    pub const PREFILL_MS_ALONE: u32 = 100;
-    pub const GATHER_US: u32 = 500;
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("llama.cpp cannot start: {why}")]
