@@ -198,6 +198,7 @@ fn scored(options: &SoloOptions, bare: &mut BareChild, report: &mut SoloReport) 
             scope: Scope::OWNER,
             prompt,
             transforms: Transforms::NEUTRAL,
+            answered: Vec::new(),
             score: true,
         })))?;
         loop {

@@ -218,6 +218,7 @@ impl Generate {
                 session: self.spec.session,
                 scope: self.spec.scope,
                 prompt: self.spec.prompt.clone(),
+                answered: Vec::new(),
                 transforms: self.spec.law.transforms.clone(),
                 score: false,
             };

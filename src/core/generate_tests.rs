@@ -88,8 +88,8 @@ impl Table {
     fn handle(&mut self, op: ExpertOp) -> Vec<ExpertEvent> {
         match op {
             ExpertOp::Open(open) => {
-                self.tokens = open.prompt;
-                self.prompt = self.tokens.len();
+                self.prompt = open.prompt.len();
+                self.tokens = [open.prompt, open.answered].concat();
                 self.transforms = open.transforms;
                 vec![ExpertEvent::Ready {
                     session: open.session,
@@ -118,6 +118,7 @@ impl Table {
                     epoch,
                     opinions,
                     compute_us: 1,
+                    bytes: 0,
                 }]
             }
             ExpertOp::Ask {
@@ -132,6 +133,7 @@ impl Table {
                     epoch,
                     opinions,
                     compute_us: 1,
+                    bytes: 0,
                 }]
             }
             ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => vec![],
@@ -438,6 +440,7 @@ fn a_failing_or_lying_expert_ends_the_response_with_a_reason() {
                     raw: None,
                 }],
                 compute_us: 0,
+                bytes: 0,
             },
             "out of order",
         ),
@@ -493,6 +496,7 @@ fn an_expert_that_never_decides_is_given_up() {
             raw: None,
         }],
         compute_us: 0,
+        bytes: 0,
     };
     for _ in 0..200 {
         let from = FromExpert {

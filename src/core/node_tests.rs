@@ -65,6 +65,7 @@ fn answer(session: u128, position: u32) -> Input {
             epoch: 0,
             opinions,
             compute_us: 0,
+            bytes: 0,
         },
     })
 }
@@ -305,6 +306,7 @@ fn opinion_of(session: u8, position: u32, said: Said) -> Input {
         epoch: 0,
         opinions,
         compute_us: 0,
+        bytes: 0,
     };
     Input::FromExpert(FromExpert { expert: E, event })
 }

@@ -156,6 +156,9 @@ pub struct Open {
     pub session: SessionId,
     pub scope: Scope,
     pub prompt: Vec<Token>,
+    /// Tokens of the answer that are decided already: an expert that joins late reads them in the
+    /// same prefill, and its positions go on behind them.
+    pub answered: Vec<Token>,
     /// The expert applies these to its own logits, at every position.
     pub transforms: Transforms,
     /// Say ln p of every given token (one scoring prefill). Solo never asks.
@@ -167,7 +170,8 @@ pub struct Open {
 pub enum ExpertOp {
     Open(Box<Open>),
     /// Append `tokens` at `position`; answer one query for each of the last `queries.len()`
-    /// positions after them. No tokens and one query asks about the end of the text as it stands.
+    /// positions after them. No tokens and one query asks about the end of the text as it stands;
+    /// tokens and no query keep a spare warm, and are answered by nothing.
     Draft {
         session: SessionId,
         epoch: u32,
@@ -221,6 +225,8 @@ pub enum ExpertEvent {
         epoch: u32,
         opinions: Vec<Opinion>,
         compute_us: u64,
+        /// What this message took on the wire, framing included; 0 inside this process.
+        bytes: u32,
     },
     /// The session is gone at the expert; nothing more will come of it.
     Failed {

@@ -184,7 +184,7 @@ impl StubThread {
                 let row = (0, Distribution::new());
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
-                    tokens: open.prompt,
+                    tokens: [open.prompt, open.answered].concat(),
                     prompt,
                     transforms,
                     row,
@@ -217,6 +217,9 @@ impl StubThread {
                         context,
                     });
                 }
+                if queries.is_empty() {
+                    return Ok(vec![]);
+                }
                 let first = end + 1 - queries.len() as u32;
                 let opinions = (first..)
                     .zip(&queries)
@@ -227,6 +230,7 @@ impl StubThread {
                     epoch,
                     opinions,
                     compute_us: 0,
+                    bytes: 0,
                 }])
             }
             ExpertOp::Ask {
@@ -241,6 +245,7 @@ impl StubThread {
                     epoch,
                     opinions,
                     compute_us: 0,
+                    bytes: 0,
                 }])
             }
             ExpertOp::Truncate {

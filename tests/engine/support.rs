@@ -117,6 +117,7 @@ impl Rig {
             scope: Scope::OWNER,
             prompt: Vec::new(),
             transforms: Transforms::NEUTRAL,
+            answered: Vec::new(),
             score: false,
         };
         change(&mut open);

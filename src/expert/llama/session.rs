@@ -73,12 +73,14 @@ impl Session {
         if open.prompt.is_empty() {
             return refused("the prompt is empty");
         }
-        check_tokens(&open.prompt, open.prompt.len(), bounds)?;
+        let prompt = open.prompt.len();
+        let text = [open.prompt, open.answered].concat();
+        check_tokens(&text, text.len(), bounds)?;
         Ok(Session {
             id: open.session,
             scope: open.scope,
-            prompt: open.prompt.len(),
-            text: open.prompt,
+            prompt,
+            text,
             cached: 0,
             sequence: None,
             answered: Instant::now(),
@@ -256,6 +258,7 @@ impl Session {
             epoch: self.epoch,
             opinions: opinions.collect(),
             compute_us: pending.compute.as_micros() as u64,
+            bytes: 0,
         });
         self.answered = Instant::now();
     }
@@ -398,6 +401,7 @@ impl Session {
             epoch: self.epoch,
             opinions: vec![opinion],
             compute_us: asked.elapsed().as_micros() as u64,
+            bytes: 0,
         });
         self.answered = Instant::now();
         Ok(())
