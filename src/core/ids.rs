@@ -23,9 +23,44 @@ impl Micros {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u128);
 
-/// One complete model a node serves: H(peer, model, adapter, context). Sums run in this order.
+/// One complete model a node serves: H(peer, model, adapter, context, prefix). Sums run in this order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExpertId(pub [u8; 32]);
+
+/// A node's public key: its name in the mesh.
+pub type PeerKey = [u8; 32];
+
+/// What the id of an expert is a function of.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertParts<'a> {
+    pub peer: &'a PeerKey,
+    /// SHA-256 of the model file, in hex.
+    pub model_sha256: &'a str,
+    /// Hash of the adapter; empty without one.
+    pub adapter: &'a str,
+    /// Tokens that one session may hold, as shown to others.
+    pub context: u32,
+    /// Commitment to a private prefix, under a secret of its node: a plain hash would let anybody
+    /// check a guess.
+    pub prefix: Option<[u8; 32]>,
+}
+
+impl ExpertId {
+    /// The one place where ids of experts are made.
+    pub fn of(parts: &ExpertParts<'_>) -> ExpertId {
+        let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 expert id");
+        hasher.update(parts.peer);
+        for part in [parts.model_sha256, parts.adapter] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(&parts.context.to_le_bytes());
+        if let Some(prefix) = &parts.prefix {
+            hasher.update(prefix);
+        }
+        ExpertId(*hasher.finalize().as_bytes())
+    }
+}
 
 /// Hash of a vocabulary; experts mix only when theirs are equal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,9 +20,11 @@ pub mod vocab;
 pub mod aggregate;
 pub mod law;
 
-// One request, many requests, many models.
+// One request, many requests, other people's requests, many models.
 pub mod chat;
+pub mod donor;
 pub mod generate;
+pub mod host;
 pub mod node;
 pub mod plan;
 pub mod residency;

@@ -48,12 +48,43 @@ pub const SESSIONS_MAX: usize = 16;
 pub const QUEUE_MAX: usize = 128;
 /// Sequences of a llama.cpp context: running sessions and cached prefixes. It aborts above 256.
 pub const SEQUENCES_MAX: usize = 64;
-/// Operations waiting at an expert: three for every session and queue place.
-pub const EXPERT_OPS_MAX: usize = 1024;
+/// Operations waiting at an expert: three for every session and queue place of the owner, and what
+/// guests may send during a step of 100 ms.
+pub const EXPERT_OPS_MAX: usize = 2048;
 /// Inputs waiting at the driver.
 pub const DRIVER_INBOX_MAX: usize = 4096;
 /// Models in memory at once, whatever their size.
 pub const MODELS_LOADED_MAX: usize = 8;
+
+// --- guests: sessions of other people's routers --------------------------------------------------
+
+/// Sessions of others that a node knows: what runs on its experts, and a few waiting for each.
+pub const GUESTS_MAX: usize = 256;
+/// Of one peer: a router's sessions, on every expert of this node.
+pub const GUESTS_PER_PEER_MAX: usize = 64;
+/// Guests that wait for a slot.
+pub const GUESTS_WAITING_MAX: usize = 64;
+/// A guest waits this long for a slot before it is told to come back later: about as long as its
+/// router would wait for any expert.
+pub const GUEST_WAIT_US_MAX: u64 = 2_000_000;
+/// A guest that asks nothing for this long is forgotten: its router hears every token of a session
+/// that is alive, spares included.
+pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
+/// Operations kept for a guest that waits for a slot: its first question, and what is decided
+/// meanwhile by others.
+pub const GUEST_OPS_WAITING_MAX: usize = 16;
+/// Operations of one guest at once, beyond those that the expert has answered...
+pub const GUEST_OPS_BURST: u32 = 32;
+/// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
+pub const GUEST_OP_REFILL_US: u64 = 2_000;
+/// Events waiting for a guest whose connection is slow; then it is cut off.
+pub const GUEST_EVENTS_MAX: usize = 64;
+/// Longest time that "come back later" names: hours of a schedule are asked again.
+pub const BUSY_RETRY_MS_MAX: u32 = 3_600_000;
+/// Hours in which a node gives, a day.
+pub const DONOR_WINDOWS_MAX: usize = 16;
+/// Experts of other nodes that one node knows: all nodes of the largest mesh that we test.
+pub const REMOTE_EXPERTS_MAX: usize = 1024;
 
 // --- the API ------------------------------------------------------------------------------------
 
@@ -134,7 +165,13 @@ const _: () = {
         "some sequences stay for cached prefixes"
     );
     assert!(SEQUENCES_MAX <= 256, "llama.cpp aborts above 256 sequences");
-    assert!(EXPERT_OPS_MAX >= 3 * (SESSIONS_MAX + QUEUE_MAX));
+    assert!(
+        EXPERT_OPS_MAX
+            >= 3 * (SESSIONS_MAX + QUEUE_MAX)
+                + SESSIONS_MAX * (GUEST_OPS_BURST as usize + 100_000 / GUEST_OP_REFILL_US as usize),
+        "guests cannot fill the owner's mailbox"
+    );
+    assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
     assert!(HALT_REASON_BYTES_MAX + 256 <= HALT_BYTES_MAX);
     assert!(

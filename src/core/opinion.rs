@@ -207,6 +207,19 @@ impl ExpertOp {
             | ExpertOp::Close { session } => *session,
         }
     }
+
+    /// The same under another name: a node gives sessions of others names of its own.
+    #[must_use]
+    pub fn renamed(mut self, to: SessionId) -> ExpertOp {
+        match &mut self {
+            ExpertOp::Open(open) => open.session = to,
+            ExpertOp::Draft { session, .. }
+            | ExpertOp::Ask { session, .. }
+            | ExpertOp::Truncate { session, .. }
+            | ExpertOp::Close { session } => *session = to,
+        }
+        self
+    }
 }
 
 /// Expert to router.
@@ -244,12 +257,24 @@ impl ExpertEvent {
             | ExpertEvent::Failed { session, .. } => *session,
         }
     }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn renamed(mut self, to: SessionId) -> ExpertEvent {
+        match &mut self {
+            ExpertEvent::Ready { session, .. }
+            | ExpertEvent::Scored { session, .. }
+            | ExpertEvent::Opinions { session, .. }
+            | ExpertEvent::Failed { session, .. } => *session = to,
+        }
+        self
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExpertFailure {
-    #[error("the expert is busy: {0}")]
-    Busy(String),
+    #[error("the expert is busy; ask again in {retry_ms} ms")]
+    Busy { retry_ms: u32 },
     #[error("the text of {tokens} tokens does not fit the context of {context}")]
     ContextFull { tokens: u32, context: u32 },
     #[error("the expert refused the question: {0}")]

@@ -27,6 +27,8 @@ pub(super) type Mail = (Instant, ExpertOp);
 
 /// The moment starts anew with every session that speaks, but lasts at most this many moments.
 const GATHER_MOMENTS_MAX: u32 = 4;
+/// When to come back to an engine that is full: some session ends within about this time.
+const BUSY_RETRY_MS: u32 = 500;
 
 pub(super) struct Loop<'model> {
     engine: Engine<'model>,
@@ -154,9 +156,10 @@ impl<'model> Loop<'model> {
         let session = open.session;
         let busy = self.engine.sessions.len() >= SESSIONS_MAX;
         let opened = if busy {
-            Err(ExpertFailure::Busy(format!(
-                "{SESSIONS_MAX} sessions are open"
-            )))
+            // The node above counts sessions and says better numbers: only a race gets here.
+            Err(ExpertFailure::Busy {
+                retry_ms: BUSY_RETRY_MS,
+            })
         } else {
             Session::new(open, self.engine.bounds)
         };
