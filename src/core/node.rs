@@ -4,11 +4,15 @@
 use crate::config::{Key, MeshConfig};
 use crate::generate::{Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec};
 use crate::governance::{Permit, Rights};
+use crate::host::{self, GuestId, Host};
 use crate::ids::{ExpertId, Micros, SessionId, Token};
-use crate::opinion::{ExpertOp, FromExpert};
+use crate::opinion::{ExpertEvent, ExpertOp, FromExpert};
 use crate::vocab::Vocab;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+#[path = "node_guests.rs"]
+mod guests;
 
 pub use crate::generate::Event;
 
@@ -40,6 +44,8 @@ pub enum Input {
     },
     /// What the node may do has changed: sessions without a valid permit end now.
     Rights(Rights),
+    /// About sessions of other people's routers.
+    Host(host::Input),
 }
 
 #[derive(Debug)]
@@ -52,6 +58,10 @@ pub enum Output {
     Event {
         session: SessionId,
         event: Event,
+    },
+    ToGuest {
+        guest: GuestId,
+        event: ExpertEvent,
     },
 }
 
@@ -96,11 +106,16 @@ pub struct Node {
     /// Running mean of a session's time, for Retry-After.
     mean_session_us: u64,
     generated: u64,
+    host: Host,
+    /// Under which guests are here.
+    host_permit: Option<Permit>,
 }
 
 impl Node {
     pub fn new(config: MeshConfig, rights: Rights) -> Node {
         Node {
+            host: Host::new(config.get(Key::ServingSessionsMax) as usize),
+            host_permit: None,
             config,
             rights,
             running: BTreeMap::new(),
@@ -174,11 +189,16 @@ impl Node {
                 retry_after_s: self.retry_after_s(),
             });
         }
+        self.owner_first(now, out);
         Ok(())
     }
 
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        let Some(input) = self.for_guests(now, input, out) else {
+            return;
+        };
         match input {
+            Input::Host(_) => {} // taken above
             Input::FromExpert(from) => {
                 let session = from.event.session();
                 self.step(now, session, SessionInput::FromExpert(from), out);
@@ -195,6 +215,7 @@ impl Node {
             }
             Input::Rights(rights) => self.on_rights(now, rights, out),
         }
+        self.owner_first(now, out);
     }
 
     /// A session with any part on this expert has no mailbox to write to any more.
@@ -215,10 +236,12 @@ impl Node {
         for session in sessions {
             self.step(now, session, SessionInput::Abort(why.to_owned()), out);
         }
+        self.guest(now, host::Input::ExpertGone { expert }, out);
     }
 
     fn on_rights(&mut self, now: Micros, rights: Rights, out: &mut Vec<Output>) {
         self.rights = rights;
+        self.guests_under_rights(now, out);
         let refused = |permit: Permit| {
             self.rights
                 .check(permit)
@@ -250,7 +273,7 @@ impl Node {
         let slots = self.slots();
         weights
             .iter()
-            .all(|(expert, _)| self.running_on(*expert) < slots)
+            .all(|(expert, _)| self.running_on(*expert) + self.host.running_on(*expert) < slots)
     }
 
     fn start(&mut self, now: Micros, waiting: Waiting, out: &mut Vec<Output>) {

@@ -1,3 +1,6 @@
+#[path = "node_guests_tests.rs"]
+mod guests;
+
 use super::*;
 use crate::generate::Finish;
 use crate::governance::{Genesis, Halt, Records, fold};

@@ -197,8 +197,8 @@ impl Host {
         self.count(|g| g.expert == expert && !g.is_waiting())
     }
 
-    pub fn donor(&self) -> &Donor {
-        &self.donor
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Why guests are not taken now.
