@@ -25,6 +25,8 @@ pub enum Verdict {
     Lower(f64),
     /// Nobody gives any (allowed) token any mass.
     NoMass,
+    /// What is still to come may change the choice.
+    Wait,
 }
 
 /// A lead over an upper bound smaller than this, relatively, is asked and not decided.
@@ -99,17 +101,6 @@ pub fn seeded_exact(key: PositionKey, contenders: &[Token], said: &[(f64, &[LnP]
         .map_or(Verdict::NoMass, |(v, _)| Verdict::Token(v))
 }
 
-/// The greedy choice argmax_v r(v) from plain lists, which are the declared truncation.
-pub fn greedy(voices: &[Voice<'_>]) -> Verdict {
-    let mut mixture: BTreeMap<Token, f64> = BTreeMap::new();
-    for voice in voices {
-        for entry in &voice.list.entries {
-            *mixture.entry(entry.token).or_default() += voice.weight * entry.ln_p.p();
-        }
-    }
-    leader(mixture.into_iter()).map_or(Verdict::NoMass, |(token, _)| Verdict::Token(token))
-}
-
 /// The last resort of a grammar: every allowed token has the same, vanishing mass.
 pub fn among(mask: &Mask, key: Option<PositionKey>) -> Option<Token> {
     match key {
@@ -119,7 +110,7 @@ pub fn among(mask: &Mask, key: Option<PositionKey>) -> Option<Token> {
 }
 
 /// Highest score; ties go to the lower id (ids come in rising order).
-fn leader(scores: impl Iterator<Item = (Token, f64)>) -> Option<(Token, f64)> {
+pub(crate) fn leader(scores: impl Iterator<Item = (Token, f64)>) -> Option<(Token, f64)> {
     scores.fold(None, |best, (token, score)| match best {
         Some((_, top)) if score <= top => best,
         _ => Some((token, score)),
@@ -141,6 +132,7 @@ mod tests {
     use crate::distribution::{Distribution, History};
     use crate::law::Transforms;
     use crate::opinion::{Query, Said, Want};
+    use crate::plain::greedy;
     use crate::seeded::Secret;
     use proptest::prelude::*;
 
@@ -214,6 +206,7 @@ mod tests {
                         other => panic!("{other:?}"),
                     }
                 }
+                Verdict::Wait => panic!("every list is here"),
             }
         }
         panic!("undecided")
@@ -248,7 +241,7 @@ mod tests {
             }).collect();
             let lists: Vec<List> = experts.iter().map(|d| list(d, &Query::plain(1.0, 256))).collect();
             let voices: Vec<Voice<'_>> = lists.iter().map(|list| Voice { weight: 1.0 / 3.0, list }).collect();
-            let Verdict::Token(got) = greedy(&voices) else { panic!() };
+            let Verdict::Token(got) = greedy(&voices, 0.0) else { panic!() };
             let r = |v: Token| lists.iter().map(|l| l.ln_p(v).map_or(0.0, |p| p.p()) / 3.0).sum::<f64>();
             prop_assert!((0..size).all(|v| r(v) <= r(got) + 1e-12));
         }
@@ -292,19 +285,25 @@ mod tests {
             Verdict::NoMass
         );
         assert_eq!(
-            greedy(&[Voice {
-                weight: 1.0,
-                list: &empty
-            }]),
+            greedy(
+                &[Voice {
+                    weight: 1.0,
+                    list: &empty
+                }],
+                0.0
+            ),
             Verdict::NoMass
         );
         let flat = measure(&[1.0; 50]);
         let list = list(&flat, &Query::plain(1.0, 256));
         assert_eq!(
-            greedy(&[Voice {
-                weight: 1.0,
-                list: &list
-            }]),
+            greedy(
+                &[Voice {
+                    weight: 1.0,
+                    list: &list
+                }],
+                0.0
+            ),
             Verdict::Token(0)
         );
         let mask = Mask::new(vec![0b11_0000], 50);

@@ -18,6 +18,10 @@ pub enum Key {
     ServingPrefillSharedMs,
     ServingPrefillAloneMs,
     ServingGatherUs,
+    RouterK,
+    RouterSpares,
+    RouterDeadlinePercent,
+    RouterDeadlineFloorMs,
 }
 
 /// How much consent a change needs at least. The tier of a whole patch is computed from this, the
@@ -78,6 +82,18 @@ pub const SCHEMA: &[Setting] = &[
     Setting { key: Key::ServingGatherUs, name: "serving.gather_us", default: 500, min: 0, max: 5_000, step_max_percent: 100,
         class: Minor, domain: Serving, reversible: true,
         meaning: "how long a decode waits for sessions that were just answered" },
+    Setting { key: Key::RouterK, name: "router.k", default: 4, min: 1, max: 12, step_max_percent: 100,
+        class: Major, domain: Routing, reversible: true,
+        meaning: "experts that decide a token, at most" },
+    Setting { key: Key::RouterSpares, name: "router.spares", default: 1, min: 0, max: 4, step_max_percent: 100,
+        class: Minor, domain: Routing, reversible: true,
+        meaning: "experts that are kept warm to take the place of one that is lost" },
+    Setting { key: Key::RouterDeadlinePercent, name: "router.deadline_percent", default: 200, min: 110, max: 1_000, step_max_percent: 50,
+        class: Minor, domain: Routing, reversible: true,
+        meaning: "share of its own 95th percentile that an expert may take before it is replaced" },
+    Setting { key: Key::RouterDeadlineFloorMs, name: "router.deadline_floor_ms", default: 100, min: 5, max: 5_000, step_max_percent: 100,
+        class: Minor, domain: Routing, reversible: true,
+        meaning: "no deadline is shorter than this: machines pause for longer than networks vary" },
 ];
 
 impl Key {
@@ -274,6 +290,11 @@ const _: () = {
     }
     assert!(SCHEMA[Key::ListEntriesMax as usize].max == crate::limits::LIST_ENTRIES_MAX as u32);
     assert!(SCHEMA[Key::ServingSessionsMax as usize].max as usize == crate::limits::SESSIONS_MAX);
+    assert!(SCHEMA[Key::RouterK as usize].max as usize <= crate::limits::CANDIDATES_MAX);
+    assert!(
+        SCHEMA[Key::RouterK as usize].max + SCHEMA[Key::RouterSpares as usize].max
+            <= crate::limits::TEAM_MAX as u32
+    );
     assert!(SCHEMA[Key::ServingQueueMax as usize].max as usize == crate::limits::QUEUE_MAX);
 };
 

@@ -8,14 +8,22 @@ pub struct Law {
     pub sampler: Sampler,
     pub transforms: Transforms,
     pub lists: ListLaw,
+    /// So many experts may lie: no sum of weights, but a trimmed mean of plain lists.
+    pub robust: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampler {
-    /// x = argmax_v r(v)/E_v, E_v ~ Exp(1) from (seed, position, v).
+    /// x = argmax_v r(v)/E_v, E_v ~ Exp(1) from (seed, position, v); experts have the keys and send
+    /// perturbed lists, exact over the whole vocabulary.
     Seeded,
+    /// The same choice among plain lists: no expert ever has a key.
+    SeededPlain,
     /// x = argmax_v r(v) at temperature 1; ties go to the lower id.
     Greedy,
+    /// Draft, accept with r(x)/q(x), else draw from the residual: needs fewer lists, and the text
+    /// depends on who is quick. The distribution is the same.
+    Rejection,
 }
 
 /// How experts shorten what they say.
@@ -164,23 +172,56 @@ impl Law {
                 ..transforms
             },
             lists,
+            robust: None,
         })
+    }
+
+    /// Refuses what cannot be: a trimmed mean has no early decision and needs lists without keys.
+    #[must_use]
+    pub fn robust(self, f: u8) -> Law {
+        let sampler = match self.sampler {
+            Sampler::Seeded | Sampler::Rejection => Sampler::SeededPlain,
+            same => same,
+        };
+        Law {
+            sampler,
+            robust: Some(f),
+            ..self
+        }
+    }
+
+    /// With another sampler, for a law that draws at all: greedy stays greedy.
+    #[must_use]
+    pub fn sampled(self, sampler: Sampler) -> Law {
+        match self.sampler {
+            Sampler::Greedy => self,
+            _ => Law { sampler, ..self },
+        }
     }
 }
 
-/// One line, shown with every response: who has it can check the text.
+/// One line, shown with every response: who has it, the seed, and the set schedule can check the text.
 impl fmt::Display for Law {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let t = &self.transforms;
         match self.sampler {
             Sampler::Seeded => write!(f, "seeded tau={}", self.lists.tau)?,
-            Sampler::Greedy => write!(
-                f,
-                "greedy mass={} max={}",
-                self.lists.mass, self.lists.max_entries
-            )?,
+            sampler => {
+                let name = match sampler {
+                    Sampler::Seeded | Sampler::SeededPlain => "seeded-plain",
+                    Sampler::Greedy => "greedy",
+                    Sampler::Rejection => "rejection",
+                };
+                let ListLaw {
+                    mass, max_entries, ..
+                } = self.lists;
+                write!(f, "{name} mass={mass} max={max_entries}")?;
+            }
         }
-        write!(f, " weights=frozen sets=A temperature={}", t.temperature)?;
+        if let Some(liars) = self.robust {
+            write!(f, " robust={liars}")?;
+        }
+        write!(f, " weights=frozen temperature={}", t.temperature)?;
         let mut step = |name: &str, value: f32, off: f32| {
             if value == off {
                 Ok(())
@@ -281,7 +322,7 @@ mod tests {
         let law = Law::new(transforms, ListLaw::default()).unwrap();
         assert_eq!(
             law.to_string(),
-            "seeded tau=0.0625 weights=frozen sets=A temperature=0.8 top_k=40"
+            "seeded tau=0.0625 weights=frozen temperature=0.8 top_k=40"
         );
     }
 }

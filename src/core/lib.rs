@@ -19,6 +19,7 @@ pub mod vocab;
 // What the text obeys.
 pub mod aggregate;
 pub mod law;
+pub mod plain;
 
 // One request, many requests, other people's requests, many models.
 pub mod chat;
@@ -26,8 +27,12 @@ pub mod donor;
 pub mod generate;
 pub mod host;
 pub mod node;
+pub mod pace;
 pub mod plan;
 pub mod residency;
+pub mod roster;
+pub mod select;
+pub mod team;
 pub mod text;
 
 // Who may do what.

@@ -39,6 +39,25 @@ pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a grammar or a JSON schema: it is compiled before the first token.
 pub const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 
+// --- the mesh, from who asks ---------------------------------------------------------------------
+
+/// Experts that one request may ever turn to: each that is woken reads the whole text.
+pub const CANDIDATES_MAX: usize = 12;
+/// Experts asked at once, spares counted: each costs the router a list a token.
+pub const TEAM_MAX: usize = 16;
+/// Entries of a set schedule. Who changes the set at every second token has no mesh.
+pub const SET_CHANGES_MAX: usize = 1024;
+/// Microseconds that an expert of unknown pace may take for a token.
+pub const DEADLINE_TOKEN_MAX_US: u64 = 5_000_000;
+/// Microseconds that an expert of unknown pace may take to read a text: a full context on a processor.
+pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
+/// Microseconds that the last expert of a set is waited for beyond its deadline.
+pub const GIVE_UP_US: u64 = 30_000_000;
+/// Experts that a node knows: a mesh of 280 nodes with three each.
+pub const ROSTER_MAX: usize = 1024;
+/// Answers that an expert's pace is measured by: recent ones, since loads change within minutes.
+pub const RESPONSE_SAMPLES: usize = 64;
+
 // --- a node -------------------------------------------------------------------------------------
 
 /// Sessions that an expert decodes at once. More share each step's time without adding speed.
@@ -173,6 +192,7 @@ const _: () = {
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
+    assert!(CANDIDATES_MAX <= TEAM_MAX);
     assert!(HALT_REASON_BYTES_MAX + 256 <= HALT_BYTES_MAX);
     assert!(
         LIFTS_MAX * 32 + CAUSAL_REFS_MAX * 32 + PARTICIPANTS_MAX * 32 + 1024 < RECORD_BYTES_MAX

@@ -2,11 +2,18 @@
 //! lets none of them touch an expert without a permit.
 
 use crate::config::{Key, MeshConfig};
-use crate::generate::{Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec};
+use crate::generate::{
+    Finish, Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
+};
 use crate::governance::{Permit, Rights};
 use crate::host::{self, GuestId, Host};
 use crate::ids::{ExpertId, Micros, SessionId, Token};
+use crate::law::Sampler;
 use crate::opinion::{ExpertEvent, ExpertOp, FromExpert};
+use crate::pace::Patience;
+use crate::roster::{Introduced, Roster};
+use crate::select::{self, Wanted};
+use crate::team::{Plan, Sets};
 use crate::vocab::Vocab;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,9 +28,34 @@ pub use crate::generate::Event;
 pub struct Request {
     pub spec: Spec,
     pub vocab: Arc<Vocab>,
-    /// The mixture. One expert is the local assistant.
-    pub weights: Vec<(ExpertId, f64)>,
+    pub experts: Experts,
     pub permit: Permit,
+}
+
+/// Whom a request asks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Experts {
+    /// These of this process, with these weights. One is the local assistant.
+    These(Vec<(ExpertId, f64)>),
+    /// Those of the mesh that fit, K of them for every token.
+    Mesh {
+        /// The expert of this process that has part.
+        local: Option<ExpertId>,
+        sets: Sets,
+        /// Fewer than the mesh config allows, if the client wants that.
+        k_max: Option<u32>,
+    },
+}
+
+impl Experts {
+    /// Those of this process.
+    fn local(&self) -> impl Iterator<Item = ExpertId> + '_ {
+        let (these, local) = match self {
+            Experts::These(weights) => (weights.as_slice(), None),
+            Experts::Mesh { local, .. } => (&[][..], *local),
+        };
+        these.iter().map(|(expert, _)| *expert).chain(local)
+    }
 }
 
 #[derive(Debug)]
@@ -40,8 +72,18 @@ pub enum Input {
     /// An expert's mailbox was full, or the expert is gone.
     SendFailed {
         session: SessionId,
+        expert: ExpertId,
         why: String,
     },
+    /// An expert can be asked from now on, or what is known of it has changed.
+    Met(Introduced),
+    /// An expert cannot be asked any more.
+    Left {
+        expert: ExpertId,
+        why: String,
+    },
+    /// The moment of `wake_at` has come.
+    Tick,
     /// What the node may do has changed: sessions without a valid permit end now.
     Rights(Rights),
     /// About sessions of other people's routers.
@@ -106,6 +148,7 @@ pub struct Node {
     /// Running mean of a session's time, for Retry-After.
     mean_session_us: u64,
     generated: u64,
+    roster: Roster,
     host: Host,
     /// Under which guests are here.
     host_permit: Option<Permit>,
@@ -116,6 +159,7 @@ impl Node {
         Node {
             host: Host::new(config.get(Key::ServingSessionsMax) as usize),
             host_permit: None,
+            roster: Roster::default(),
             config,
             rights,
             running: BTreeMap::new(),
@@ -131,6 +175,17 @@ impl Node {
 
     pub fn waiting(&self) -> usize {
         self.waiting.len()
+    }
+
+    /// Every expert that may be asked, with what was measured of it.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// When to say [`Input::Tick`], if nothing else comes before.
+    pub fn wake_at(&self) -> Option<Micros> {
+        let running = self.running.values();
+        running.filter_map(|r| r.machine.wake_at()).min()
     }
 
     pub fn generated_tokens(&self) -> u64 {
@@ -168,7 +223,7 @@ impl Node {
         if self.running.contains_key(&spec.session) || self.waiting.iter().any(taken) {
             return Err(Refusal::Duplicate);
         }
-        if self.has_room(&request.weights) {
+        if self.has_room(&request.experts) {
             self.start(
                 now,
                 Waiting {
@@ -206,8 +261,19 @@ impl Node {
             Input::Mask { session, answer } => {
                 self.step(now, session, SessionInput::Mask(answer), out)
             }
-            Input::SendFailed { session, why } => {
-                self.step(now, session, SessionInput::Abort(why), out)
+            Input::SendFailed {
+                session,
+                expert,
+                why,
+            } => self.step(now, session, SessionInput::Lost { expert, why }, out),
+            Input::Met(facts) => {
+                self.roster.meet(facts); // a full roster goes on with those it has
+            }
+            Input::Left { expert, why } => self.on_left(now, expert, &why, out),
+            Input::Tick => {
+                for session in self.sessions(|m| m.wake_at().is_some_and(|at| at <= now)) {
+                    self.step(now, session, SessionInput::Tick, out);
+                }
             }
             Input::Cancel { session } => {
                 self.waiting.retain(|w| w.request.spec.session != session);
@@ -218,23 +284,17 @@ impl Node {
         self.owner_first(now, out);
     }
 
-    /// A session with any part on this expert has no mailbox to write to any more.
-    pub fn on_expert_gone(
-        &mut self,
-        now: Micros,
-        expert: ExpertId,
-        why: &str,
-        out: &mut Vec<Output>,
-    ) {
-        let of_it = |experts: &[ExpertId]| experts.contains(&expert);
-        let sessions: Vec<SessionId> = self
-            .running
-            .iter()
-            .filter(|(_, r)| of_it(&r.experts))
-            .map(|(id, _)| *id)
-            .collect();
-        for session in sessions {
-            self.step(now, session, SessionInput::Abort(why.to_owned()), out);
+    fn sessions(&self, which: impl Fn(&Generate) -> bool) -> Vec<SessionId> {
+        let fit = self.running.iter().filter(|(_, r)| which(&r.machine));
+        fit.map(|(id, _)| *id).collect()
+    }
+
+    /// There is no mailbox to write to any more: whoever asked this expert goes on without it.
+    fn on_left(&mut self, now: Micros, expert: ExpertId, why: &str, out: &mut Vec<Output>) {
+        self.roster.forget(expert);
+        for session in self.sessions(|_| true) {
+            let why = why.to_owned();
+            self.step(now, session, SessionInput::Lost { expert, why }, out);
         }
         self.guest(now, host::Input::ExpertGone { expert }, out);
     }
@@ -269,25 +329,59 @@ impl Node {
         }
     }
 
-    fn has_room(&self, weights: &[(ExpertId, f64)]) -> bool {
-        let slots = self.slots();
-        weights
-            .iter()
-            .all(|(expert, _)| self.running_on(*expert) + self.host.running_on(*expert) < slots)
+    /// Others say themselves when they have none.
+    fn has_room(&self, experts: &Experts) -> bool {
+        let taken = |e: ExpertId| self.running_on(e) + self.host.running_on(e);
+        experts.local().all(|expert| taken(expert) < self.slots())
+    }
+
+    fn plan(&self, now: Micros, request: &Request) -> Plan {
+        let (local, sets, k_max) = match &request.experts {
+            Experts::These(weights) => return Plan::fixed(weights),
+            Experts::Mesh { local, sets, k_max } => (*local, *sets, *k_max),
+        };
+        let spec = &request.spec;
+        let needs = spec.prompt.len() as u32 + spec.max_tokens;
+        let wanted = Wanted {
+            session: spec.session,
+            vocabulary: request.vocab.fingerprint(),
+            context: needs.min(spec.context),
+            local,
+            keys: spec.law.sampler == Sampler::Seeded,
+        };
+        let k = self.config.get(Key::RouterK).min(k_max.unwrap_or(u32::MAX));
+        Plan {
+            candidates: select::candidates(&self.roster, now, &wanted),
+            k: k as usize,
+            spares: self.config.get(Key::RouterSpares) as usize,
+            sets,
+            patience: Patience {
+                percent: self.config.get(Key::RouterDeadlinePercent),
+                floor_us: u64::from(self.config.get(Key::RouterDeadlineFloorMs)) * 1000,
+            },
+            script: None,
+        }
     }
 
     fn start(&mut self, now: Micros, waiting: Waiting, out: &mut Vec<Output>) {
+        let plan = self.plan(now, &waiting.request);
         let Request {
             spec,
             vocab,
-            weights,
+            experts,
             permit,
         } = waiting.request;
         let session = spec.session;
-        let mut machine = Generate::new(spec, vocab, &weights, now.since(waiting.since), now);
+        let mut machine = match Generate::new(spec, vocab, plan, now.since(waiting.since), now) {
+            Ok(machine) => machine,
+            Err(bad) => {
+                let event = never_ran(format!("{bad}; `quorate peers` shows who is there"));
+                return out.push(Output::Event { session, event });
+            }
+        };
         let mut outputs = Vec::new();
         machine.start(now, &mut outputs);
-        let experts = weights.into_iter().map(|(expert, _)| expert).collect();
+        let experts = experts.local().collect();
         self.running.insert(
             session,
             Running {
@@ -328,11 +422,22 @@ impl Node {
         outputs: Vec<SessionOutput>,
         out: &mut Vec<Output>,
     ) {
-        out.extend(outputs.into_iter().map(|output| match output {
-            SessionOutput::ToExpert(expert, op) => Output::ToExpert(expert, op),
-            SessionOutput::NeedMask { committed } => Output::NeedMask { session, committed },
-            SessionOutput::Event(event) => Output::Event { session, event },
-        }));
+        for output in outputs {
+            match output {
+                SessionOutput::ToExpert(expert, op) => out.push(Output::ToExpert(expert, op)),
+                SessionOutput::NeedMask { committed } => {
+                    out.push(Output::NeedMask { session, committed });
+                }
+                SessionOutput::Event(event) => out.push(Output::Event { session, event }),
+                SessionOutput::Heard {
+                    expert,
+                    answered,
+                    compute_us,
+                    bytes,
+                } => self.roster.heard(expert, answered, compute_us, bytes),
+                SessionOutput::Failed { expert, why } => self.roster.failed(now, expert, &why),
+            }
+        }
         if self
             .running
             .get(&session)
@@ -350,7 +455,7 @@ impl Node {
         while let Some(at) = self
             .waiting
             .iter()
-            .position(|w| self.has_room(&w.request.weights))
+            .position(|w| self.has_room(&w.request.experts))
         {
             let Some(next) = self.waiting.remove(at) else {
                 return;
@@ -371,10 +476,11 @@ impl Node {
 
 fn never_ran(why: String) -> Event {
     Event::Finished {
-        why: crate::generate::Finish::Failed(why),
+        why: Finish::Failed(why),
         text: String::new(),
         generated: 0,
         decode_us: 0,
+        schedule: Vec::new(),
     }
 }
 

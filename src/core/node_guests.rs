@@ -80,8 +80,8 @@ impl Node {
 
     fn owner_wants(&self) -> Owner {
         let mut wants = BTreeMap::new();
-        let waiting = self.waiting.iter().map(|w| &w.request.weights);
-        let waiting = waiting.flat_map(|weights| weights.iter().map(|(expert, _)| *expert));
+        let waiting = self.waiting.iter();
+        let waiting = waiting.flat_map(|w| w.request.experts.local());
         let running = self
             .running
             .values()

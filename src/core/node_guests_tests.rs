@@ -132,11 +132,19 @@ fn an_expert_that_is_gone_or_full_ends_its_guests() {
     node.handle(Micros(0), visit(2), &mut out);
     out.clear();
     let full = Input::SendFailed {
+        expert: E,
         session: SessionId(1),
         why: "full".into(),
     };
     node.handle(Micros(1), full, &mut out);
-    node.on_expert_gone(Micros(2), E, "unloaded", &mut out);
+    node.handle(
+        Micros(2),
+        Input::Left {
+            expert: E,
+            why: "unloaded".into(),
+        },
+        &mut out,
+    );
     let told = refusals(&out);
     assert!(matches!(told[0], (1, ExpertFailure::Busy { .. })));
     assert_eq!(told[1], (2, ExpertFailure::Gone));

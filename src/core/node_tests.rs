@@ -28,6 +28,7 @@ fn request(session: u128, permit: Permit) -> Request {
         stop: vec![],
         logprobs: None,
         grammar: false,
+        notes: Default::default(),
         context: 16,
     };
     let piece = |v: u8| Piece {
@@ -38,7 +39,7 @@ fn request(session: u128, permit: Permit) -> Request {
     Request {
         spec,
         vocab: Arc::new(Vocab::new((0..8).map(piece))),
-        weights: vec![(E, 1.0)],
+        experts: Experts::These(vec![(E, 1.0)]),
         permit,
     }
 }
@@ -226,7 +227,14 @@ fn a_lost_expert_ends_its_sessions_with_the_reason() {
     let mut out = Vec::new();
     node.submit(Micros(0), request(1, Rights::alone().local()), &mut out)
         .unwrap();
-    node.on_expert_gone(Micros(1), E, "the model was unloaded", &mut out);
+    node.handle(
+        Micros(1),
+        Input::Left {
+            expert: E,
+            why: "the model was unloaded".into(),
+        },
+        &mut out,
+    );
     assert_eq!(
         finished(&out),
         [(1, Finish::Failed("the model was unloaded".into()))]
@@ -361,6 +369,7 @@ fn input_of(act: &Act, halted: &Rights) -> Option<Input> {
             session: id(*session),
         },
         Act::SendFailed { session } => Input::SendFailed {
+            expert: E,
             session: id(*session),
             why: "full".into(),
         },
@@ -410,7 +419,7 @@ proptest! {
                         open.insert(SessionId(u128::from(*session)), true);
                     }
                 }
-                Act::ExpertGone => node.on_expert_gone(now, E, "gone", &mut out),
+                Act::ExpertGone => node.handle(now, Input::Left { expert: E, why: "gone".into() }, &mut out),
                 other => node.handle(now, input_of(other, &halted).unwrap(), &mut out),
             }
             for output in out.drain(..) {

@@ -3,11 +3,11 @@
 use super::*;
 use crate::distribution::{Distribution, History};
 use crate::law::{ListLaw, Transforms};
-use crate::lnp::LnP;
-use crate::opinion::{Entry, ExpertFailure};
+use crate::limits::SECOND_QUESTIONS_MAX;
+use crate::opinion::{Entry, ExpertFailure, List, Said, Want};
 use crate::vocab::Piece;
 use proptest::prelude::*;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 const VOCAB: u32 = 300;
 const END: Token = 0;
@@ -153,6 +153,7 @@ fn spec(law: Law) -> Spec {
         logprobs: None,
         grammar: false,
         context: 1000,
+        notes: Notes::default(),
     }
 }
 
@@ -181,7 +182,7 @@ fn run(
         .iter()
         .map(|(n, w)| (ExpertId([*n; 32]), *w))
         .collect();
-    let mut machine = Generate::new(spec, vocab(), &mixture, 0, Micros(0));
+    let mut machine = Generate::new(spec, vocab(), Plan::fixed(&mixture), 0, Micros(0)).unwrap();
     let mut pending: VecDeque<FromExpert> = VecDeque::new();
     let (mut tokens, mut text, mut ops) = (Vec::new(), String::new(), Vec::new());
     let mut said: Vec<Token> = Vec::new();
@@ -219,6 +220,8 @@ fn run(
                     return (tokens, why, text + &rest, ops);
                 }
                 Output::Event(Event::Ready { prompt_tokens, .. }) => assert_eq!(prompt_tokens, 3),
+                Output::Event(Event::Decided(_)) => panic!("nobody asked for a recording"),
+                Output::Heard { .. } | Output::Failed { .. } => {}
             }
         }
         if out.is_empty() {
@@ -448,10 +451,11 @@ fn a_failing_or_lying_expert_ends_the_response_with_a_reason() {
         let mut machine = Generate::new(
             spec(law(1.0)),
             vocab(),
-            &[(ExpertId([1; 32]), 1.0)],
+            Plan::fixed(&[(ExpertId([1; 32]), 1.0)]),
             0,
             Micros(0),
-        );
+        )
+        .unwrap();
         let mut out = Vec::new();
         machine.start(Micros(0), &mut out);
         machine.handle(
@@ -478,10 +482,11 @@ fn an_expert_that_never_decides_is_given_up() {
     let mut machine = Generate::new(
         spec(law(1.0)),
         vocab(),
-        &[(ExpertId([1; 32]), 1.0)],
+        Plan::fixed(&[(ExpertId([1; 32]), 1.0)]),
         0,
         Micros(0),
-    );
+    )
+    .unwrap();
     let mut out = Vec::new();
     machine.start(Micros(0), &mut out);
     let empty = ExpertEvent::Opinions {

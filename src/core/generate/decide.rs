@@ -1,0 +1,243 @@
+//! From opinions to the next token: take what counts, ask `aggregate` or `plain`, ask again.
+
+use super::{Costs, Finish, Generate, Output, State, Trouble};
+use crate::aggregate::{self, Verdict, Voice};
+use crate::ids::Micros;
+use crate::law::Sampler;
+use crate::limits::SECOND_QUESTIONS_MAX;
+use crate::lnp::LnP;
+use crate::opinion::{List, Opinion, Query, Said, Want};
+use crate::plain::{self, Draw};
+use crate::team::Sets;
+
+impl Generate {
+    pub(super) fn on_opinions(
+        &mut self,
+        i: usize,
+        opinions: Vec<Opinion>,
+        compute_us: u64,
+        bytes: u32,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) {
+        for opinion in opinions {
+            if let Err(why) = self.take(i, opinion) {
+                return self.lose(i, Trouble::Lied(why), now, out);
+            }
+        }
+        if self.parts[i].owed > 0 {
+            return; // it has more to say before it is up to date
+        }
+        if let Some(answered) = self.team.members[i].answered(now) {
+            let us = answered.us;
+            self.parts[i].costs = Costs {
+                us,
+                compute_us: compute_us.min(us),
+                bytes,
+            };
+            out.push(Output::Heard {
+                expert: self.team.members[i].expert,
+                answered,
+                compute_us,
+                bytes,
+            });
+        }
+        self.decide(now, out);
+    }
+
+    /// Files one expert's opinion about the undecided position; anything else is late and dropped.
+    fn take(&mut self, i: usize, opinion: Opinion) -> Result<(), String> {
+        let part = &mut self.parts[i];
+        part.owed = part.owed.saturating_sub(1);
+        let asked = self.team.members[i].asked.is_some();
+        if part.owed > 0 || !asked || opinion.position != self.position() {
+            return Ok(());
+        }
+        match (&self.state, &opinion.said) {
+            (State::Asking(_), Said::List(list)) => {
+                list.check(self.vocab.len())
+                    .map_err(|bad| format!("an expert sent a list with {bad}"))?;
+            }
+            (State::Contending(_, contenders), Said::Scalars(values))
+                if values.len() != contenders.len() =>
+            {
+                return Err("an expert left questions unanswered".into());
+            }
+            (State::Contending(..), Said::Scalars(_)) => {}
+            _ => return Ok(()),
+        }
+        self.log
+            .heard(self.asked_again, self.team.members[i].expert, &opinion.said);
+        self.arrivals += 1;
+        let part = &mut self.parts[i];
+        part.arrival = self.arrivals;
+        match opinion.said {
+            Said::Scalars(values) => part.exact = Some(values),
+            Said::List(_) => part.opinion = Some(opinion),
+        }
+        Ok(())
+    }
+
+    /// Decides, if what is there decides.
+    pub(super) fn decide(&mut self, now: Micros, out: &mut Vec<Output>) {
+        let verdict = match &self.state {
+            State::Asking(query) => match self.deciding_set() {
+                Some(set) => {
+                    let verdict = self.verdict(query, &set);
+                    self.set = set;
+                    verdict
+                }
+                None => return,
+            },
+            State::Contending(query, contenders) => {
+                let Want::Perturbed { key, .. } = query.want else {
+                    return;
+                };
+                let weights = self.team.weights(&self.set);
+                let exact = self.set.iter().map(|&i| self.parts[i].exact.as_deref());
+                let said: Option<Vec<(f64, &[LnP])>> = weights
+                    .into_iter()
+                    .zip(exact)
+                    .map(|(w, e)| Some((w, e?)))
+                    .collect();
+                let Some(said) = said else { return };
+                aggregate::seeded_exact(key, contenders, &said)
+            }
+            State::Masking | State::Done => return,
+        };
+        match verdict {
+            Verdict::Wait => self.set.clear(),
+            Verdict::Token(token) => self.commit(now, token, out),
+            undecided => self.ask_again(now, undecided, out),
+        }
+    }
+
+    /// Those whose lists count, in expert-id order; None while more are needed.
+    fn deciding_set(&self) -> Option<Vec<usize>> {
+        let group = self.team.group();
+        let here = |i: &usize| self.parts[*i].opinion.is_some();
+        match self.team.sets {
+            Sets::A => {
+                // Log-probabilities are those of the whole mixture.
+                let may_be_early = self.spec.law.robust.is_none()
+                    && self.spec.logprobs.is_none()
+                    && matches!(self.spec.law.sampler, Sampler::Greedy | Sampler::Rejection);
+                let enough = !group.is_empty() && (may_be_early || group.iter().all(here));
+                enough.then(|| group.to_vec())
+            }
+            Sets::B => {
+                let mut here: Vec<usize> = group.iter().copied().filter(here).collect();
+                let needed = self.team.needed();
+                if needed == 0 || here.len() < needed {
+                    return None;
+                }
+                here.sort_by_key(|&i| self.parts[i].arrival);
+                here.truncate(needed);
+                here.sort_unstable();
+                Some(here)
+            }
+        }
+    }
+
+    fn verdict(&self, query: &Query, set: &[usize]) -> Verdict {
+        let weights = self.team.weights(set);
+        let mut missing = 0.0;
+        let mut voices = Vec::with_capacity(set.len());
+        for (&i, weight) in set.iter().zip(weights) {
+            match self.list_of(i) {
+                Some(list) => voices.push(Voice { weight, list }),
+                None => missing += weight,
+            }
+        }
+        let law = &self.spec.law;
+        let key = || self.spec.secret.key(self.position());
+        if let Some(f) = law.robust {
+            let key = (law.sampler != Sampler::Greedy).then(key);
+            return plain::robust_choice(key, &voices, usize::from(f));
+        }
+        match law.sampler {
+            Sampler::Seeded => match &query.want {
+                Want::Perturbed { key, .. } => aggregate::seeded(*key, &voices),
+                Want::Plain { .. } | Want::Scalars(_) => Verdict::NoMass,
+            },
+            Sampler::SeededPlain => plain::seeded(key(), &voices),
+            Sampler::Greedy => plain::greedy(&voices, missing),
+            Sampler::Rejection => match self.draft_list(set) {
+                Some(draft) => {
+                    Draw::new(&self.spec.secret, self.position()).choose(draft, &voices, missing)
+                }
+                None => Verdict::Wait,
+            },
+        }
+    }
+
+    /// What the router drafts from: the list of its own expert, else the first that came. Nobody
+    /// else may choose the draft.
+    fn draft_list(&self, set: &[usize]) -> Option<&List> {
+        match set.iter().find(|&&i| self.team.members[i].local) {
+            Some(&own) => self.list_of(own),
+            None => {
+                let here = set.iter().filter(|&&i| self.parts[i].opinion.is_some());
+                self.list_of(*here.min_by_key(|&&i| self.parts[i].arrival)?)
+            }
+        }
+    }
+
+    pub(super) fn list_of(&self, i: usize) -> Option<&List> {
+        match &self.parts[i].opinion.as_ref()?.said {
+            Said::List(list) => Some(list),
+            Said::Scalars(_) => None,
+        }
+    }
+
+    fn ask_again(&mut self, now: Micros, verdict: Verdict, out: &mut Vec<Output>) {
+        self.asked_again += 1;
+        let (State::Asking(query) | State::Contending(query, _)) =
+            std::mem::replace(&mut self.state, State::Masking)
+        else {
+            return;
+        };
+        if self.asked_again > SECOND_QUESTIONS_MAX {
+            let why = "the experts' opinions never decided a token";
+            return self.finish(Finish::Failed(why.into()), now, out);
+        }
+        let mut next = query.clone();
+        match verdict {
+            Verdict::Contenders(tokens) => {
+                next.want = Want::Scalars(tokens.clone());
+                self.state = State::Contending(query, tokens);
+                self.ask_again_all(&next, now, out);
+            }
+            Verdict::Lower(tau) => {
+                if let Want::Perturbed { tau: old, .. } = &mut next.want {
+                    *old = tau;
+                }
+                self.state = State::Asking(next.clone());
+                self.ask_again_all(&next, now, out);
+            }
+            Verdict::NoMass if !query.untruncated => {
+                next.untruncated = true;
+                self.state = State::Asking(next.clone());
+                self.ask_again_all(&next, now, out);
+            }
+            Verdict::NoMass | Verdict::Token(_) | Verdict::Wait => {
+                self.decide_without_mass(now, query, out);
+            }
+        }
+    }
+
+    /// Even without truncation no allowed token reaches the smallest probability that travels.
+    fn decide_without_mass(&mut self, now: Micros, query: Query, out: &mut Vec<Output>) {
+        let drawn = self.spec.law.sampler != Sampler::Greedy;
+        let key = drawn.then(|| self.spec.secret.key(self.position()));
+        let mask = query.mask.clone();
+        self.state = State::Asking(query);
+        match mask.as_deref().and_then(|mask| aggregate::among(mask, key)) {
+            Some(token) => self.commit(now, token, out),
+            None => {
+                let why = "no token has any probability";
+                self.finish(Finish::Failed(why.into()), now, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! One request's token loop: ask, decide, commit, until the text ends.
+//!
+//! The loop holds a team of experts. With one it is a local assistant, with K it is the mesh: there
+//! is no other path. Everything it does is a function of its inputs; what it wants done goes to the
+//! outbox.
+//!
+//! ```text
+//!            Open, Draft                 Opinions (enough)         undecided: Ask
+//!  start ────────────────▶ Asking ───────────────────▶ decide ──────────────────▶ Asking again
+//!     │ grammar               ▲ ▲ late or gone: another  │
+//!     └──▶ Masking ───────────┘ └─ expert, same position │
+//!            (one token allowed:  ◀──── next position ───┤ token
+//!             no question)                               └──▶ Done (Close, Finished)
+//! ```
+
+mod ask;
+mod decide;
+mod provenance;
+
+pub use provenance::{Decided, Provenance, Voted};
+
+use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
+use crate::law::Law;
+use crate::limits::{STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX};
+use crate::lnp::LnP;
+use crate::mask::Mask;
+use crate::opinion::{ExpertEvent, ExpertOp, FromExpert, Opinion, Query, Scope};
+use crate::seeded::Secret;
+use crate::team::{Answered, BadPlan, Plan, Schedule, Standing, Team};
+use crate::text::Text;
+use crate::vocab::Vocab;
+use std::sync::Arc;
+
+/// Everything a response is a function of, but the experts' opinions.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    pub session: SessionId,
+    pub scope: Scope,
+    pub prompt: Vec<Token>,
+    pub law: Law,
+    pub secret: Secret,
+    pub max_tokens: u32,
+    pub stop: Vec<String>,
+    /// Log-probabilities wanted, with this many alternatives.
+    pub logprobs: Option<u8>,
+    /// A grammar outside answers `NeedMask` at every position.
+    pub grammar: bool,
+    /// Tokens that the smallest context among the experts holds.
+    pub context: u32,
+    pub notes: Notes,
+}
+
+/// What is told beside the text. Who does not ask pays nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// With every token: who said what of it, when, at what weight.
+    pub provenance: bool,
+    /// Everything that a replay needs.
+    pub record: bool,
+}
+
+/// Why a response ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its turn, a stop string came, or the grammar was complete.
+    Stop,
+    /// max_tokens, or the context is full.
+    Length,
+    /// The client went away or asked for it.
+    Cancelled,
+    Failed(String),
+}
+
+/// One token, decided.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenEvent {
+    pub token: Token,
+    pub position: Position,
+    /// New text for the client: whole characters only, so sometimes empty and sometimes several
+    /// tokens' worth.
+    pub text: String,
+    /// Untransformed ln p, if log-probabilities were asked for.
+    pub ln_p: Option<f64>,
+    pub top: Vec<(Token, f64)>,
+    pub provenance: Option<Box<Provenance>>,
+}
+
+/// What a request's owner hears.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The prompt is in; `reused` tokens of it were cached.
+    Ready {
+        prompt_tokens: u32,
+        reused: u32,
+        queued_us: u64,
+        prefill_us: u64,
+    },
+    /// What decided a position, for a recording; before its token, and before an end that a token
+    /// made.
+    Decided(Box<Decided>),
+    Token(TokenEvent),
+    /// Always last, exactly once. `text` is what was held back for a stop string that never came.
+    Finished {
+        why: Finish,
+        text: String,
+        generated: u32,
+        decode_us: u64,
+        /// Who decided, from which position on: with the law and the seed, all that the text is a
+        /// function of. Empty if no position was decided.
+        schedule: Schedule,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    FromExpert(FromExpert),
+    /// The expert cannot be reached: its mailbox refused, or it left.
+    Lost {
+        expert: ExpertId,
+        why: String,
+    },
+    /// The grammar's answer to `NeedMask`.
+    Mask(MaskAnswer),
+    /// The moment of `wake_at` has come.
+    Tick,
+    Cancel,
+    /// Permission is gone (a halt): the reason is shown.
+    Abort(String),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum MaskAnswer {
+    Allowed(Mask),
+    /// The text is complete.
+    Done,
+    Failed(String),
+}
+
+#[derive(Clone, Debug)]
+pub enum Output {
+    ToExpert(ExpertId, ExpertOp),
+    /// What may come next, after `committed` (None: at the beginning)?
+    NeedMask {
+        committed: Option<Token>,
+    },
+    Event(Event),
+    /// An expert answered a question in this time: what its pace is measured by.
+    Heard {
+        expert: ExpertId,
+        answered: Answered,
+        compute_us: u64,
+        bytes: u32,
+    },
+    /// An expert failed this request.
+    Failed {
+        expert: ExpertId,
+        why: Trouble,
+    },
+}
+
+/// How an expert failed, for whoever chooses the next one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Late,
+    Busy {
+        retry_ms: u32,
+    },
+    Gone(String),
+    /// It said what no honest expert says.
+    Lied(String),
+}
+
+/// What is held of one member of the team.
+#[derive(Debug, Default)]
+struct Part {
+    /// Tokens of the answer that it was sent.
+    sent: usize,
+    /// It was asked about the undecided position by a draft already.
+    drafted: bool,
+    /// Questions that it has not answered, about this position and earlier ones: answers come in
+    /// the order of the questions, and only the last one's counts.
+    owed: u32,
+    /// Its list at the undecided position.
+    opinion: Option<Opinion>,
+    /// Its exact values of the contenders.
+    exact: Option<Vec<LnP>>,
+    /// Its place among the answers about the undecided position.
+    arrival: u32,
+    costs: Costs,
+}
+
+/// What its last answer took.
+#[derive(Clone, Copy, Debug, Default)]
+struct Costs {
+    us: u64,
+    compute_us: u64,
+    bytes: u32,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Waiting for the grammar.
+    Masking,
+    /// Waiting for lists.
+    Asking(Query),
+    /// Waiting for exact values of these tokens.
+    Contending(Query, Vec<Token>),
+    Done,
+}
+
+#[derive(Debug)]
+pub struct Generate {
+    spec: Spec,
+    vocab: Arc<Vocab>,
+    team: Team,
+    /// One for each member of the team, in the same order.
+    parts: Vec<Part>,
+    state: State,
+    text: Text,
+    /// What was decided.
+    answer: Vec<Token>,
+    /// The first question about the undecided position: whoever joins is asked the same.
+    first_question: Option<Query>,
+    /// Second questions at this position so far.
+    asked_again: u32,
+    /// Answers about this position so far.
+    arrivals: u32,
+    /// Those whose answers decide it, once that is known.
+    set: Vec<usize>,
+    log: provenance::Log,
+    started: Micros,
+    first_ready: bool,
+    queued_us: u64,
+    decoding_since: Micros,
+}
+
+impl Generate {
+    pub fn new(
+        spec: Spec,
+        vocab: Arc<Vocab>,
+        plan: Plan,
+        queued_us: u64,
+        now: Micros,
+    ) -> Result<Generate, BadPlan> {
+        let team = Team::new(plan)?;
+        let stops = spec
+            .stop
+            .iter()
+            .take(STOP_STRINGS_MAX)
+            .filter(|s| s.len() <= STOP_STRING_BYTES_MAX);
+        Ok(Generate {
+            text: Text::new(&stops.cloned().collect::<Vec<_>>()),
+            vocab,
+            parts: team.members.iter().map(|_| Part::default()).collect(),
+            team,
+            state: State::Masking,
+            answer: Vec::new(),
+            first_question: None,
+            asked_again: 0,
+            arrivals: 0,
+            set: Vec::new(),
+            log: provenance::Log::new(spec.notes),
+            started: now,
+            first_ready: false,
+            queued_us,
+            decoding_since: now,
+            spec,
+        })
+    }
+
+    pub fn session(&self) -> SessionId {
+        self.spec.session
+    }
+
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+
+    pub fn generated(&self) -> u32 {
+        self.answer.len() as u32
+    }
+
+    /// Who decides, so far.
+    pub fn schedule(&self) -> &Schedule {
+        self.team.schedule()
+    }
+
+    /// When to say [`Input::Tick`], if nothing else comes before.
+    pub fn wake_at(&self) -> Option<Micros> {
+        match self.state {
+            State::Asking(_) | State::Contending(..) => self.team.wake_at(),
+            State::Masking | State::Done => None,
+        }
+    }
+
+    /// Opens the sessions; prefill runs while the grammar is still thinking.
+    pub fn start(&mut self, now: Micros, out: &mut Vec<Output>) {
+        self.team.begin(self.position());
+        for i in self.team.group().to_vec() {
+            self.open(i, out);
+        }
+        if self.spec.max_tokens == 0 {
+            return self.finish(Finish::Length, now, out);
+        }
+        self.next_position(None, now, out);
+    }
+
+    pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        if self.is_done() {
+            return; // late opinions of a finished response
+        }
+        match input {
+            Input::FromExpert(from) => self.on_expert(now, from, out),
+            Input::Lost { expert, why } => {
+                if let Some(i) = self.team.at(expert) {
+                    self.lose(i, Trouble::Gone(why), now, out);
+                }
+            }
+            Input::Mask(answer) => self.on_mask(now, answer, out),
+            Input::Tick => self.on_tick(now, out),
+            Input::Cancel => self.finish(Finish::Cancelled, now, out),
+            Input::Abort(why) => self.finish(Finish::Failed(why), now, out),
+        }
+    }
+
+    fn on_expert(&mut self, now: Micros, from: FromExpert, out: &mut Vec<Output>) {
+        let Some(i) = self.team.at(from.expert) else {
+            return;
+        };
+        if matches!(self.team.members[i].standing, Standing::Gone(_)) {
+            return; // gone is for good: what it still says decides nothing
+        }
+        self.team.heard(i);
+        match from.event {
+            ExpertEvent::Ready {
+                reused, prefill_us, ..
+            } => {
+                self.team.read(i);
+                self.on_ready(now, reused, prefill_us, out);
+            }
+            ExpertEvent::Scored { .. } => {} // evidence: weights are frozen until they can be learned
+            ExpertEvent::Opinions {
+                opinions,
+                compute_us,
+                bytes,
+                ..
+            } => self.on_opinions(i, opinions, compute_us, bytes, now, out),
+            ExpertEvent::Failed { why, .. } => self.lose(i, Trouble::of(why), now, out),
+        }
+    }
+
+    fn on_ready(&mut self, now: Micros, reused: u32, prefill_us: u64, out: &mut Vec<Output>) {
+        if self.first_ready {
+            return;
+        }
+        self.first_ready = true;
+        self.decoding_since = now;
+        let prompt_tokens = self.spec.prompt.len() as u32;
+        out.push(Output::Event(Event::Ready {
+            prompt_tokens,
+            reused,
+            queued_us: self.queued_us,
+            prefill_us,
+        }));
+    }
+
+    fn on_mask(&mut self, now: Micros, answer: MaskAnswer, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Masking) {
+            return;
+        }
+        match answer {
+            MaskAnswer::Done => self.finish(Finish::Stop, now, out),
+            MaskAnswer::Failed(why) => self.finish(Finish::Failed(why), now, out),
+            MaskAnswer::Allowed(mask) => match mask.allowed() {
+                0 => self.finish(
+                    Finish::Failed("the grammar allows nothing here".into()),
+                    now,
+                    out,
+                ),
+                // Nothing to decide, so nothing to ask; log-probabilities still need an opinion.
+                1 if self.spec.logprobs.is_none() => {
+                    let only = mask.tokens().next();
+                    if let Some(token) = only {
+                        self.log.mask(Some(Arc::new(mask)));
+                        self.commit(now, token, out);
+                    }
+                }
+                _ => self.ask(Some(Arc::new(mask)), now, out),
+            },
+        }
+    }
+
+    fn commit(&mut self, now: Micros, token: Token, out: &mut Vec<Output>) {
+        let (ln_p, top) = self.raw_of(token);
+        let position = self.position();
+        self.team.decided(position, &self.set);
+        out.extend(self.log.decided(position, token));
+        if self.vocab.ends_turn(token) {
+            return self.finish(Finish::Stop, now, out);
+        }
+        let provenance = self.provenance(token);
+        let (text, stopped) = self.text.push(self.vocab.text(token));
+        self.answer.push(token);
+        out.push(Output::Event(Event::Token(TokenEvent {
+            token,
+            position,
+            text,
+            ln_p,
+            top,
+            provenance,
+        })));
+        if stopped.is_some() {
+            self.finish(Finish::Stop, now, out);
+        } else if self.generated() >= self.spec.max_tokens || self.position() >= self.spec.context {
+            self.finish(Finish::Length, now, out);
+        } else {
+            self.next_position(Some(token), now, out);
+        }
+    }
+
+    fn next_position(&mut self, committed: Option<Token>, now: Micros, out: &mut Vec<Output>) {
+        self.asked_again = 0;
+        self.arrivals = 0;
+        self.first_question = None;
+        self.set.clear();
+        for part in &mut self.parts {
+            (part.drafted, part.opinion, part.exact) = (false, None, None);
+        }
+        if self.spec.grammar {
+            self.state = State::Masking;
+            out.push(Output::NeedMask { committed });
+        } else {
+            self.ask(None, now, out);
+        }
+    }
+
+    /// The position under decision.
+    fn position(&self) -> Position {
+        self.spec.prompt.len() as u32 + self.generated()
+    }
+
+    fn finish(&mut self, why: Finish, now: Micros, out: &mut Vec<Output>) {
+        self.state = State::Done;
+        let open = |standing: &Standing| !matches!(standing, Standing::Asleep | Standing::Gone(_));
+        for member in self.team.members.iter().filter(|m| open(&m.standing)) {
+            let session = self.spec.session;
+            out.push(Output::ToExpert(member.expert, ExpertOp::Close { session }));
+        }
+        let decode_us = if self.first_ready {
+            now.since(self.decoding_since)
+        } else {
+            now.since(self.started)
+        };
+        let text = self.text.flush();
+        out.push(Output::Event(Event::Finished {
+            why,
+            text,
+            generated: self.generated(),
+            decode_us,
+            schedule: self.team.schedule().clone(),
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! What a node knows of every expert that it may ask: facts from whoever introduced it, pace and
+//! failures from asking. Speed is never self-declared.
+
+use crate::generate::Trouble;
+use crate::ids::{ExpertId, Fingerprint, Micros, PeerKey};
+use crate::limits::ROSTER_MAX;
+use crate::pace::{Pace, after};
+use crate::team::Answered;
+use std::collections::BTreeMap;
+
+/// An expert that failed is asked last for this long, doubled with every failure in a row.
+const SUSPECT_US: u64 = 5_000_000;
+const SUSPECT_DOUBLINGS_MAX: u32 = 6;
+
+/// What never changes about an expert while it is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introduced {
+    pub expert: ExpertId,
+    /// None: it is in this process.
+    pub peer: Option<PeerKey>,
+    pub vocabulary: Fingerprint,
+    pub context: u32,
+    /// Admitted to the mesh: it may know a window's keys.
+    pub admitted: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub facts: Introduced,
+    pub pace: Pace,
+    pub answers: u64,
+    pub bytes: u64,
+    pub compute_us: u64,
+    pub failures: u64,
+    /// Failures since its last answer.
+    pub in_a_row: u32,
+    pub last_failure: Option<String>,
+    /// It said that it has no room before this.
+    pub busy_until: Micros,
+    pub suspect_until: Micros,
+}
+
+#[derive(Debug, Default)]
+pub struct Roster {
+    known: BTreeMap<ExpertId, Known>,
+}
+
+impl Roster {
+    /// False if there is no room for another one.
+    pub fn meet(&mut self, facts: Introduced) -> bool {
+        if let Some(known) = self.known.get_mut(&facts.expert) {
+            known.facts = facts;
+            return true;
+        }
+        if self.known.len() >= ROSTER_MAX {
+            return false;
+        }
+        let known = Known {
+            facts,
+            pace: Pace::default(),
+            answers: 0,
+            bytes: 0,
+            compute_us: 0,
+            failures: 0,
+            in_a_row: 0,
+            last_failure: None,
+            busy_until: Micros(0),
+            suspect_until: Micros(0),
+        };
+        self.known.insert(known.facts.expert, known);
+        true
+    }
+
+    pub fn forget(&mut self, expert: ExpertId) {
+        self.known.remove(&expert);
+    }
+
+    pub fn get(&self, expert: ExpertId) -> Option<&Known> {
+        self.known.get(&expert)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Known> {
+        self.known.values()
+    }
+
+    pub fn heard(&mut self, expert: ExpertId, answered: Answered, compute_us: u64, bytes: u32) {
+        let Some(known) = self.known.get_mut(&expert) else {
+            return;
+        };
+        match answered.read {
+            Some(tokens) => known.pace.read(tokens, answered.us),
+            None => known.pace.answered(answered.us),
+        }
+        known.answers += 1;
+        known.bytes += u64::from(bytes);
+        known.compute_us += compute_us.min(answered.us);
+        known.in_a_row = 0;
+        known.suspect_until = Micros(0);
+    }
+
+    pub fn failed(&mut self, now: Micros, expert: ExpertId, why: &Trouble) {
+        let Some(known) = self.known.get_mut(&expert) else {
+            return;
+        };
+        if let Trouble::Busy { retry_ms } = why {
+            known.busy_until = after(now, u64::from(*retry_ms) * 1000);
+            return; // a full house is no fault
+        }
+        known.failures += 1;
+        known.last_failure = Some(why.to_string());
+        let doubled = SUSPECT_US << known.in_a_row.min(SUSPECT_DOUBLINGS_MAX);
+        known.suspect_until = after(now, doubled);
+        known.in_a_row += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(name: u8) -> Introduced {
+        Introduced {
+            expert: ExpertId([name; 32]),
+            peer: Some([name; 32]),
+            vocabulary: Fingerprint([0; 32]),
+            context: 100,
+            admitted: true,
+        }
+    }
+
+    #[test]
+    fn busy_is_no_fault_and_faults_in_a_row_double() {
+        let mut roster = Roster::default();
+        assert!(roster.meet(facts(1)));
+        let expert = ExpertId([1; 32]);
+        roster.failed(Micros(0), expert, &Trouble::Busy { retry_ms: 30 });
+        let known = roster.get(expert).unwrap();
+        assert_eq!((known.failures, known.busy_until), (0, Micros(30_000)));
+        for (nth, doubled) in [(0u64, 1), (1, 2), (2, 4)] {
+            roster.failed(Micros(nth), expert, &Trouble::Late);
+            let until = roster.get(expert).unwrap().suspect_until;
+            assert_eq!(until, Micros(nth + doubled * SUSPECT_US));
+        }
+        let quick = Answered { us: 10, read: None };
+        roster.heard(expert, quick, 99, 40);
+        let known = roster.get(expert).unwrap();
+        assert_eq!((known.in_a_row, known.suspect_until), (0, Micros(0)));
+        assert_eq!(known.compute_us, 10, "nobody computes longer than he takes");
+    }
+
+    #[test]
+    fn a_full_roster_keeps_whom_it_knows() {
+        let mut roster = Roster::default();
+        for i in 0..ROSTER_MAX as u32 {
+            let mut one = facts(0);
+            one.expert.0[..4].copy_from_slice(&i.to_le_bytes());
+            assert!(roster.meet(one));
+        }
+        assert!(!roster.meet(facts(9)));
+        let mut known = facts(0);
+        known.context = 7;
+        assert!(roster.meet(known), "the first is known already");
+        assert_eq!(roster.get(ExpertId([0; 32])).unwrap().facts.context, 7);
+    }
+}

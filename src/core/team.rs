@@ -1,0 +1,445 @@
+//! Who is asked about the next token: one request's experts, their standing, and the set schedule.
+//!
+//! ```text
+//!            asked                Ready                     answers late
+//!  asleep ──────────▶ opening ──────────▶ warm ◀──────────────────────────▶ late
+//!                        └────── Failed, lost, bad frame: gone (from anywhere, for good)
+//! ```
+//!
+//! The set at a position, with its weights, is part of the law: every change is written down with the
+//! first position that it decides. Decision 0006 has the rules; nothing here knows what a list is.
+
+use crate::ids::{ExpertId, Micros, Position};
+use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
+use crate::pace::{Pace, Patience, after};
+
+/// One expert that a request may turn to.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    pub expert: ExpertId,
+    /// The rule's weight over all candidates.
+    pub weight: f64,
+    /// In this process: nobody waits for a network, so it has no deadline.
+    pub local: bool,
+    pub pace: Pace,
+}
+
+/// Which answers count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sets {
+    /// A set is fixed until somebody in it fails; its schedule makes the text reproducible.
+    A,
+    /// The first K answers count, whoever they are from.
+    B,
+}
+
+/// The mixture from a position on, in expert-id order. Weights sum to one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    pub position: Position,
+    pub set: Vec<(ExpertId, f64)>,
+}
+
+pub type Schedule = Vec<Change>;
+
+/// What a request is told of its experts.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Best first.
+    pub candidates: Vec<Candidate>,
+    pub k: usize,
+    pub spares: usize,
+    pub sets: Sets,
+    pub patience: Patience,
+    /// A schedule to follow instead of making one: a replay.
+    pub script: Option<Schedule>,
+}
+
+impl Plan {
+    /// These experts with these weights, and nobody else: the local assistant, or a fixed mixture.
+    pub fn fixed(weights: &[(ExpertId, f64)]) -> Plan {
+        let candidates = weights.iter().map(|&(expert, weight)| Candidate {
+            expert,
+            weight,
+            local: true,
+            pace: Pace::default(),
+        });
+        Plan {
+            candidates: candidates.collect(),
+            k: weights.len(),
+            spares: 0,
+            sets: Sets::A,
+            patience: Patience {
+                percent: 200,
+                floor_us: 0,
+            },
+            script: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPlan {
+    #[error("there is no expert to ask")]
+    Nobody,
+    #[error("more than {CANDIDATES_MAX} candidates, or more than {TEAM_MAX} asked at once")]
+    TooMany,
+    #[error("an expert is named twice")]
+    Twice,
+    #[error("a weight is negative or not finite")]
+    Weight,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Asleep,
+    /// It was sent the text; no word yet.
+    Opening,
+    Warm,
+    Late,
+    Gone(String),
+}
+
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) expert: ExpertId,
+    pub(crate) local: bool,
+    weight: f64,
+    pace: Pace,
+    pub(crate) standing: Standing,
+    /// When it was asked what it has not answered yet.
+    pub(crate) asked: Option<Micros>,
+    /// Tokens that it reads before its next answer.
+    pub(crate) reads: Option<usize>,
+}
+
+impl Member {
+    /// The moment after which it is late; never for one in this process.
+    fn deadline(&self, patience: Patience) -> Option<Micros> {
+        let asked = self.asked.filter(|_| !self.local)?;
+        Some(after(asked, self.pace.deadline_us(patience, self.reads)))
+    }
+
+    /// It answered what it was asked.
+    pub(crate) fn answered(&mut self, now: Micros) -> Option<Answered> {
+        let us = now.since(self.asked.take()?);
+        let read = self.reads.take();
+        match read {
+            Some(tokens) => self.pace.read(tokens, us),
+            None => self.pace.answered(us),
+        }
+        Some(Answered { us, read })
+    }
+}
+
+/// How long an answer took, and how many tokens were read for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    pub us: u64,
+    pub read: Option<usize>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Team {
+    /// In expert-id order: sums run in this order.
+    pub(crate) members: Vec<Member>,
+    /// Members, best first.
+    order: Vec<usize>,
+    /// Members asked about the undecided position, in expert-id order.
+    group: Vec<usize>,
+    k: usize,
+    spares: usize,
+    pub(crate) sets: Sets,
+    patience: Patience,
+    script: Option<Schedule>,
+    schedule: Schedule,
+}
+
+impl Team {
+    pub(crate) fn new(plan: Plan) -> Result<Team, BadPlan> {
+        let count = plan.candidates.len();
+        if count == 0 || plan.k == 0 {
+            return Err(BadPlan::Nobody);
+        }
+        if count > CANDIDATES_MAX.max(plan.k) || plan.k.saturating_add(plan.spares) > TEAM_MAX {
+            return Err(BadPlan::TooMany);
+        }
+        let good = |weight: f64| weight.is_finite() && weight >= 0.0;
+        if !plan.candidates.iter().all(|c| good(c.weight)) {
+            return Err(BadPlan::Weight);
+        }
+        let mut by_id: Vec<usize> = (0..count).collect();
+        by_id.sort_by_key(|&i| plan.candidates[i].expert);
+        let expert = |i: usize| plan.candidates[i].expert;
+        if by_id.windows(2).any(|w| expert(w[0]) == expert(w[1])) {
+            return Err(BadPlan::Twice);
+        }
+        let order = (0..count).map(|i| by_id.iter().position(|&j| j == i));
+        let order = order.map(|at| at.expect("each is there once")).collect();
+        let members = by_id.iter().map(|&i| Member {
+            expert: plan.candidates[i].expert,
+            local: plan.candidates[i].local,
+            weight: plan.candidates[i].weight,
+            pace: plan.candidates[i].pace.clone(),
+            standing: Standing::Asleep,
+            asked: None,
+            reads: None,
+        });
+        Ok(Team {
+            members: members.collect(),
+            order,
+            group: Vec::new(),
+            k: plan.k,
+            spares: plan.spares,
+            sets: plan.sets,
+            patience: plan.patience,
+            script: plan.script,
+            schedule: Vec::new(),
+        })
+    }
+
+    pub(crate) fn group(&self) -> &[usize] {
+        &self.group
+    }
+
+    pub(crate) fn schedule(&self) -> &Schedule {
+        &self.schedule
+    }
+
+    pub(crate) fn at(&self, expert: ExpertId) -> Option<usize> {
+        self.members
+            .binary_search_by_key(&expert, |m| m.expert)
+            .ok()
+    }
+
+    /// Answers that decide a position.
+    pub(crate) fn needed(&self) -> usize {
+        match self.sets {
+            Sets::A => self.group.len(),
+            Sets::B => self.group.len().min(self.k),
+        }
+    }
+
+    fn asked_at_once(&self) -> usize {
+        match self.sets {
+            Sets::A => self.k,
+            Sets::B => self.k + self.spares,
+        }
+    }
+
+    /// The weights of these members, restricted and renormalised; uniform if nobody has any.
+    pub(crate) fn weights(&self, set: &[usize]) -> Vec<f64> {
+        let total: f64 = set.iter().map(|&i| self.members[i].weight).sum();
+        let share = |&i: &usize| {
+            if total > 0.0 {
+                self.members[i].weight / total
+            } else {
+                1.0 / set.len() as f64
+            }
+        };
+        set.iter().map(share).collect()
+    }
+
+    /// A new position is to be decided: places that are free go to whoever is warm.
+    pub(crate) fn begin(&mut self, position: Position) {
+        if self.script.is_some() {
+            return self.follow_script(position);
+        }
+        let first = self.group.is_empty();
+        self.fill(|standing| *standing == Standing::Warm || first);
+        self.write_down(position);
+    }
+
+    fn follow_script(&mut self, position: Position) {
+        let script = self.script.iter().flatten();
+        let Some(change) = script.take_while(|c| c.position <= position).last() else {
+            return;
+        };
+        let change = change.clone();
+        self.group.clear();
+        for (expert, weight) in change.set {
+            if let Some(i) = self.at(expert) {
+                self.members[i].weight = weight;
+                self.group.push(i);
+            }
+        }
+        self.write_down(position);
+    }
+
+    /// Puts members into free places, best first, those that are warm before those that must read.
+    fn fill(&mut self, may_join: impl Fn(&Standing) -> bool) {
+        let rank = |standing: &Standing| match standing {
+            Standing::Warm => Some(0),
+            Standing::Opening => Some(1),
+            Standing::Asleep => Some(2),
+            Standing::Late | Standing::Gone(_) => None,
+        };
+        while self.group.len() < self.asked_at_once() {
+            let outside = self.order.iter().filter(|i| !self.group.contains(i));
+            let fit = outside.filter(|&&i| may_join(&self.members[i].standing));
+            let best = fit
+                .filter_map(|&i| Some((rank(&self.members[i].standing)?, i)))
+                .min_by_key(|(rank, _)| *rank);
+            let Some((_, i)) = best else { return };
+            let place = self.group.partition_point(|&j| j < i);
+            self.group.insert(place, i);
+        }
+    }
+
+    /// Members that should be warm and are not asked yet: they get the text.
+    pub(crate) fn sleeping_spares(&self) -> Vec<usize> {
+        if self.script.is_some() || self.sets == Sets::B {
+            return Vec::new();
+        }
+        let outside = self.order.iter().filter(|i| !self.group.contains(i));
+        let (mut awake, mut asleep) = (0, Vec::new());
+        for &i in outside {
+            match self.members[i].standing {
+                Standing::Warm | Standing::Opening => awake += 1,
+                Standing::Asleep => asleep.push(i),
+                Standing::Late | Standing::Gone(_) => {}
+            }
+        }
+        asleep.truncate(self.spares.saturating_sub(awake));
+        asleep
+    }
+
+    /// Spares that can take what was decided.
+    pub(crate) fn warm_spares(&self) -> Vec<usize> {
+        let warm = |i: &usize| self.members[*i].standing == Standing::Warm;
+        let all = 0..self.members.len();
+        all.filter(|i| !self.group.contains(i))
+            .filter(warm)
+            .collect()
+    }
+
+    // --- losses ---------------------------------------------------------------------------------
+
+    /// Whoever has let its time pass leaves the set, unless nobody would be left: then it is waited
+    /// for a while longer. Returns whether the set at `position` is another one now.
+    pub(crate) fn expire(&mut self, now: Micros, position: Position) -> bool {
+        let late = |m: &Member, grace: u64| {
+            let deadline = m.deadline(self.patience);
+            deadline.is_some_and(|at| after(at, grace) <= now)
+        };
+        let overdue: Vec<usize> = self.group.clone();
+        let overdue: Vec<(usize, bool)> = overdue
+            .into_iter()
+            .filter(|&i| late(&self.members[i], 0))
+            .map(|i| (i, late(&self.members[i], GIVE_UP_US)))
+            .collect();
+        let mut changed = false;
+        for (i, hopeless) in overdue {
+            if hopeless {
+                self.members[i].standing = Standing::Gone("it never answered".into());
+            } else if self.group.len() > 1 || self.has_replacement() {
+                self.members[i].standing = Standing::Late;
+            } else {
+                continue;
+            }
+            self.leave(i, position);
+            changed = true;
+        }
+        changed
+    }
+
+    /// Returns whether the set at `position` is another one now.
+    pub(crate) fn lose(&mut self, i: usize, why: String, position: Position) -> bool {
+        self.members[i].standing = Standing::Gone(why);
+        let asked = self.group.contains(&i);
+        if asked {
+            self.leave(i, position);
+        }
+        asked
+    }
+
+    fn leave(&mut self, i: usize, position: Position) {
+        self.members[i].asked = None;
+        self.group.retain(|&j| j != i);
+        if self.script.is_none() {
+            self.fill(|_| true);
+        }
+        self.write_down(position);
+    }
+
+    fn has_replacement(&self) -> bool {
+        let mut outside = (0..self.members.len()).filter(|i| !self.group.contains(i));
+        outside.any(|i| !matches!(self.members[i].standing, Standing::Late | Standing::Gone(_)))
+    }
+
+    /// Why nobody is left, in the words of the last one that went.
+    pub(crate) fn last_words(&self) -> Option<String> {
+        if !self.group.is_empty() {
+            return None;
+        }
+        let words = self.members.iter().filter_map(|m| match &m.standing {
+            Standing::Gone(why) => Some(why.clone()),
+            _ => None,
+        });
+        Some(words.last().unwrap_or_else(|| "no expert answers".into()))
+    }
+
+    /// A member said something: one that was late is a spare again.
+    pub(crate) fn heard(&mut self, i: usize) {
+        let member = &mut self.members[i];
+        if matches!(member.standing, Standing::Opening | Standing::Late) {
+            member.standing = Standing::Warm;
+        }
+    }
+
+    /// A member has read the text. Nobody who was not asked meanwhile will be late because of it.
+    pub(crate) fn read(&mut self, i: usize) {
+        let member = &mut self.members[i];
+        if member.asked.is_none() {
+            member.reads = None;
+        }
+    }
+
+    /// The next moment at which somebody becomes late, or hopeless.
+    pub(crate) fn wake_at(&self) -> Option<Micros> {
+        if self.script.is_some() {
+            return None;
+        }
+        let alone = self.group.len() == 1 && !self.has_replacement();
+        let grace = if alone { GIVE_UP_US } else { 0 };
+        let deadlines = self.group.iter();
+        let deadlines = deadlines.filter_map(|&i| self.members[i].deadline(self.patience));
+        deadlines.min().map(|at| after(at, grace))
+    }
+
+    // --- the schedule ---------------------------------------------------------------------------
+
+    fn write_down(&mut self, position: Position) {
+        if self.sets == Sets::A {
+            let group = self.group.clone();
+            self.write_set(position, &group);
+        }
+    }
+
+    /// These decided the position. Where the first answers count, this is how the set is known.
+    pub(crate) fn decided(&mut self, position: Position, set: &[usize]) {
+        if self.sets == Sets::B && !set.is_empty() {
+            self.write_set(position, set);
+        }
+    }
+
+    fn write_set(&mut self, position: Position, set: &[usize]) {
+        let weights = self.weights(set);
+        let experts = set.iter().map(|&i| self.members[i].expert);
+        let set: Vec<(ExpertId, f64)> = experts.zip(weights).collect();
+        if self.schedule.last().is_some_and(|c| c.position == position) {
+            self.schedule.pop();
+        }
+        if set.is_empty() || self.schedule.last().is_some_and(|c| c.set == set) {
+            return;
+        }
+        // Beyond the bound the schedule is no longer whole; `is_whole` says so.
+        self.schedule.push(Change { position, set });
+        self.schedule.truncate(SET_CHANGES_MAX + 1);
+    }
+
+    /// Is every change of the set written down?
+    pub(crate) fn is_whole(&self) -> bool {
+        self.schedule.len() <= SET_CHANGES_MAX
+    }
+}
