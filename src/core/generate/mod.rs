@@ -463,4 +463,6 @@ impl Generate {
 }
 
 #[cfg(test)]
+mod team_tests;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 const VOCAB: u32 = 300;
 const END: Token = 0;
 
-fn vocab() -> Arc<Vocab> {
+pub(super) fn vocab() -> Arc<Vocab> {
     Arc::new(Vocab::new((0..VOCAB).map(|v| Piece {
         bytes: if v == END {
             b"<end>".to_vec()
@@ -25,7 +25,7 @@ fn vocab() -> Arc<Vocab> {
 }
 
 /// An expert whose logits are a hash of its name and the whole text before a position.
-struct Table {
+pub(super) struct Table {
     id: ExpertId,
     tokens: Vec<Token>,
     prompt: usize,
@@ -34,7 +34,7 @@ struct Table {
 }
 
 impl Table {
-    fn new(name: u8) -> Table {
+    pub(super) fn new(name: u8) -> Table {
         let transforms = Transforms::NEUTRAL;
         Table {
             id: ExpertId([name; 32]),
@@ -85,7 +85,7 @@ impl Table {
         }
     }
 
-    fn handle(&mut self, op: ExpertOp) -> Vec<ExpertEvent> {
+    pub(super) fn handle(&mut self, op: ExpertOp) -> Vec<ExpertEvent> {
         match op {
             ExpertOp::Open(open) => {
                 self.prompt = open.prompt.len();
@@ -111,6 +111,9 @@ impl Table {
                 );
                 self.tokens.extend(tokens);
                 let end = self.tokens.len() as u32;
+                if queries.is_empty() {
+                    return vec![]; // it keeps a spare warm
+                }
                 assert_eq!(queries.len(), 1);
                 let opinions = vec![self.opinion(end, &queries[0])];
                 vec![ExpertEvent::Opinions {
@@ -141,7 +144,7 @@ impl Table {
     }
 }
 
-fn spec(law: Law) -> Spec {
+pub(super) fn spec(law: Law) -> Spec {
     Spec {
         session: SessionId(1),
         scope: Scope::OWNER,
@@ -157,7 +160,7 @@ fn spec(law: Law) -> Spec {
     }
 }
 
-fn law(temperature: f32) -> Law {
+pub(super) fn law(temperature: f32) -> Law {
     Law::new(
         Transforms {
             temperature,

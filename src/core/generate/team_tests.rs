@@ -1,0 +1,562 @@
+//! K experts over a network in virtual time: delays, losses, crashes. What must hold: the text is a
+//! function of the seed, the law and the set schedule, whatever else happens.
+
+use super::tests::{Table, law, spec, vocab};
+use super::*;
+use crate::law::{ListLaw, Sampler, Transforms};
+use crate::opinion::{ExpertFailure, Query, Said, Want};
+use crate::pace::{Pace, Patience};
+use crate::team::{Candidate, Change, Sets};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// How one expert's machine and link behave.
+#[derive(Clone, Debug)]
+struct Ways {
+    /// One way, drawn anew for every message from this range.
+    delay_us: (u64, u64),
+    /// From this moment on nothing comes back, and nobody says so.
+    silent_from: u64,
+    /// Until it answers again.
+    silent_until: u64,
+    /// From this moment on its connection is known to be gone.
+    gone_at: u64,
+    /// It answers every question with this instead.
+    instead: Option<ExpertEvent>,
+}
+
+const CALM: Ways = Ways {
+    delay_us: (1_000, 5_000),
+    silent_from: u64::MAX,
+    silent_until: u64::MAX,
+    gone_at: u64::MAX,
+    instead: None,
+};
+
+#[derive(Debug)]
+struct Story {
+    tokens: Vec<Token>,
+    why: Finish,
+    schedule: Schedule,
+    decided: Vec<Decided>,
+    failed: Vec<(ExpertId, Trouble)>,
+    provenance: Vec<Provenance>,
+    ended_us: u64,
+    /// When each token came.
+    at_us: Vec<u64>,
+}
+
+impl Story {
+    fn names(&self, at: usize) -> Vec<u8> {
+        self.schedule[at].set.iter().map(|(e, _)| e.0[0]).collect()
+    }
+}
+
+fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
+    let mut quick = Pace::default();
+    (0..64).for_each(|_| quick.answered(10_000));
+    (0..64).for_each(|_| quick.read(1, 10_000));
+    let candidates = names.iter().map(|&name| Candidate {
+        expert: ExpertId([name; 32]),
+        weight: 1.0,
+        local: false,
+        pace: quick.clone(),
+    });
+    Plan {
+        candidates: candidates.collect(),
+        k,
+        spares,
+        sets: Sets::A,
+        patience: Patience {
+            percent: 200,
+            floor_us: 50_000,
+        },
+        script: None,
+    }
+}
+
+struct World {
+    tables: BTreeMap<ExpertId, (Table, Ways)>,
+    /// (time, sequence) of what arrives, so that equal times keep their order.
+    queue: BTreeMap<(u64, u64), FromExpert>,
+    /// Messages of one stream arrive in order.
+    last: BTreeMap<ExpertId, u64>,
+    sent: u64,
+    seed: u64,
+}
+
+impl World {
+    fn new(ways: &[(u8, Ways)], seed: u64) -> World {
+        let table =
+            |(name, ways): &(u8, Ways)| (ExpertId([*name; 32]), (Table::new(*name), ways.clone()));
+        World {
+            tables: ways.iter().map(table).collect(),
+            queue: BTreeMap::new(),
+            last: BTreeMap::new(),
+            sent: 0,
+            seed,
+        }
+    }
+
+    fn delay(&mut self, range: (u64, u64)) -> u64 {
+        self.sent += 1;
+        let hash = blake3::hash(&[self.seed.to_le_bytes(), self.sent.to_le_bytes()].concat());
+        let random = u64::from(hash.as_bytes()[0]) << 8 | u64::from(hash.as_bytes()[1]);
+        range.0 + (range.1 - range.0) * random / 65_536
+    }
+
+    fn send(&mut self, now: u64, expert: ExpertId, op: ExpertOp) {
+        let Some((table, ways)) = self.tables.get_mut(&expert) else {
+            return;
+        };
+        let ways = ways.clone();
+        let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
+        let mut events = table.handle(op);
+        if asks && !events.is_empty() {
+            if let Some(instead) = &ways.instead {
+                events = vec![instead.clone()];
+            }
+        }
+        for event in events {
+            let there = now + self.delay(ways.delay_us);
+            let mut back = there + self.delay(ways.delay_us);
+            if back >= ways.silent_from && back < ways.silent_until {
+                if ways.silent_until == u64::MAX {
+                    continue;
+                }
+                back = ways.silent_until;
+            }
+            if back >= ways.gone_at {
+                continue;
+            }
+            let at = back.max(self.last.get(&expert).copied().unwrap_or(0));
+            self.last.insert(expert, at);
+            self.queue
+                .insert((at, self.sent), FromExpert { expert, event });
+        }
+    }
+}
+
+/// Runs a request to its end in virtual time.
+fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
+    let notes = Notes {
+        provenance: true,
+        record: true,
+    };
+    let mut machine = Generate::new(Spec { notes, ..spec }, vocab(), plan, 0, Micros(0)).unwrap();
+    let mut world = World::new(ways, seed);
+    let mut story = Story {
+        tokens: vec![],
+        why: Finish::Cancelled,
+        schedule: vec![],
+        decided: vec![],
+        failed: vec![],
+        provenance: vec![],
+        ended_us: 0,
+        at_us: vec![],
+    };
+    let mut lost: Vec<(u64, ExpertId)> = ways
+        .iter()
+        .filter(|(_, w)| w.gone_at < u64::MAX)
+        .map(|(name, w)| (w.gone_at, ExpertId([*name; 32])))
+        .collect();
+    lost.sort_unstable_by(|a, b| b.cmp(a));
+    let (mut now, mut ends) = (0, 0);
+    let mut out = Vec::new();
+    machine.start(Micros(0), &mut out);
+    for _ in 0..200_000 {
+        for output in std::mem::take(&mut out) {
+            match output {
+                Output::ToExpert(expert, op) => world.send(now, expert, op),
+                Output::Event(Event::Token(token)) => {
+                    story.tokens.push(token.token);
+                    story.at_us.push(now);
+                    story.provenance.extend(token.provenance.map(|p| *p));
+                }
+                Output::Event(Event::Decided(decided)) => story.decided.push(*decided),
+                Output::Event(Event::Finished { why, schedule, .. }) => {
+                    (story.why, story.schedule, story.ended_us) = (why, schedule, now);
+                    ends += 1;
+                }
+                Output::Failed { expert, why } => story.failed.push((expert, why)),
+                Output::Event(Event::Ready { .. }) | Output::Heard { .. } => {}
+                Output::NeedMask { .. } => panic!("no grammar in this request"),
+            }
+        }
+        if machine.is_done() {
+            assert_eq!(ends, 1, "a response ends once");
+            return story;
+        }
+        let arrives = world.queue.keys().next().map(|(at, _)| *at);
+        let breaks = lost.last().map(|(at, _)| *at);
+        let wakes = machine.wake_at().map(|at| at.0);
+        let next = [arrives, breaks, wakes].into_iter().flatten().min();
+        now = now.max(next.expect("somebody may still answer"));
+        if breaks == next {
+            let (_, expert) = lost.pop().unwrap();
+            let why = "the connection is gone".into();
+            machine.handle(Micros(now), Input::Lost { expert, why }, &mut out);
+        } else if arrives == next {
+            let (_, from) = world.queue.pop_first().unwrap();
+            machine.handle(Micros(now), Input::FromExpert(from), &mut out);
+        } else {
+            machine.handle(Micros(now), Input::Tick, &mut out);
+        }
+    }
+    panic!("no end")
+}
+
+/// The same request with fresh experts that answer at once, under a given schedule.
+fn replayed(spec: Spec, plan: Plan, names: &[u8], schedule: &Schedule) -> Vec<Token> {
+    let plan = Plan {
+        script: Some(schedule.clone()),
+        ..plan
+    };
+    let calm: Vec<(u8, Ways)> = names.iter().map(|n| (*n, CALM)).collect();
+    live(spec, plan, &calm, 99).tokens
+}
+
+fn long(seed: u64) -> Spec {
+    Spec {
+        secret: Secret::from_seed(seed, 0),
+        max_tokens: 30,
+        ..spec(law(1.0))
+    }
+}
+
+const NAMES: [u8; 5] = [1, 2, 3, 4, 5];
+
+#[test]
+fn a_dead_expert_is_replaced_at_the_first_undecided_position() {
+    for (death, trouble) in [
+        (
+            Ways {
+                gone_at: 100_000,
+                ..CALM
+            },
+            "the connection is gone",
+        ),
+        (
+            Ways {
+                silent_from: 100_000,
+                ..CALM
+            },
+            "it did not answer in time",
+        ),
+    ] {
+        let ways: Vec<(u8, Ways)> = NAMES
+            .iter()
+            .map(|n| (*n, if *n == 2 { death.clone() } else { CALM }))
+            .collect();
+        let story = live(long(3), plan(&NAMES, 3, 1), &ways, 7);
+        assert_eq!(
+            (story.tokens.len(), &story.why),
+            (30, &Finish::Length),
+            "the text goes on"
+        );
+        assert_eq!(story.failed.len(), 1);
+        assert_eq!(story.failed[0].1.to_string(), trouble);
+        assert_eq!(
+            (story.names(0), story.names(1)),
+            (vec![1, 2, 3], vec![1, 3, 4])
+        );
+        assert_eq!(story.schedule.len(), 2);
+        assert_eq!(
+            replayed(long(3), plan(&NAMES, 3, 1), &NAMES, &story.schedule),
+            story.tokens
+        );
+        let gap = story.at_us.windows(2).map(|w| w[1] - w[0]).max().unwrap();
+        let deadline = 50_000; // the floor: its own p95 is about 10 ms
+        assert!(
+            gap <= deadline + 3 * 10_000,
+            "a warm spare costs one question: {gap}"
+        );
+    }
+}
+
+#[test]
+fn one_that_was_late_is_a_spare_again_and_hears_everything() {
+    let hiccup = Ways {
+        silent_from: 60_000,
+        silent_until: 200_000,
+        ..CALM
+    };
+    let death = Ways {
+        gone_at: 215_000,
+        ..CALM
+    };
+    let ways = [(1, CALM), (2, hiccup), (3, death)];
+    let story = live(long(4), plan(&[1, 2, 3], 2, 0), &ways, 1);
+    assert_eq!(story.tokens.len(), 30);
+    let sets: Vec<Vec<u8>> = (0..story.schedule.len()).map(|i| story.names(i)).collect();
+    assert_eq!(sets, [vec![1, 2], vec![1, 3], vec![1, 2]]);
+    assert_eq!(
+        replayed(long(4), plan(&[1, 2, 3], 2, 0), &[1, 2, 3], &story.schedule),
+        story.tokens
+    );
+}
+
+#[test]
+fn with_fewer_experts_than_k_the_rest_goes_on_and_the_last_one_is_waited_for() {
+    let gone = |at| Ways {
+        gone_at: at,
+        ..CALM
+    };
+    let ways = [(1, gone(80_000)), (2, gone(120_000)), (3, CALM)];
+    let story = live(long(5), plan(&[1, 2, 3], 3, 1), &ways, 2);
+    assert_eq!((story.tokens.len(), story.why), (30, Finish::Length));
+    assert_eq!(
+        story.schedule.last().unwrap().set,
+        [(ExpertId([3; 32]), 1.0)]
+    );
+
+    let pause = Ways {
+        silent_from: 80_000,
+        silent_until: 10_000_000,
+        ..CALM
+    };
+    let story = live(long(5), plan(&[1], 1, 1), &[(1, pause)], 2);
+    assert_eq!(
+        story.tokens.len(),
+        30,
+        "nobody else is there, so it is waited for"
+    );
+    assert!(story.failed.is_empty());
+
+    let silent = Ways {
+        silent_from: 80_000,
+        ..CALM
+    };
+    let story = live(long(5), plan(&[1], 1, 1), &[(1, silent)], 2);
+    assert_eq!(story.why, Finish::Failed("it never answered".into()));
+    let gave_up = 80_000 + crate::limits::GIVE_UP_US;
+    assert!(
+        (gave_up..gave_up + 200_000).contains(&story.ended_us),
+        "{}",
+        story.ended_us
+    );
+}
+
+#[test]
+fn busy_and_lying_experts_cost_a_question_and_not_the_text() {
+    let session = SessionId(1);
+    let busy = ExpertEvent::Failed {
+        session,
+        why: ExpertFailure::Busy { retry_ms: 700 },
+    };
+    let twice = crate::opinion::Entry {
+        token: 1,
+        ln_p: LnP::CERTAIN,
+    };
+    let lie = |position| ExpertEvent::Opinions {
+        session,
+        epoch: 0,
+        opinions: vec![Opinion {
+            position,
+            said: Said::List(crate::opinion::List {
+                entries: vec![twice; 2],
+                bound: 0.0,
+            }),
+            raw: None,
+        }],
+        compute_us: 0,
+        bytes: 0,
+    };
+    for (instead, want) in [
+        (busy, Trouble::Busy { retry_ms: 700 }),
+        (
+            lie(3),
+            Trouble::Lied("an expert sent a list with tokens out of order or twice".into()),
+        ),
+    ] {
+        let bad = Ways {
+            instead: Some(instead),
+            ..CALM
+        };
+        let ways = [(1, CALM), (2, bad), (3, CALM)];
+        let story = live(long(6), plan(&[1, 2, 3], 2, 1), &ways, 2);
+        assert_eq!(story.failed, [(ExpertId([2; 32]), want)]);
+        assert_eq!((story.tokens.len(), story.names(0)), (30, vec![1, 3]));
+    }
+}
+
+#[test]
+fn the_first_k_answers_are_a_law_of_their_own() {
+    let slow = Ways {
+        delay_us: (30_000, 30_000),
+        ..CALM
+    };
+    let ways = [(1, slow), (2, CALM), (3, CALM)];
+    let plan = Plan {
+        sets: Sets::B,
+        ..plan(&[1, 2, 3], 2, 1)
+    };
+    let story = live(long(8), plan.clone(), &ways, 2);
+    assert_eq!(story.tokens.len(), 30);
+    let first = story.decided[0].answers.iter().map(|(_, e, _)| e.0[0]);
+    assert_eq!(
+        first.collect::<Vec<_>>().len() % 2,
+        0,
+        "two answer every question"
+    );
+    assert!(
+        story.at_us[29] < 30 * 30_000,
+        "the slow one never sets the pace"
+    );
+    assert_eq!(
+        replayed(long(8), plan, &[1, 2, 3], &story.schedule),
+        story.tokens
+    );
+}
+
+#[test]
+fn plans_that_cannot_be_are_refused() {
+    let new = |plan| Generate::new(long(1), vocab(), plan, 0, Micros(0)).map(drop);
+    assert_eq!(new(plan(&[], 2, 0)).unwrap_err(), BadPlan::Nobody);
+    assert_eq!(new(plan(&[1], 0, 0)).unwrap_err(), BadPlan::Nobody);
+    assert_eq!(new(plan(&[1, 1], 2, 0)).unwrap_err(), BadPlan::Twice);
+    let many: Vec<u8> = (0..13).collect();
+    assert_eq!(new(plan(&many, 2, 0)).unwrap_err(), BadPlan::TooMany);
+    assert_eq!(new(plan(&[1], 12, 5)).unwrap_err(), BadPlan::TooMany);
+    for weight in [-1.0, f64::NAN, f64::INFINITY] {
+        let mut bad = plan(&[1, 2], 2, 0);
+        bad.candidates[1].weight = weight;
+        assert_eq!(new(bad).unwrap_err(), BadPlan::Weight);
+    }
+}
+
+#[test]
+fn provenance_accounts_for_every_token() {
+    let ways = [(1, CALM), (2, CALM)];
+    let story = live(long(2), plan(&[1, 2], 2, 0), &ways, 2);
+    assert_eq!(story.provenance.len(), 30);
+    for provenance in &story.provenance {
+        let weights: f64 = provenance.asked.iter().map(|v| v.weight).sum();
+        assert!((weights - 1.0).abs() < 1e-12);
+        assert!(
+            provenance
+                .asked
+                .iter()
+                .all(|v| v.arrived && v.answer_us >= 2_000)
+        );
+        assert!(
+            provenance.asked.iter().any(|v| v.ln_p.is_some()),
+            "somebody said it"
+        );
+    }
+}
+
+/// Leaving one expert out, swapping it for another, or weighing it otherwise is another text.
+#[test]
+fn every_expert_and_every_weight_moves_the_text() {
+    let text = |weights: &[(u8, f64)]| {
+        let mut plan = plan(&weights.iter().map(|w| w.0).collect::<Vec<_>>(), 3, 0);
+        for (candidate, (_, weight)) in plan.candidates.iter_mut().zip(weights) {
+            candidate.weight = *weight;
+        }
+        let calm: Vec<(u8, Ways)> = weights.iter().map(|w| (w.0, CALM)).collect();
+        live(long(12), plan, &calm, 1).tokens
+    };
+    let all = [(1, 0.4), (2, 0.35), (3, 0.25)];
+    let whole = text(&all);
+    for i in 0..3 {
+        let mut dropped = all.to_vec();
+        dropped.remove(i);
+        assert_ne!(text(&dropped), whole, "without {i}");
+        let mut swapped = all;
+        swapped[i].0 = 9;
+        assert_ne!(text(&swapped), whole, "another instead of {i}");
+        let mut other = all;
+        other[i].1 *= 3.0;
+        assert_ne!(text(&other), whole, "another weight of {i}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Any delays, silences and crashes: the schedule that was written down gives the same text to
+    /// the byte on machines that never fail.
+    #[test]
+    fn the_schedule_and_the_seed_are_the_text(
+        seed: u64, net: u64, k in 1usize..4, spares in 0usize..3,
+        troubles in prop::collection::vec((0u64..400_000, 0u64..300_000, 0usize..4), 5),
+        sampler in prop_oneof![Just(Sampler::Seeded), Just(Sampler::SeededPlain), Just(Sampler::Greedy)],
+    ) {
+        let ways: Vec<(u8, Ways)> = NAMES.iter().zip(&troubles).map(|(name, (from, length, kind))| {
+            let ways = match kind {
+                0 => Ways { silent_from: *from, silent_until: from + length, ..CALM },
+                1 => Ways { gone_at: *from, ..CALM },
+                2 => Ways { delay_us: (1_000, 60_000), ..CALM },
+                _ => CALM,
+            };
+            (*name, ways)
+        }).collect();
+        let mut law = law(if sampler == Sampler::Greedy { 0.0 } else { 1.0 });
+        law = law.sampled(sampler);
+        let spec = Spec { law, ..long(seed) };
+        let story = live(spec.clone(), plan(&NAMES, k, spares), &ways, net);
+        if let Finish::Failed(why) = &story.why {
+            prop_assert!(troubles.iter().all(|(_, _, kind)| *kind == 1), "{why}");
+        } else {
+            prop_assert_eq!(story.tokens.len(), 30);
+        }
+        let again = replayed(spec, plan(&NAMES, k, spares), &NAMES, &story.schedule);
+        prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
+    }
+
+    /// One local expert: no timers, no schedule but the first set, the text of old.
+    #[test]
+    fn solo_is_a_team_of_one(seed: u64) {
+        let alone = Plan::fixed(&[(ExpertId([1; 32]), 0.3)]);
+        let story = live(long(seed), alone, &[(1, CALM)], 1);
+        let mesh = live(long(seed), plan(&[1], 4, 2), &[(1, Ways { delay_us: (0, 90_000), ..CALM })], seed);
+        prop_assert_eq!(&story.tokens, &mesh.tokens);
+        prop_assert_eq!(story.schedule, [Change { position: 3, set: vec![(ExpertId([1; 32]), 1.0)] }]);
+    }
+}
+
+#[test]
+fn rejection_needs_fewer_lists_and_survives_everything() {
+    let slow = Ways {
+        delay_us: (40_000, 45_000),
+        ..CALM
+    };
+    let ways = [(1, CALM), (2, CALM), (3, slow)];
+    let mut plan = plan(&[1, 2, 3], 3, 0);
+    plan.candidates[0].weight = 6.0;
+    plan.candidates[0].local = true;
+    let spec = Spec {
+        law: law(1.0).sampled(Sampler::Rejection),
+        ..long(1)
+    };
+    let story = live(spec, plan, &ways, 3);
+    assert_eq!(story.tokens.len(), 30);
+    let lists: usize = story.decided.iter().map(|d| d.answers.len()).sum();
+    assert!(lists < 3 * 30, "{lists} lists for 30 tokens");
+}
+
+#[test]
+fn a_law_without_keys_gives_none_away() {
+    let law = Law::new(Transforms::NEUTRAL, ListLaw::default())
+        .unwrap()
+        .robust(1);
+    assert_eq!(law.sampler, Sampler::SeededPlain);
+    let mut machine = Generate::new(
+        Spec { law, ..long(1) },
+        vocab(),
+        plan(&NAMES, 4, 1),
+        0,
+        Micros(0),
+    )
+    .unwrap();
+    let mut out = Vec::new();
+    machine.start(Micros(0), &mut out);
+    let asks = out.iter().filter_map(|o| match o {
+        Output::ToExpert(_, ExpertOp::Draft { queries, .. }) => queries.first(),
+        _ => None,
+    });
+    let asks: Vec<&Query> = asks.collect();
+    assert_eq!(asks.len(), 4);
+    assert!(asks.iter().all(|q| matches!(q.want, Want::Plain { .. })));
+}
