@@ -29,6 +29,7 @@ pub mod host;
 pub mod node;
 pub mod pace;
 pub mod plan;
+pub mod record;
 pub mod residency;
 pub mod roster;
 pub mod select;

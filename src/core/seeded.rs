@@ -19,6 +19,15 @@ impl Secret {
         Secret(*hasher.finalize().as_bytes())
     }
 
+    /// For a recording, and for nobody else: who has it knows every key.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        self.0
+    }
+
+    pub fn from_bytes(bytes: [u8; 32]) -> Secret {
+        Secret(bytes)
+    }
+
     pub fn key(&self, position: Position) -> PositionKey {
         let hash = blake3::keyed_hash(&self.0, &position.to_le_bytes());
         let word = |i: usize| {

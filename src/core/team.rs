@@ -161,10 +161,19 @@ impl Team {
         if count == 0 || plan.k == 0 {
             return Err(BadPlan::Nobody);
         }
-        if count > CANDIDATES_MAX.max(plan.k) || plan.k.saturating_add(plan.spares) > TEAM_MAX {
+        // A schedule names everybody who ever decided, one after another.
+        let most = match plan.script {
+            Some(_) => CANDIDATES_MAX * 4,
+            None => CANDIDATES_MAX,
+        };
+        if count > most || plan.k.saturating_add(plan.spares) > TEAM_MAX {
             return Err(BadPlan::TooMany);
         }
         let good = |weight: f64| weight.is_finite() && weight >= 0.0;
+        let mut scripted = plan.script.iter().flatten().flat_map(|change| &change.set);
+        if !scripted.all(|(_, weight)| good(*weight)) {
+            return Err(BadPlan::Weight);
+        }
         if !plan.candidates.iter().all(|c| good(c.weight)) {
             return Err(BadPlan::Weight);
         }
@@ -433,13 +442,11 @@ impl Team {
         if set.is_empty() || self.schedule.last().is_some_and(|c| c.set == set) {
             return;
         }
-        // Beyond the bound the schedule is no longer whole; `is_whole` says so.
+        // Beyond the bound the oldest are forgotten: such a text is no longer reproducible, and its
+        // replay fails.
         self.schedule.push(Change { position, set });
-        self.schedule.truncate(SET_CHANGES_MAX + 1);
-    }
-
-    /// Is every change of the set written down?
-    pub(crate) fn is_whole(&self) -> bool {
-        self.schedule.len() <= SET_CHANGES_MAX
+        if self.schedule.len() > SET_CHANGES_MAX {
+            self.schedule.remove(0);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::ids::{Fingerprint, Token};
 
 /// One entry, as an expert engine reads it from a model.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
     /// The bytes the token adds to the text; control tokens add none but keep their name here.
     pub bytes: Vec<u8>,

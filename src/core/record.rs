@@ -1,0 +1,266 @@
+//! Everything that a response was a function of, and the proof: a replay runs the very same machine
+//! on the recorded answers, under the recorded schedule, and must come to the same text.
+//!
+//! The file format is the shell's business; what counts is here.
+
+use crate::generate::{Decided, Event, Finish, Generate, Input, MaskAnswer, Notes, Output, Spec};
+use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
+use crate::opinion::{ExpertEvent, FromExpert, Opinion, Scope};
+use crate::pace::{Pace, Patience};
+use crate::team::{BadPlan, Candidate, Plan, Schedule, Sets};
+use crate::vocab::{Piece, Vocab};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A response as it was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recording {
+    pub prompt: Vec<Token>,
+    pub law: crate::law::Law,
+    pub secret: [u8; 32],
+    pub max_tokens: u32,
+    pub stop: Vec<String>,
+    pub context: u32,
+    pub grammar: bool,
+    /// The router's own expert, whose list drafts under the rejection sampler.
+    pub local: Option<ExpertId>,
+    pub schedule: Schedule,
+    pub decided: Vec<Decided>,
+    pub vocabulary: u32,
+    /// The pieces of every token that was decided: text and ends come from them.
+    pub pieces: Vec<(Token, Piece)>,
+    pub text: String,
+}
+
+/// Why a recording does not stand.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Mismatch {
+    #[error("the schedule or the weights cannot be: {0}")]
+    Plan(#[from] BadPlan),
+    #[error("position {position}: the recorded answers decide nothing")]
+    Undecided { position: Position },
+    #[error("position {position}: {got} was decided, and the recording says {recorded}")]
+    Token {
+        position: Position,
+        got: Token,
+        recorded: Token,
+    },
+    #[error("position {position}: the answers that decided are not those of the recording")]
+    Answers { position: Position },
+    #[error("the schedule that was used is not the recorded one")]
+    Schedule,
+    #[error("the text is another one: {got:?}, and the recording says {recorded:?}")]
+    Text { got: String, recorded: String },
+    #[error("the response went on after its recorded end")]
+    GoesOn,
+}
+
+/// Recomputes the text. `Ok` is the text, and the recording's.
+pub fn replay(recording: &Recording) -> Result<String, Mismatch> {
+    let session = SessionId(0);
+    let spec = Spec {
+        session,
+        scope: Scope::OWNER,
+        prompt: recording.prompt.clone(),
+        law: recording.law.clone(),
+        secret: crate::seeded::Secret::from_bytes(recording.secret),
+        max_tokens: recording.max_tokens,
+        stop: recording.stop.clone(),
+        logprobs: None,
+        grammar: recording.grammar,
+        context: recording.context,
+        notes: Notes {
+            record: true,
+            provenance: false,
+        },
+    };
+    let machine = Generate::new(spec, vocabulary(recording), plan(recording), 0, Micros(0))?;
+    let mut replay = Replay {
+        recording,
+        machine,
+        done: 0,
+        text: String::new(),
+        ended: None,
+    };
+    replay.run(session)?;
+    replay.judge()
+}
+
+struct Replay<'a> {
+    recording: &'a Recording,
+    machine: Generate,
+    /// Recorded positions that were decided again.
+    done: usize,
+    text: String,
+    ended: Option<(Finish, Schedule)>,
+}
+
+impl Replay<'_> {
+    fn run(&mut self, session: SessionId) -> Result<(), Mismatch> {
+        let mut out = Vec::new();
+        self.machine.start(Micros(0), &mut out);
+        self.carry_out(&mut out)?;
+        while let Some(decided) = self.recording.decided.get(self.done) {
+            let at = self.done;
+            for (_, expert, said) in &decided.answers {
+                if self.done > at {
+                    return Err(Mismatch::Answers {
+                        position: decided.position,
+                    });
+                }
+                let opinion = Opinion {
+                    position: decided.position,
+                    said: said.clone(),
+                    raw: None,
+                };
+                let event = ExpertEvent::Opinions {
+                    session,
+                    epoch: 0,
+                    opinions: vec![opinion],
+                    compute_us: 0,
+                    bytes: 0,
+                };
+                let from = FromExpert {
+                    expert: *expert,
+                    event,
+                };
+                self.machine
+                    .handle(Micros(0), Input::FromExpert(from), &mut out);
+                self.carry_out(&mut out)?;
+            }
+            if self.done == at {
+                return Err(Mismatch::Undecided {
+                    position: decided.position,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers grammar questions from the recording; notes what was decided.
+    fn carry_out(&mut self, out: &mut Vec<Output>) -> Result<(), Mismatch> {
+        while !out.is_empty() {
+            for output in std::mem::take(out) {
+                match output {
+                    Output::NeedMask { .. } => {
+                        let recorded = self.recording.decided.get(self.done);
+                        let answer = match recorded.map(|d| d.mask.as_deref()) {
+                            Some(Some(mask)) => MaskAnswer::Allowed(mask.clone()),
+                            _ => MaskAnswer::Done,
+                        };
+                        self.machine.handle(Micros(0), Input::Mask(answer), out);
+                    }
+                    Output::Event(event) => self.note(event)?,
+                    Output::ToExpert(..) | Output::Heard { .. } | Output::Failed { .. } => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, event: Event) -> Result<(), Mismatch> {
+        match event {
+            Event::Decided(decided) => {
+                let position = decided.position;
+                let Some(recorded) = self.recording.decided.get(self.done) else {
+                    return Err(Mismatch::GoesOn);
+                };
+                if decided.token != recorded.token {
+                    return Err(Mismatch::Token {
+                        position,
+                        got: decided.token,
+                        recorded: recorded.token,
+                    });
+                }
+                if *decided != *recorded {
+                    return Err(Mismatch::Answers { position });
+                }
+                self.done += 1;
+            }
+            Event::Token(token) => self.text += &token.text,
+            Event::Finished {
+                why,
+                text,
+                schedule,
+                ..
+            } => {
+                self.text += &text;
+                self.ended = Some((why, schedule));
+            }
+            Event::Ready { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn judge(mut self) -> Result<String, Mismatch> {
+        if self.ended.is_none() {
+            // It was cut short: what was said until then must be the same.
+            let mut out = Vec::new();
+            self.machine.handle(Micros(0), Input::Cancel, &mut out);
+            self.carry_out(&mut out)?;
+        }
+        let recorded = &self.recording.schedule;
+        let used = self.ended.map(|(_, schedule)| schedule);
+        if used.as_ref() != Some(recorded) {
+            return Err(Mismatch::Schedule);
+        }
+        if self.text != self.recording.text {
+            return Err(Mismatch::Text {
+                got: self.text,
+                recorded: self.recording.text.clone(),
+            });
+        }
+        Ok(self.text)
+    }
+}
+
+/// Everybody who ever decided, under the recorded schedule.
+fn plan(recording: &Recording) -> Plan {
+    let everybody: BTreeSet<ExpertId> = recording
+        .schedule
+        .iter()
+        .flat_map(|change| change.set.iter().map(|(expert, _)| *expert))
+        .collect();
+    let candidates = everybody.into_iter().map(|expert| Candidate {
+        expert,
+        weight: 0.0,
+        local: Some(expert) == recording.local,
+        pace: Pace::default(),
+    });
+    let largest = recording.schedule.iter().map(|c| c.set.len()).max();
+    Plan {
+        candidates: candidates.collect(),
+        k: largest.unwrap_or(0),
+        spares: 0,
+        sets: Sets::A,
+        patience: Patience {
+            percent: 200,
+            floor_us: 0,
+        },
+        script: Some(recording.schedule.clone()),
+    }
+}
+
+fn vocabulary(recording: &Recording) -> Arc<Vocab> {
+    let nothing = Piece {
+        bytes: Vec::new(),
+        control: false,
+        ends: false,
+    };
+    let piece = |token| {
+        let at = recording.pieces.binary_search_by_key(&token, |(t, _)| *t);
+        at.map_or_else(|_| nothing.clone(), |at| recording.pieces[at].1.clone())
+    };
+    Arc::new(Vocab::new((0..recording.vocabulary).map(piece)))
+}
+
+/// The pieces that a recording must hold.
+pub fn pieces(vocab: &Vocab, decided: &[Decided]) -> Vec<(Token, Piece)> {
+    let tokens: BTreeSet<Token> = decided.iter().map(|d| d.token).collect();
+    let piece = |token| Piece {
+        bytes: vocab.piece(token).to_vec(),
+        control: vocab.is_control(token),
+        ends: vocab.ends_turn(token),
+    };
+    tokens.into_iter().map(|t| (t, piece(t))).collect()
+}
