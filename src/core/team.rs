@@ -368,7 +368,20 @@ impl Team {
         if self.script.is_none() {
             self.fill(|_| true);
         }
+        if self.group.is_empty() {
+            self.call_back();
+        }
         self.write_down(position);
+    }
+
+    /// Nobody else is left: whoever is late may still answer, and is waited for.
+    fn call_back(&mut self) {
+        for i in 0..self.members.len() {
+            if self.members[i].standing == Standing::Late && self.group.len() < self.k {
+                self.members[i].standing = Standing::Warm;
+                self.group.push(i);
+            }
+        }
     }
 
     fn has_replacement(&self) -> bool {

@@ -20,12 +20,14 @@ impl Generate {
         now: Micros,
         out: &mut Vec<Output>,
     ) {
+        let here = self.position();
+        let about_here = opinions.iter().any(|opinion| opinion.position == here);
         for opinion in opinions {
             if let Err(why) = self.take(i, opinion) {
                 return self.lose(i, Trouble::Lied(why), now, out);
             }
         }
-        if self.parts[i].owed > 0 {
+        if !about_here || self.parts[i].owed > 0 {
             return; // it has more to say before it is up to date
         }
         if let Some(answered) = self.team.members[i].answered(now) {
@@ -47,10 +49,12 @@ impl Generate {
 
     /// Files one expert's opinion about the undecided position; anything else is late and dropped.
     fn take(&mut self, i: usize, opinion: Opinion) -> Result<(), String> {
+        if opinion.position != self.position() {
+            return Ok(());
+        }
         let part = &mut self.parts[i];
         part.owed = part.owed.saturating_sub(1);
-        let asked = self.team.members[i].asked.is_some();
-        if part.owed > 0 || !asked || opinion.position != self.position() {
+        if part.owed > 0 || self.team.members[i].asked.is_none() {
             return Ok(());
         }
         match (&self.state, &opinion.said) {

@@ -177,8 +177,8 @@ struct Part {
     sent: usize,
     /// It was asked about the undecided position by a draft already.
     drafted: bool,
-    /// Questions that it has not answered, about this position and earlier ones: answers come in
-    /// the order of the questions, and only the last one's counts.
+    /// Questions about this position that it has not answered: answers come in the order of the
+    /// questions, and only the last one's counts.
     owed: u32,
     /// Its list at the undecided position.
     opinion: Option<Opinion>,
@@ -425,6 +425,7 @@ impl Generate {
         self.set.clear();
         for part in &mut self.parts {
             (part.drafted, part.opinion, part.exact) = (false, None, None);
+            part.owed = 0;
         }
         if self.spec.grammar {
             self.state = State::Masking;
