@@ -4,8 +4,15 @@
 //! Precedence: flag, then environment (both arrive in [`Overrides`], where clap has merged them),
 //! then the file, then the default. Defaults are all in [`Settings::resolve`].
 
+mod donor;
+mod expert;
+
+pub use donor::PauseWhen;
+pub use expert::{ExpertSettings, Prefix};
+
 use crate::error::{Failure, Kind, Outcome, nearest};
 use crate::obs::LogFormat;
+use quorate_core::donor::Donor;
 use quorate_core::plan::CONTEXT_MIN;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -47,6 +54,10 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Names that clients use for models that have another name here.
     pub aliases: BTreeMap<String, String>,
+    /// What this node serves besides plain models.
+    pub experts: Vec<ExpertSettings>,
+    /// What it gives to its mesh.
+    pub donor: Donor,
 }
 
 /// What flags and environment say; None leaves the file's word.
@@ -60,6 +71,7 @@ pub struct Overrides {
     pub context: Option<u32>,
     pub gpu_layers: Option<u32>,
     pub offline: Option<bool>,
+    pub pause_when: Option<PauseWhen>,
     pub log_filter: Option<String>,
     pub log_format: Option<LogFormat>,
 }
@@ -73,6 +85,8 @@ struct Raw {
     models: RawModels,
     machine: RawMachine,
     log: RawLog,
+    donor: donor::RawDonor,
+    expert: Vec<expert::RawExpert>,
     aliases: BTreeMap<String, String>,
 }
 
@@ -125,9 +139,14 @@ const KEYS: &[&str] = &[
     "machine.gpu_layers",
     "log.filter",
     "log.format",
+    "donor.pause_when",
+    "donor.hours",
+    "donor.share",
 ];
 /// The table whose keys are the user's own.
 const FREE_TABLE: &str = "aliases";
+/// There may be several: serde refuses unknown keys in them.
+const EXPERT_TABLES: &str = "expert";
 
 impl Settings {
     /// Reads the file, if there is one. `required` says that somebody named it.
@@ -212,6 +231,8 @@ impl Settings {
             offline: flags.offline.or(raw.models.offline).unwrap_or(false),
             log_filter: flags.log_filter.clone().or(raw.log.filter),
             log_format: flags.log_format.or(raw.log.format).unwrap_or_default(),
+            donor: raw.donor.resolve(flags.pause_when)?,
+            experts: expert::checked(raw.expert, &raw.aliases)?,
             aliases: raw.aliases,
         })
     }
@@ -257,7 +278,7 @@ fn refuse_unknown_keys(text: &str) -> Outcome {
     }; // serde says it better
     for (key, value) in root.get_ref() {
         let name: &str = key.get_ref();
-        if name == FREE_TABLE {
+        if name == FREE_TABLE || name == EXPERT_TABLES {
             continue;
         }
         let inside = format!("{name}.");
@@ -293,7 +314,7 @@ fn refuse_unless_known(key: &str, text: &str, at: usize) -> Outcome {
                 .copied()
                 .find(|known| known.rsplit('.').next() == Some(leaf))
         })
-        .or_else(|| nearest(key, tables.chain([FREE_TABLE])));
+        .or_else(|| nearest(key, tables.chain([FREE_TABLE, EXPERT_TABLES])));
     let failure = bad(format!("line {line}: there is no setting '{key}'"));
     Err(match meant {
         Some(meant) => failure.hint(format!("did you mean '{meant}'?")),
@@ -465,6 +486,9 @@ mod tests {
                 "models.offline" => "true",
                 "machine.max_memory" => "\"8GB\"",
                 "log.format" => "\"json\"",
+                "donor.pause_when" => "\"owner-busy\"",
+                "donor.hours" => "[\"22:00-07:00\"]",
+                "donor.share" => "50",
                 _ if table == "machine" => "4096",
                 _ => "\"x\"",
             };

@@ -1,11 +1,30 @@
 //! Who this node is: an ed25519 key in a file that only its owner can read.
 
 use crate::error::{Failure, Kind, Outcome};
-use libp2p_identity::{Keypair, PeerId};
+use libp2p_identity::{KeyType, Keypair, PeerId};
+use quorate_core::ids::PeerKey;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+
+/// How a peer id spells an ed25519 key: multihash "identity" of 36 bytes, protobuf of key type 1
+/// and 32 bytes.
+const PEER_ID_HEAD: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
+
+/// The key behind the id of a node, as people copy it; None if it is no such id.
+pub fn peer_key(id: &str) -> Option<PeerKey> {
+    let bytes = id.parse::<PeerId>().ok()?.to_bytes();
+    bytes.strip_prefix(&PEER_ID_HEAD)?.try_into().ok()
+}
+
+/// The id of a node, from its key.
+pub fn peer_id(key: &PeerKey) -> String {
+    let bytes = [&PEER_ID_HEAD[..], key].concat();
+    PeerId::from_bytes(&bytes)
+        .expect("a multihash of 36 bytes is a peer id")
+        .to_string()
+}
 
 /// Bits that let anybody but the owner in.
 const OTHERS: u32 = 0o077;
@@ -17,6 +36,20 @@ pub struct Identity {
 impl Identity {
     pub fn node_id(&self) -> PeerId {
         self.keypair.public().to_peer_id()
+    }
+
+    /// The public key: what peers know this node by.
+    pub fn key(&self) -> PeerKey {
+        let public = self.keypair.public();
+        let key = public.try_into_ed25519().map(|key| key.to_bytes());
+        key.expect("`load` takes ed25519 keys only")
+    }
+
+    /// A secret for one purpose, the same in every life of this node.
+    pub fn secret_for(&self, purpose: &str) -> [u8; 32] {
+        let key = self.keypair.to_protobuf_encoding();
+        let key = key.expect("an ed25519 key has an encoding");
+        blake3::derive_key(purpose, &key)
     }
 
     /// Reads the key, or makes one where there is none.
@@ -54,6 +87,17 @@ impl Identity {
                 quoted(path)
             ))
         })?;
+        if keypair.key_type() != KeyType::Ed25519 {
+            let message = format!(
+                "{} is a key of another kind than this program makes",
+                path.display()
+            );
+            let hint = format!(
+                "move it away and let a new identity be made: mv {0} {0}.bad",
+                quoted(path)
+            );
+            return Err(Failure::new(Kind::Config, message).hint(hint));
+        }
         Ok(Some(Identity { keypair }))
     }
 
@@ -121,6 +165,22 @@ mod tests {
             1,
             "no draft is left"
         );
+    }
+
+    #[test]
+    fn an_id_and_its_key_are_one() {
+        let identity = Identity {
+            keypair: Keypair::generate_ed25519(),
+        };
+        let id = identity.node_id().to_string();
+        assert_eq!(peer_key(&id), Some(identity.key()));
+        assert_eq!(peer_id(&identity.key()), id);
+        assert_eq!(
+            peer_key("QmYyQSo1c1Ym7orWxLYvCrM2EmxFTANf8wXmmE7DWjhx5N"),
+            None
+        );
+        assert_eq!(peer_key("ada"), None);
+        assert_ne!(identity.secret_for("a"), identity.secret_for("b"));
     }
 
     #[test]

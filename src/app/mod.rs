@@ -9,7 +9,7 @@ use crate::error::{Failure, Kind, Outcome};
 use crate::expert::hardware;
 use crate::home::{Home, NodeLock};
 use crate::identity::Identity;
-use crate::node::{self, Audience, Library};
+use crate::node::{self, Audience, Library, NodeKeys};
 use crate::store::Store;
 use crate::wish::Defaults;
 use quorate_core::config::MeshConfig;
@@ -47,19 +47,22 @@ impl App {
     /// Starts the loop on the current runtime. Nothing listens yet, and no model is loaded.
     pub fn start(home: &Home, settings: &Arc<Settings>, audience: Audience) -> Outcome<App> {
         home.create()?;
-        let node_id = Identity::load_or_create(&home.identity_key())?
-            .node_id()
-            .to_string();
+        let identity = Identity::load_or_create(&home.identity_key())?;
+        let node_id = identity.node_id().to_string();
+        let keys = NodeKeys {
+            key: identity.key(),
+            prefix_secret: identity.secret_for("quorate 2026 private prefixes"),
+        };
         let hardware = Arc::new(hardware::probe());
         let store = Store::new(&home.data);
         let stop = CancellationToken::new();
         let driver_settings = driver::Settings {
-            node_id: node_id.clone(),
+            node_id,
             memory_budget_bytes: plan::budget_bytes(&hardware.machine, settings.max_memory_bytes),
             keep_alive: keep_alive(settings.keep_alive),
             config: MeshConfig::default(),
         };
-        let library = Library::new(store.clone(), settings.clone(), hardware, audience, node_id);
+        let library = Library::new(store.clone(), settings.clone(), hardware, audience, keys);
         let (node, driver) = driver::start(driver_settings, library.models(), stop.clone());
         let state = api_state(node.clone(), settings, &store, &library)?;
         Ok(App {

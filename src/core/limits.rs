@@ -102,6 +102,14 @@ pub const GUEST_EVENTS_MAX: usize = 64;
 pub const BUSY_RETRY_MS_MAX: u32 = 3_600_000;
 /// Hours in which a node gives, a day.
 pub const DONOR_WINDOWS_MAX: usize = 16;
+/// `[[expert]]` tables of a node: more than it could hold in memory.
+pub const EXPERTS_MAX: usize = 16;
+/// Bytes of an expert's name.
+pub const EXPERT_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a private prefix: tokens of it are computed at loading, and every session holds them.
+pub const PREFIX_BYTES_MAX: usize = 64 << 10;
+/// Peers that one expert's allow list may name.
+pub const ALLOWED_PEERS_MAX: usize = 1024;
 /// Experts of other nodes that one node knows: all nodes of the largest mesh that we test.
 pub const REMOTE_EXPERTS_MAX: usize = 1024;
 

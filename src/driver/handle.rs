@@ -1,14 +1,16 @@
 //! What the rest of the program holds of the loop: a cloneable handle, leases on models, and
 //! streams of events. Dropping a stream cancels its generation; dropping a lease lets its model go.
 
-use crate::driver::{Command, Dropped, Submission};
+use crate::driver::{Command, Dropped, NodeStatus, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
 use quorate_core::generate::{Event, Spec};
-use quorate_core::ids::{SessionId, Token};
+use quorate_core::ids::{ExpertId, SessionId, Token};
 use quorate_core::law::{Law, ListLaw};
+use quorate_core::node;
 use quorate_core::opinion::Scope;
+use quorate_core::residency;
 use quorate_core::seeded::Secret;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
@@ -142,37 +144,43 @@ pub enum RefusedError {
     ShuttingDown,
 }
 
-/// A picture of the node for `status`, `ps`, `/readyz` and metrics.
-#[derive(Clone, Debug, Default)]
-pub struct NodeStatus {
-    pub node_id: String,
-    pub running: usize,
-    pub waiting: usize,
-    pub models: Vec<ModelStatus>,
-    pub memory_budget_bytes: u64,
-    pub memory_used_bytes: u64,
-    pub generated_tokens: u64,
-    pub uptime_ms: u64,
+impl AcquireError {
+    pub(super) fn of(name: String, why: residency::Refusal) -> AcquireError {
+        match why {
+            residency::Refusal::TooLarge(arithmetic) => AcquireError::TooLarge { name, arithmetic },
+            residency::Refusal::Busy { .. } | residency::Refusal::QueueFull => AcquireError::Busy {
+                name,
+                retry_after_s: 10,
+            },
+            residency::Refusal::LoadFailed(why) => AcquireError::Load { name, why },
+        }
+    }
 }
 
-#[derive(Clone, Debug)]
-pub struct ModelStatus {
-    pub name: String,
-    pub state: Residence,
-    pub bytes: u64,
-    /// Zero until it is loaded.
-    pub context: u32,
-    pub processor: String,
-    pub running: usize,
-    /// Milliseconds until it leaves memory if nobody asks; None while in use or kept for ever.
-    pub expires_in_ms: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Residence {
-    Loading,
-    Ready,
-    Leaving,
+impl From<node::Refusal> for RefusedError {
+    fn from(refusal: node::Refusal) -> RefusedError {
+        match refusal {
+            node::Refusal::Busy {
+                running,
+                waiting,
+                retry_after_s,
+            } => RefusedError::Busy {
+                running,
+                waiting,
+                retry_after_s,
+            },
+            node::Refusal::PromptTooLong { prompt, context } => {
+                RefusedError::PromptTooLong { prompt, context }
+            }
+            node::Refusal::PromptEmpty => RefusedError::PromptEmpty,
+            node::Refusal::NoPermit(why) => RefusedError::Halted(why),
+            node::Refusal::Duplicate => RefusedError::Busy {
+                running: 0,
+                waiting: 0,
+                retry_after_s: 1,
+            },
+        }
+    }
 }
 
 /// A model that can be loaded.
@@ -189,11 +197,15 @@ pub type Find = dyn Fn(&str) -> Result<Found, AcquireError> + Send + Sync;
 /// Loads a model by its one name; what it says goes to the channel.
 pub type Load = dyn Fn(&str, EventSender) -> Result<Arc<dyn Expert>, String> + Send + Sync;
 
-/// How the node finds and loads models; both are called on threads that may block.
+/// Experts that the owner gives to others.
+pub type Offers = dyn Fn(ExpertId) -> Option<Offer> + Send + Sync;
+
+/// How the node finds and loads models; all are called on threads that may block.
 #[derive(Clone)]
 pub struct Models {
     pub find: Arc<Find>,
     pub load: Arc<Load>,
+    pub offer: Arc<Offers>,
 }
 
 /// The handle. Cheap to clone.
@@ -202,6 +214,7 @@ pub struct Node {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) dropped: mpsc::UnboundedSender<Dropped>,
     pub(super) models: Models,
+    pub(super) events: EventSender,
     pub(super) lists: ListLaw,
 }
 
@@ -295,7 +308,7 @@ impl Node {
 }
 
 /// Randomness from the operating system. Without it nothing here is safe to run.
-fn random<const N: usize>() -> [u8; N] {
+pub(super) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).expect("the operating system gives randomness");
     bytes

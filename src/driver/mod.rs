@@ -11,22 +11,32 @@
 //! It never waits for anything but its inputs. Experts' threads wait for it, which is the
 //! back-pressure; clients' channels have room for everything they can be told.
 
+mod experts;
+mod guest;
+mod guests;
 mod handle;
+mod status;
 
+pub use guest::{Guest, GuestOps, Offer};
 pub use handle::{
-    AcquireError, Find, Found, Generation, GenerationStream, Lease, Load, ModelStatus, Models,
-    Node, NodeStatus, RefusedError, Residence,
+    AcquireError, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node, Offers,
+    RefusedError,
 };
+pub use status::{ModelStatus, NodeStatus, Residence};
 
 use crate::expert::{Expert, SubmitError};
 use crate::grammar::{Matcher, Next};
+use experts::Experts;
+use guests::Guests;
 use quorate_core::config::MeshConfig;
+use quorate_core::donor::Donor;
 use quorate_core::generate::{Event, MaskAnswer, Spec};
 use quorate_core::governance::Rights;
-use quorate_core::ids::{ExpertId, Micros, SessionId, Token};
+use quorate_core::host::{GuestId, Visit};
+use quorate_core::ids::{ExpertId, Micros, PeerKey, SessionId, Token};
 use quorate_core::limits::{DRIVER_INBOX_MAX, QUEUE_MAX, SESSIONS_MAX};
 use quorate_core::node;
-use quorate_core::opinion::{ExpertOp, FromExpert};
+use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert};
 use quorate_core::residency::{self, KeepAlive, Residency, Ticket};
 use quorate_core::vocab::Vocab;
 use std::collections::BTreeMap;
@@ -63,6 +73,36 @@ pub(crate) enum Command {
     Status {
         reply: oneshot::Sender<NodeStatus>,
     },
+    // The mesh.
+    Adopt {
+        expert: Arc<dyn Expert>,
+        reply: oneshot::Sender<Result<(), ExpertFailure>>,
+    },
+    Lose {
+        expert: ExpertId,
+        why: String,
+        reply: oneshot::Sender<bool>,
+    },
+    IsOpen {
+        reply: oneshot::Sender<Result<(), ExpertFailure>>,
+    },
+    Visit {
+        visit: Box<Visit>,
+        events: mpsc::Sender<ExpertEvent>,
+        lease: Lease,
+        reply: oneshot::Sender<()>,
+    },
+    GuestOp {
+        guest: GuestId,
+        op: ExpertOp,
+    },
+    Expel {
+        peer: PeerKey,
+        why: String,
+    },
+    Rights(Rights),
+    Donate(Donor),
+    Pause(bool),
 }
 
 pub(crate) struct Submission {
@@ -75,10 +115,11 @@ pub(crate) struct Submission {
 }
 
 /// A handle that went away. Its channel has no bound of its own, because a destructor cannot wait:
-/// there is at most one message for each lease and stream alive, and those are bounded.
+/// there is at most one message for each lease, stream and guest alive, and those are bounded.
 pub(crate) enum Dropped {
     Lease { name: String },
     Stream { session: SessionId },
+    Guest(GuestId),
 }
 
 /// From a blocking thread to the loop.
@@ -115,6 +156,7 @@ pub fn start(
         commands: commands_tx,
         dropped: dropped_tx.clone(),
         models: models.clone(),
+        events: events_tx.clone(),
         lists: settings.config.lists(),
     };
     let driver = Driver {
@@ -124,7 +166,8 @@ pub fn start(
         settings,
         models,
         started: Instant::now(),
-        experts: BTreeMap::new(),
+        experts: Experts::default(),
+        guests: Guests::default(),
         clients: BTreeMap::new(),
         matchers: BTreeMap::new(),
         tickets: BTreeMap::new(),
@@ -163,8 +206,8 @@ struct Driver {
     node: node::Node,
     rights: Rights,
     residency: Residency,
-    /// Loaded models by name.
-    experts: BTreeMap<String, Arc<dyn Expert>>,
+    experts: Experts,
+    guests: Guests,
     clients: BTreeMap<SessionId, mpsc::Sender<Event>>,
     /// Grammars of running sessions; one that is out on a blocking thread is not here.
     matchers: BTreeMap<SessionId, Box<Matcher>>,
@@ -189,7 +232,7 @@ impl Driver {
                 Some(done) = inputs.done.recv() => self.on_done(done),
                 Some(event) = inputs.events.recv() => self.on_event(event),
                 Some(command) = inputs.commands.recv() => self.on_command(command),
-                _ = tick.tick() => self.reside(residency::Input::Tick),
+                _ = tick.tick() => self.on_tick(),
             }
             self.drain(&mut inputs);
             self.say_goodbyes();
@@ -229,7 +272,13 @@ impl Driver {
         match dropped {
             Dropped::Lease { name } => self.reside(residency::Input::Release { name }),
             Dropped::Stream { session } => self.step(node::Input::Cancel { session }),
+            Dropped::Guest(guest) => self.guest_left(guest),
         }
+    }
+
+    fn on_tick(&mut self) {
+        self.reside(residency::Input::Tick);
+        self.tick_guests();
     }
 
     fn on_event(&mut self, event: FromExpert) {
@@ -248,6 +297,7 @@ impl Driver {
             Command::Status { reply } => {
                 reply.send(self.status()).ok(); // the caller may have left
             }
+            command => self.on_mesh_command(command),
         }
     }
 
@@ -313,7 +363,7 @@ impl Driver {
         if answer.is_err() {
             self.forget(session);
         }
-        reply.send(answer.map_err(refused)).ok(); // a caller who left drops its stream, too
+        reply.send(answer.map_err(RefusedError::from)).ok(); // a caller who left drops its stream, too
         self.execute(out);
     }
 
@@ -325,7 +375,7 @@ impl Driver {
             } => {
                 let facts = expert.facts();
                 let bytes = facts.model_bytes + facts.cache_bytes;
-                self.experts.insert(name.clone(), expert);
+                self.experts.loaded(name.clone(), expert);
                 self.reside(residency::Input::Loaded { name, bytes });
             }
             Done::Loaded {
@@ -364,6 +414,7 @@ impl Driver {
                     self.compute_mask(session, committed)
                 }
                 node::Output::Event { session, event } => self.tell(session, event),
+                node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
             };
             if let Some(input) = failed {
                 let mut more = Vec::new();
@@ -376,7 +427,7 @@ impl Driver {
     fn send(&mut self, id: ExpertId, op: ExpertOp) -> Option<node::Input> {
         let session = op.session();
         let goodbye = matches!(op, ExpertOp::Close { .. });
-        let expert = self.experts.values().find(|e| e.facts().id == id);
+        let expert = self.experts.by_id(id);
         let why = match expert.map_or(Err(SubmitError::Gone), |expert| expert.submit(op)) {
             Ok(()) => return None,
             Err(SubmitError::Full) if goodbye => {
@@ -447,7 +498,7 @@ impl Driver {
                 residency::Output::Grant { ticket, name } => self.grant(ticket, name),
                 residency::Output::Refuse { ticket, why } => {
                     if let Some(Waiter { name, reply }) = self.tickets.remove(&ticket) {
-                        reply.send(Err(acquire_error(name, why))).ok(); // the caller may have left
+                        reply.send(Err(AcquireError::of(name, why))).ok(); // the caller may have left
                     }
                 }
             }
@@ -455,7 +506,7 @@ impl Driver {
     }
 
     fn grant(&mut self, ticket: Ticket, name: String) {
-        let Some(expert) = self.experts.get(&name) else {
+        let Some(expert) = self.experts.named(&name) else {
             return;
         };
         // If the caller has left, dropping the lease releases the model.
@@ -478,55 +529,6 @@ impl Driver {
         });
     }
 
-    fn unload(&mut self, name: String) {
-        let Some(expert) = self.experts.remove(&name) else {
-            return;
-        };
-        let mut out = Vec::new();
-        self.node.on_expert_gone(
-            self.now(),
-            expert.facts().id,
-            "the model was unloaded",
-            &mut out,
-        );
-        self.execute(out);
-        let done = self.done_tx.clone();
-        tokio::task::spawn_blocking(move || {
-            drop(expert); // joins its thread, frees its memory
-            done.blocking_send(Done::Unloaded { name }).ok(); // the loop may be gone
-        });
-    }
-
-    fn status(&self) -> NodeStatus {
-        let now = self.now();
-        let models = self.residency.models().iter().map(|(name, model)| {
-            let facts = self.experts.get(name).map(|e| e.facts());
-            ModelStatus {
-                name: name.clone(),
-                state: match model.state {
-                    residency::State::Pending | residency::State::Loading => Residence::Loading,
-                    residency::State::Ready => Residence::Ready,
-                    residency::State::Leaving => Residence::Leaving,
-                },
-                bytes: model.bytes,
-                context: facts.map_or(0, |f| f.context),
-                processor: facts.map(|f| f.processor.clone()).unwrap_or_default(),
-                running: facts.map_or(0, |f| self.node.running_on(f.id)),
-                expires_in_ms: self.residency.expires_in_us(name, now).map(|us| us / 1000),
-            }
-        });
-        NodeStatus {
-            node_id: self.settings.node_id.clone(),
-            running: self.node.running(),
-            waiting: self.node.waiting(),
-            models: models.collect(),
-            memory_budget_bytes: self.residency.budget(),
-            memory_used_bytes: self.residency.used(),
-            generated_tokens: self.node.generated_tokens(),
-            uptime_ms: now.0 / 1000,
-        }
-    }
-
     /// Everybody hears the end; then the models go, off the runtime's threads.
     async fn shut_down(mut self, inputs: Inputs) {
         drop(inputs); // experts' threads stop waiting for us, new commands fail
@@ -543,6 +545,7 @@ impl Driver {
         for (_, waiter) in std::mem::take(&mut self.tickets) {
             waiter.reply.send(Err(AcquireError::ShuttingDown)).ok(); // the caller may have left
         }
+        drop(std::mem::take(&mut self.guests)); // their channels end; the swarm is gone before us
         let experts = std::mem::take(&mut self.experts);
         if let Err(error) = tokio::task::spawn_blocking(move || drop(experts)).await {
             tracing::error!(target: "quorate::driver", %error, "a model did not unload cleanly");
@@ -562,37 +565,5 @@ fn next_mask(matcher: &mut Matcher, committed: Option<Token>) -> MaskAnswer {
     }
 }
 
-fn refused(refusal: node::Refusal) -> RefusedError {
-    match refusal {
-        node::Refusal::Busy {
-            running,
-            waiting,
-            retry_after_s,
-        } => RefusedError::Busy {
-            running,
-            waiting,
-            retry_after_s,
-        },
-        node::Refusal::PromptTooLong { prompt, context } => {
-            RefusedError::PromptTooLong { prompt, context }
-        }
-        node::Refusal::PromptEmpty => RefusedError::PromptEmpty,
-        node::Refusal::NoPermit(why) => RefusedError::Halted(why),
-        node::Refusal::Duplicate => RefusedError::Busy {
-            running: 0,
-            waiting: 0,
-            retry_after_s: 1,
-        },
-    }
-}
-
-fn acquire_error(name: String, why: residency::Refusal) -> AcquireError {
-    match why {
-        residency::Refusal::TooLarge(arithmetic) => AcquireError::TooLarge { name, arithmetic },
-        residency::Refusal::Busy { .. } | residency::Refusal::QueueFull => AcquireError::Busy {
-            name,
-            retry_after_s: 10,
-        },
-        residency::Refusal::LoadFailed(why) => AcquireError::Load { name, why },
-    }
-}
+#[cfg(test)]
+mod tests;

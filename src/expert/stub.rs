@@ -6,7 +6,7 @@ use quorate_core::chat::{Family, Segment};
 use quorate_core::distribution::{Distribution, History};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
-use quorate_core::limits::EXPERT_OPS_MAX;
+use quorate_core::limits::{EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
 use quorate_core::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
@@ -23,6 +23,9 @@ const END: Token = 257;
 #[derive(Clone, Debug)]
 pub struct StubOptions {
     pub model: String,
+    /// Stands before every session and is nobody's business, as in the real engine.
+    pub prefix: String,
+    /// Tokens of a session, the prefix included.
     pub context: u32,
     /// How long it thinks about each position.
     pub step: Duration,
@@ -34,6 +37,7 @@ impl Default for StubOptions {
     fn default() -> Self {
         StubOptions {
             model: "stub".into(),
+            prefix: String::new(),
             context: 4096,
             step: Duration::ZERO,
             end_logit: 4.0,
@@ -48,7 +52,11 @@ pub struct StubExpert {
 
 impl StubExpert {
     pub fn spawn(options: StubOptions, events: EventSender) -> std::io::Result<Arc<dyn Expert>> {
-        let id = ExpertId(*blake3::hash(options.model.as_bytes()).as_bytes());
+        let key = *blake3::hash(options.model.as_bytes()).as_bytes();
+        let id = match options.prefix.as_bytes() {
+            [] => ExpertId(key),
+            prefix => ExpertId(*blake3::keyed_hash(&key, prefix).as_bytes()),
+        };
         let facts = Arc::new(ExpertFacts {
             id,
             model: options.model.clone(),
@@ -56,7 +64,7 @@ impl StubExpert {
             family: Family::ChatMl,
             vocab: Arc::new(Vocab::new((0..VOCAB).map(piece))),
             bos: None,
-            context: options.context,
+            context: options.context.saturating_sub(options.prefix.len() as u32),
             model_bytes: 1 << 20,
             cache_bytes: 0,
             processor: "stub".into(),
@@ -64,6 +72,8 @@ impl StubExpert {
         let (ops, inbox) = sync_channel(EXPERT_OPS_MAX);
         let thread = StubThread {
             id,
+            key,
+            context: facts.context,
             options,
             events,
             sessions: BTreeMap::new(),
@@ -149,6 +159,9 @@ struct Session {
 
 struct StubThread {
     id: ExpertId,
+    /// What its numbers are a function of, besides the text: its model.
+    key: [u8; 32],
+    context: u32,
     options: StubOptions,
     events: EventSender,
     sessions: BTreeMap<SessionId, Session>,
@@ -180,6 +193,9 @@ impl StubThread {
     fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, ExpertFailure> {
         let unknown = || ExpertFailure::Refused("no such session".into());
         match op {
+            ExpertOp::Open(_) if self.sessions.len() >= SESSIONS_MAX => {
+                Err(ExpertFailure::Busy { retry_ms: 100 })
+            }
             ExpertOp::Open(open) => {
                 let row = (0, Distribution::new());
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
@@ -210,7 +226,7 @@ impl StubThread {
                     ));
                 }
                 state.tokens.extend(tokens);
-                let (end, context) = (state.tokens.len() as u32, self.options.context);
+                let (end, context) = (state.tokens.len() as u32, self.context);
                 if end > context {
                     return Err(ExpertFailure::ContextFull {
                         tokens: end,
@@ -273,7 +289,9 @@ impl StubThread {
         let before = state.tokens.get(..position as usize).ok_or_else(unknown)?;
         if state.row.0 != position {
             std::thread::sleep(self.options.step);
-            let logits = logits(&self.id, before, self.options.end_logit);
+            let prefix = self.options.prefix.bytes().map(Token::from);
+            let whole = prefix.chain(before.iter().copied());
+            let logits = logits(&self.key, whole, self.options.end_logit);
             let history = History {
                 tokens: before,
                 prompt: state.prompt,
@@ -295,9 +313,9 @@ impl StubThread {
 }
 
 /// Printable ASCII gets 0 to 8 by a hash of the whole text; everything else is as good as impossible.
-fn logits(id: &ExpertId, before: &[Token], end_logit: f32) -> Vec<f32> {
-    let mut hasher = blake3::Hasher::new_keyed(&id.0);
-    before.iter().for_each(|token| {
+fn logits(key: &[u8; 32], whole: impl Iterator<Item = Token>, end_logit: f32) -> Vec<f32> {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    whole.for_each(|token| {
         hasher.update(&token.to_le_bytes());
     });
     let mut bytes = [0; VOCAB as usize];

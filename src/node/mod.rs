@@ -1,6 +1,10 @@
 //! From the name that somebody typed to a model in memory: aliases, the store's verified path, the
 //! plan for this machine, the engine. The driver calls it through two closures.
 
+mod offers;
+
+pub use offers::Offered;
+
 use crate::config::Settings;
 use crate::driver::{AcquireError, Found, Models};
 use crate::expert::hardware::Hardware;
@@ -9,8 +13,9 @@ use crate::store::catalogue;
 use crate::store::gguf::GgufFacts;
 use crate::store::name::{ModelName, NameError};
 use crate::store::{Depth, Manifest, Resolved, Store, StoreError};
+use offers::Wanted;
 use quorate_core::chat::Family;
-use quorate_core::ids::ExpertId;
+use quorate_core::ids::{ExpertId, PeerKey};
 use quorate_core::plan::{self, Machine, Needs, Plan, PlanError, Wishes};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -39,6 +44,14 @@ pub enum Audience {
 /// Headers kept parsed. A node that serves more models than this reads some again.
 const HEADERS_KEPT_MAX: usize = 64;
 
+/// This node, as ids of its experts know it.
+#[derive(Clone)]
+pub struct NodeKeys {
+    pub key: PeerKey,
+    /// Commits to private prefixes without giving guesses away.
+    pub prefix_secret: [u8; 32],
+}
+
 /// Everything that finding and loading a model takes. Clones share what they have read.
 #[derive(Clone)]
 pub struct Library {
@@ -46,7 +59,7 @@ pub struct Library {
     settings: Arc<Settings>,
     hardware: Arc<Hardware>,
     audience: Audience,
-    node_id: String,
+    node: NodeKeys,
     /// By the store's name, with the manifest that they belong to. Reading a header takes
     /// milliseconds, which every request would pay.
     headers: Arc<Mutex<BTreeMap<String, (Manifest, Resolved)>>>,
@@ -70,43 +83,67 @@ impl Library {
         settings: Arc<Settings>,
         hardware: Arc<Hardware>,
         audience: Audience,
-        node_id: String,
+        node: NodeKeys,
     ) -> Library {
         Library {
             store,
             settings,
             hardware,
             audience,
-            node_id,
+            node,
             headers: Arc::default(),
         }
     }
 
     /// For the driver.
     pub fn models(&self) -> Models {
-        let (finder, loader) = (self.clone(), self.clone());
+        let (finder, loader, offerer) = (self.clone(), self.clone(), self.clone());
         Models {
             find: Arc::new(move |name| finder.find(name)),
             load: Arc::new(move |name, events| loader.load(name, events)),
+            offer: Arc::new(move |id| offerer.offer(id)),
         }
     }
 
     /// Checks that the model is here, sound, and fits; says what it will take.
     pub fn find(&self, typed: &str) -> Result<Found, AcquireError> {
-        let resolved = self.resolve(typed)?;
+        let Wanted { name, resolved, .. } = self.wanted(typed)?;
         match self.plan(&resolved.facts, resolved.bytes) {
+            // Experts on one file share its pages in memory (llama.cpp maps it); each is counted
+            // whole here, because the first may leave before the second.
             Ok(plan) => Ok(Found {
-                name: resolved.name,
+                name,
                 bytes: plan.total_bytes(),
             }),
             Err(error) => Err(AcquireError::TooLarge {
-                name: resolved.name,
+                name,
                 arithmetic: advice(&error),
             }),
         }
     }
 
     fn resolve(&self, typed: &str) -> Result<Resolved, AcquireError> {
+        // Over the API a path would open any file of this user. The owner's own words may: aliases,
+        // the default model, and `run PATH`, which registers the file before it asks the node.
+        let owners =
+            self.settings.aliases.contains_key(typed) || self.settings.default_model == typed;
+        if self.audience == Audience::Node
+            && !owners
+            && let Ok(name) = parse_name(&self.settings, typed)
+            && matches!(name, ModelName::Path(_))
+            && !matches!(self.store.installed(&name), Ok(Some(_)))
+        {
+            let name = typed.to_owned();
+            return Err(AcquireError::Unknown {
+                name,
+                near: Vec::new(),
+            });
+        }
+        self.resolve_owners(typed)
+    }
+
+    /// In the owner's own words: of the settings, or checked above.
+    fn resolve_owners(&self, typed: &str) -> Result<Resolved, AcquireError> {
         let name = parse_name(&self.settings, typed).map_err(|error| match error {
             NameError::Unknown { name, near } => {
                 let mut near: Vec<String> = near.into_iter().map(str::to_owned).collect();
@@ -120,21 +157,6 @@ impl Library {
                 why: other.to_string(),
             },
         })?;
-        // Over the API a path would open any file of this user. The owner's own words may: aliases,
-        // the default model, and `run PATH`, which registers the file before it asks the node.
-        let owners =
-            self.settings.aliases.contains_key(typed) || self.settings.default_model == typed;
-        if self.audience == Audience::Node
-            && !owners
-            && matches!(name, ModelName::Path(_))
-            && !matches!(self.store.installed(&name), Ok(Some(_)))
-        {
-            let name = typed.to_owned();
-            return Err(AcquireError::Unknown {
-                name,
-                near: Vec::new(),
-            });
-        }
         self.verified(&name).map_err(|error| match error {
             StoreError::NotInstalled { name } => AcquireError::NotInstalled { name },
             other => AcquireError::Load {
@@ -175,7 +197,7 @@ impl Library {
 
     /// Tokens that one session with this installed model may hold.
     pub fn context_of(&self, name: &str) -> Option<u32> {
-        let resolved = self.resolve(name).ok()?;
+        let resolved = self.wanted(name).ok()?.resolved;
         Some(self.plan(&resolved.facts, resolved.bytes).ok()?.context)
     }
 
@@ -198,19 +220,18 @@ impl Library {
 
     /// Loads by the store's name. The file is verified again: it may have changed since `find`.
     fn load(&self, name: &str, events: EventSender) -> Result<Arc<dyn Expert>, String> {
-        let resolved = self.resolve(name).map_err(|error| error.to_string())?;
+        let wanted = self.wanted(name).map_err(|error| error.to_string())?;
         let plan = self
-            .plan(&resolved.facts, resolved.bytes)
+            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
             .map_err(|error| error.to_string())?;
         tracing::info!(target: "quorate::models", model = name, plan = plan.arithmetic, "loading");
         let expert = load_engine(EngineJob {
-            family: family(&resolved),
-            id: self.expert_id(&resolved, plan.context),
-            resolved: &resolved,
+            id: self.expert_id(&wanted, plan.context),
+            wanted: &wanted,
             plan: &plan,
             events,
         })?;
-        self.remember_vocabulary(&resolved, &expert);
+        self.remember_vocabulary(&wanted.resolved, &expert);
         Ok(expert)
     }
 
@@ -221,28 +242,16 @@ impl Library {
         typed: &str,
         events: EventSender,
     ) -> Result<crate::expert::llama::LoadRequest, String> {
-        let resolved = self.resolve(typed).map_err(|error| error.to_string())?;
+        let wanted = self.wanted(typed).map_err(|error| error.to_string())?;
         let plan = self
-            .plan(&resolved.facts, resolved.bytes)
+            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
             .map_err(|error| advice(&error))?;
         Ok(load_request(EngineJob {
-            family: family(&resolved),
-            id: self.expert_id(&resolved, plan.context),
-            resolved: &resolved,
+            id: self.expert_id(&wanted, plan.context),
+            wanted: &wanted,
             plan: &plan,
             events,
         }))
-    }
-
-    /// H(peer, model, adapter, context): no adapter yet.
-    fn expert_id(&self, resolved: &Resolved, context: u32) -> ExpertId {
-        let mut hasher = blake3::Hasher::new_derive_key("quorate 2026 expert id");
-        for part in [self.node_id.as_str(), &resolved.sha256, ""] {
-            hasher.update(&(part.len() as u64).to_le_bytes());
-            hasher.update(part.as_bytes());
-        }
-        hasher.update(&context.to_le_bytes());
-        ExpertId(*hasher.finalize().as_bytes())
     }
 
     /// `show` prints it. A store that cannot be written costs only that.
@@ -263,9 +272,8 @@ impl Library {
 /// One model on its way into the engine.
 #[cfg_attr(not(feature = "llama"), allow(dead_code))]
 struct EngineJob<'a> {
-    resolved: &'a Resolved,
+    wanted: &'a Wanted,
     plan: &'a Plan,
-    family: Family,
     id: ExpertId,
     events: EventSender,
 }
@@ -356,11 +364,13 @@ fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
     use quorate_core::config::{Key, MeshConfig};
     // A node that belongs to no mesh runs under the default document.
     let config = MeshConfig::default();
+    let resolved = &job.wanted.resolved;
     LoadRequest {
-        name: job.resolved.name.clone(),
-        path: job.resolved.path.clone(),
-        sha256: job.resolved.sha256.clone(),
-        family: job.family,
+        name: job.wanted.name.clone(),
+        path: resolved.path.clone(),
+        sha256: resolved.sha256.clone(),
+        family: family(resolved),
+        prefix: job.wanted.prefix.clone(),
         id: job.id,
         context: job.plan.context,
         cells: job.plan.cells,

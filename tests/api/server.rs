@@ -108,6 +108,7 @@ fn models(options: StubOptions) -> Models {
     Models {
         find: Arc::new(find),
         load: Arc::new(load),
+        offer: Arc::new(|_| None),
     }
 }
 

@@ -1,6 +1,9 @@
-//! The real loop over stub experts: handles, leases, queues, grammars' way through it, shutdown.
+//! The real loop over stub experts: handles, leases, queues, grammars' way through it, shutdown;
+//! guests of other nodes in `guests`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod guests;
 
 use quorate::driver::{
     self, AcquireError, Found, Generation, GenerationStream, Lease, Models, Node, RefusedError,
@@ -65,6 +68,7 @@ fn setup(options: StubOptions, keep_alive: KeepAlive) -> Setup {
     let models = Models {
         find: Arc::new(find),
         load: Arc::new(load),
+        offer: Arc::new(guests::offer),
     };
     let (node, done) = driver::start(settings, models, stop.clone());
     Setup { node, stop, done }

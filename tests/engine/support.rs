@@ -55,6 +55,7 @@ pub(crate) fn request(events: EventSender) -> LoadRequest {
         sha256: String::new(),
         family: Family::ChatMl,
         id: ExpertId([7; 32]),
+        prefix: String::new(),
         context: 2048,
         cells: 8192,
         threads: 2,

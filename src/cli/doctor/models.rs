@@ -3,7 +3,7 @@
 use super::Check;
 use crate::cli::context::Context;
 use crate::expert::hardware::Hardware;
-use crate::node::{Audience, Library};
+use crate::node::{Audience, Library, NodeKeys};
 use crate::store::{Depth, Manifest};
 use quorate_core::plan::{Plan, Size};
 use std::sync::Arc;
@@ -27,7 +27,10 @@ pub(super) fn checks(context: &Context, hardware: Hardware) -> Vec<Check> {
         Arc::new(context.settings.clone()),
         Arc::new(hardware),
         Audience::Node,
-        String::new(), // nothing is loaded here
+        NodeKeys {
+            key: [0; 32], // nothing is loaded here
+            prefix_secret: [0; 32],
+        },
     );
     if listing.models.is_empty() {
         checks.push(Check::warn(

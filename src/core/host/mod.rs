@@ -16,7 +16,7 @@ use crate::limits::{
     GUEST_WAIT_US_MAX, GUESTS_MAX, GUESTS_PER_PEER_MAX, GUESTS_WAITING_MAX,
 };
 use crate::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open, Scope};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The owner counts as busy for this long after the last request: between two turns of a chat.
 const OWNER_QUIET_US: u64 = 30_000_000;
@@ -31,6 +31,23 @@ pub struct GuestId(pub u128);
 impl GuestId {
     pub fn session(self) -> SessionId {
         SessionId(self.0)
+    }
+}
+
+/// Who may ask an expert, besides its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Allow {
+    /// Every member of the mesh.
+    Mesh,
+    Listed(BTreeSet<PeerKey>),
+}
+
+impl Allow {
+    pub fn admits(&self, peer: &PeerKey) -> bool {
+        match self {
+            Allow::Mesh => true,
+            Allow::Listed(peers) => peers.contains(peer),
+        }
     }
 }
 
@@ -205,6 +222,12 @@ impl Host {
     pub fn closed(&self, now: Micros) -> Option<Closed> {
         let busy = self.owner.busy || now < self.owner_quiet;
         self.donor.closed(self.minute, busy)
+    }
+
+    /// What every visitor would be told now, whatever it asks for.
+    pub fn turned_away(&self, now: Micros) -> Option<ExpertFailure> {
+        self.closed(now)?;
+        Some(self.busy(now, ExpertId([0; 32]), 0))
     }
 
     pub fn loads(&self) -> impl Iterator<Item = PeerLoad> {

@@ -8,6 +8,7 @@ use super::cells::{Cells, Ledger};
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::Token;
 use quorate_core::limits::SEQUENCES_MAX;
 use quorate_core::opinion::Scope;
@@ -49,6 +50,8 @@ struct Prefix {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     Prefix(usize),
+    /// The expert's own beginning of every text.
+    Pinned,
     /// A running session, by whatever index the caller uses.
     Session(usize),
 }
@@ -58,6 +61,9 @@ pub(super) struct Cache<'model> {
     ledger: Ledger,
     spare: Vec<i32>,
     prefixes: Vec<Prefix>,
+    /// What every session of this expert begins with: no router's text, so in nobody's scope, and
+    /// never let go.
+    pinned: Option<(Vec<Token>, Sequence)>,
     /// Recurrent models cannot forget a part of a sequence, nor share one.
     whole_only: bool,
     uses: u64,
@@ -73,6 +79,7 @@ impl<'model> Cache<'model> {
             ledger: Ledger::new(cells),
             spare: (0..SEQUENCES_MAX as i32).rev().collect(),
             prefixes: Vec::new(),
+            pinned: None,
             whole_only,
             uses: 0,
             rent_us: 0.0,
@@ -96,11 +103,10 @@ impl<'model> Cache<'model> {
     }
 
     /// Cells that are free once every prefix is gone.
-    pub(super) fn reclaimable<'a>(&self, running: impl Iterator<Item = &'a Sequence>) -> usize {
-        self.total()
-            - self
-                .ledger
-                .distinct(running.map(|sequence| &sequence.cells))
+    pub(super) fn reclaimable<'a>(&'a self, running: impl Iterator<Item = &'a Sequence>) -> usize {
+        let pinned = self.pinned.iter().map(|(_, sequence)| sequence);
+        let kept = running.chain(pinned).map(|sequence| &sequence.cells);
+        self.total() - self.ledger.distinct(kept)
     }
 
     // --- sequences ------------------------------------------------------------------------------
@@ -156,6 +162,48 @@ impl<'model> Cache<'model> {
     /// Logits of the batch's row, which had its output flag set and was decoded.
     pub(super) fn logits(&self, row: i32) -> &[f32] {
         self.context.get_logits_ith(row)
+    }
+
+    /// Computes what every session begins with, once and for all.
+    pub(super) fn pin(&mut self, text: Vec<Token>) -> Result<(), DecodeError> {
+        let Some(mut sequence) = self.sequence() else {
+            return Err(DecodeError::NoKvCacheSlot);
+        };
+        let mut batch = LlamaBatch::new(self.rows_max(), 1);
+        let mut position = 0;
+        for rows in text.chunks(self.rows_max()) {
+            batch.clear();
+            for &token in rows {
+                // The batch has room for as many, and one sequence fits.
+                let added = batch.add(
+                    LlamaToken::new(token as i32),
+                    position,
+                    &[sequence.id],
+                    false,
+                );
+                debug_assert!(added.is_ok());
+                position += 1;
+            }
+            self.decode(&mut batch)?;
+            self.grew(&mut sequence, rows.len());
+        }
+        self.pinned = Some((text, sequence));
+        Ok(())
+    }
+
+    /// How much of a text the pinned beginning provides.
+    pub(super) fn pinned(&self, text: &[Token]) -> usize {
+        self.pinned.as_ref().map_or(0, |(pinned, sequence)| {
+            self.usable(common_prefix(pinned, text), sequence.len())
+        })
+    }
+
+    pub(super) fn share_pinned(&mut self, len: usize) -> Option<Sequence> {
+        let mut sequence = self.sequence()?;
+        let (_, pinned) = self.pinned.as_ref()?;
+        sequence.cells = self.ledger.share(&pinned.cells, len);
+        let from = pinned.id;
+        Some(self.copied(from, sequence.id, sequence.cells))
     }
 
     // --- prefixes -------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ use quorate_core::chat::{Family, Segment};
 use quorate_core::ids::{ExpertId, Token};
 use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SEQUENCES_MAX};
 use quorate_core::opinion::ExpertOp;
+use quorate_core::plan::CONTEXT_MIN;
+use session::Private;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -61,7 +63,10 @@ pub struct LoadRequest {
     pub sha256: String,
     pub family: Family,
     pub id: ExpertId,
-    /// Tokens that one session may hold.
+    /// Text that stands before every session, after the token that begins a text. It is computed
+    /// once, and nobody outside is told of it.
+    pub prefix: String,
+    /// Tokens that one session may hold, the prefix included.
     pub context: u32,
     /// Tokens that all sessions and cached prefixes may hold together; at least `context`.
     pub cells: u32,
@@ -88,6 +93,8 @@ pub enum LoadError {
     Context { cells: u32, why: String },
     #[error("the model does not compute: {why}")]
     Engine { why: String },
+    #[error("the private prefix cannot be used: {why}")]
+    Prefix { why: String },
     #[error("{what} is {got}, but must be {expected}")]
     Setting {
         what: &'static str,
@@ -163,19 +170,50 @@ fn serve(request: &LoadRequest, mail: Receiver<Mail>, loaded: &SyncSender<Loaded
         Ok(model) => Arc::new(model),
         Err(error) => return tell(loaded, Err(error)),
     };
-    let started = new_context(&model, request).and_then(|context| {
+    let bos = vocab::bos(&model);
+    let tokenizer = Tokenizer::new(model.clone(), bos, request.context);
+    let started = private_text(&tokenizer, bos, request).and_then(|private| {
+        let facts = facts(&model, request, &private);
+        let context = new_context(&model, request)?;
         let settings = settings(request, model.n_vocab() as usize);
-        Loop::new(context, &model, request, settings, mail)
+        let engine = Loop::new(context, &model, request, private, settings, mail)?;
+        Ok((engine, facts))
     });
     match started {
-        Ok(engine) => {
-            let facts = facts(&model, request);
-            let tokenizer = Tokenizer::new(model.clone(), facts.bos, request.context);
+        Ok((engine, facts)) => {
             tell(loaded, Ok((facts, tokenizer)));
             engine.run();
         }
         Err(error) => tell(loaded, Err(error)),
     }
+}
+
+/// The beginning of every session, with the token that begins a text; what is left of the context
+/// must be of use to somebody.
+fn private_text(
+    tokenizer: &Tokenizer,
+    bos: Option<Token>,
+    request: &LoadRequest,
+) -> Result<Private, LoadError> {
+    if request.prefix.is_empty() {
+        return Ok(Private::default());
+    }
+    let text = [Segment::Text(request.prefix.clone())];
+    let tokens = tokenizer.tokenize(&text, true);
+    let tokens = tokens.map_err(|error| LoadError::Prefix {
+        why: error.to_string(),
+    })?;
+    let private = Private::new(tokens, bos);
+    let left = (request.context as usize).saturating_sub(private.tokens.len());
+    if left < CONTEXT_MIN as usize {
+        let (prefix, context) = (private.tokens.len(), request.context);
+        return Err(LoadError::Prefix {
+            why: format!(
+                "{prefix} tokens leave {left} of the context of {context}; it needs {CONTEXT_MIN}"
+            ),
+        });
+    }
+    Ok(private)
 }
 
 /// Whoever loads may have gone away; then the mailbox is closed too and the thread ends.
@@ -305,7 +343,7 @@ fn new_context<'model>(
 const FLASH_AUTO: i32 = -1;
 const FLASH_OFF: i32 = 0;
 
-fn facts(model: &LlamaModel, request: &LoadRequest) -> ExpertFacts {
+fn facts(model: &LlamaModel, request: &LoadRequest, private: &Private) -> ExpertFacts {
     ExpertFacts {
         id: request.id,
         model: request.name.clone(),
@@ -313,7 +351,7 @@ fn facts(model: &LlamaModel, request: &LoadRequest) -> ExpertFacts {
         family: request.family,
         vocab: Arc::new(vocab::read(model)),
         bos: vocab::bos(model),
-        context: request.context,
+        context: request.context - private.tokens.len() as u32,
         model_bytes: model.size(),
         cache_bytes: cache_bytes(model, request.cells),
         processor: processor(model, request),

@@ -12,6 +12,7 @@ use quorate_core::lnp::LnP;
 use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, Open, Opinion, Query, Scope, Want,
 };
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,36 @@ const IDLE: Duration = Duration::from_secs(2);
 pub(super) struct Bounds {
     pub(super) context: usize,
     pub(super) vocab: u32,
+}
+
+/// What stands before every session of an expert and is nobody's business: the token that begins a
+/// text, if the model has one, and the prefix. Positions outside count public tokens only.
+#[derive(Debug, Default)]
+pub(super) struct Private {
+    pub(super) tokens: Vec<Token>,
+    bos: Option<Token>,
+}
+
+impl Private {
+    /// `tokens` begin with `bos`, if there is one.
+    pub(super) fn new(tokens: Vec<Token>, bos: Option<Token>) -> Private {
+        Private { tokens, bos }
+    }
+
+    /// Does the public text bring the token that we begin with?
+    fn is_begun_by(&self, public: &[Token]) -> bool {
+        self.bos.is_some() && !self.tokens.is_empty() && public.first() == self.bos.as_ref()
+    }
+
+    /// The whole text of a session, and how many of its tokens are not public.
+    fn before(&self, public: Vec<Token>) -> (Vec<Token>, usize) {
+        if self.tokens.is_empty() {
+            return (public, 0);
+        }
+        let shared = usize::from(self.is_begun_by(&public));
+        let text = [&self.tokens[..], &public[shared..]].concat();
+        (text, self.tokens.len() - shared)
+    }
 }
 
 /// A draft whose opinions are not all there.
@@ -56,6 +87,11 @@ pub(super) struct Session {
     pub(super) awaited: bool,
     /// It took longer than the moment last time.
     pub(super) tardy: bool,
+    /// Tokens of `text` that the router does not know of, at its beginning.
+    private: usize,
+    /// The first token of `text` is public and stands before the private ones.
+    shares_first: bool,
+    /// Length of `text` as it was given.
     prompt: usize,
     transforms: Transforms,
     epoch: u32,
@@ -69,13 +105,20 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(open: Open, bounds: Bounds) -> Result<Session, ExpertFailure> {
+    pub(super) fn new(
+        open: Open,
+        private: &Private,
+        bounds: Bounds,
+    ) -> Result<Session, ExpertFailure> {
         if open.prompt.is_empty() {
             return refused("the prompt is empty");
         }
         let prompt = open.prompt.len();
-        let text = [open.prompt, open.answered].concat();
-        check_tokens(&text, text.len(), bounds)?;
+        let public = [open.prompt, open.answered].concat();
+        check_tokens(&public, public.len(), bounds)?;
+        let shares_first = private.is_begun_by(&public);
+        let (text, private) = private.before(public);
+        let prompt = prompt + private;
         Ok(Session {
             id: open.session,
             scope: open.scope,
@@ -86,6 +129,8 @@ impl Session {
             answered: Instant::now(),
             awaited: false,
             tardy: false,
+            private,
+            shares_first,
             transforms: open.transforms,
             epoch: 0,
             inbox: VecDeque::new(),
@@ -121,7 +166,7 @@ impl Session {
     pub(super) fn is_scored(&self) -> bool {
         self.scores
             .as_ref()
-            .is_some_and(|scores| scores.len() + 1 < self.prompt)
+            .is_some_and(|scores| self.private + scores.len() + 1 < self.prompt)
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -144,23 +189,33 @@ impl Session {
     /// wanted, and nothing of a prompt whose every logit is wanted.
     pub(super) fn reusable(&self) -> usize {
         if self.is_scored() {
-            0
+            self.private
         } else {
             self.goal().min(self.text.len().saturating_sub(1))
         }
     }
 
+    /// The position after token `index`, as the router counts; None before its first token.
+    fn position_after(&self, index: usize) -> Option<Position> {
+        let position = (index + 1).checked_sub(self.private)?;
+        (position > 0).then_some(position as Position)
+    }
+
     /// Are the logits after token `index` wanted?
     pub(super) fn wants_row(&self, index: usize) -> bool {
         let asked = |pending: &Pending| {
-            let position = index as Position + 1;
+            let Some(position) = self.position_after(index) else {
+                return false;
+            };
             position >= pending.first && self.rows.at(position).is_none()
         };
         self.wants_score(index) || self.pending.as_ref().is_some_and(asked)
     }
 
     fn wants_score(&self, index: usize) -> bool {
-        let missing = |scores: &Vec<LnP>| index >= scores.len() && index + 1 < self.prompt;
+        // The first public token is not scored: outside, it has no context.
+        let missing =
+            |scores: &Vec<LnP>| index >= self.private + scores.len() && index + 1 < self.prompt;
         self.scores.as_ref().is_some_and(missing)
     }
 
@@ -169,7 +224,8 @@ impl Session {
     /// A sequence with `reused` tokens of the text is there.
     pub(super) fn begin(&mut self, sequence: Sequence) {
         self.cached = sequence.len();
-        self.reused.get_or_insert(sequence.len() as u32);
+        let reused = sequence.len().saturating_sub(self.private);
+        self.reused.get_or_insert(reused as u32);
         self.begun.get_or_insert_with(Instant::now);
         self.sequence = Some(sequence);
     }
@@ -192,7 +248,9 @@ impl Session {
         {
             scores.push(score(logits, self.text[index + 1])?);
         }
-        let position = index as Position + 1;
+        let Some(position) = self.position_after(index) else {
+            return Ok(());
+        };
         let query = self.pending.as_ref().and_then(|pending| {
             let nth = position.checked_sub(pending.first)?;
             pending.queries.get(nth as usize)
@@ -200,14 +258,25 @@ impl Session {
         let Some(query) = query else {
             return Ok(());
         };
+        let public = self.public(index + 1);
         let history = History {
-            tokens: &self.text[..=index],
-            prompt: self.prompt,
+            tokens: &public,
+            prompt: self.prompt - self.private,
         };
         let mut row = pool.take();
         row.measure(logits, &self.transforms, history, query.raw_top.is_some())?;
         self.rows.put(position, row, pool);
         Ok(())
+    }
+
+    /// The first `end` tokens of the text without what is private: penalties look at nothing else.
+    fn public(&self, end: usize) -> Cow<'_, [Token]> {
+        if self.private == 0 {
+            return Cow::Borrowed(&self.text[..end]);
+        }
+        let first = usize::from(self.shares_first);
+        let rest = &self.text[first + self.private..end];
+        Cow::Owned([&self.text[..first], rest].concat())
     }
 
     /// A step that took `took` is over: says what can be said now.
@@ -341,7 +410,7 @@ impl Session {
         step: u64,
         pool: &mut Pool,
     ) -> Result<(), ExpertFailure> {
-        let len = self.text.len();
+        let len = self.text.len() - self.private;
         if position as usize != len {
             return refused(format!(
                 "a draft at {position}, but the text has {len} tokens"
@@ -356,7 +425,8 @@ impl Session {
             .iter()
             .try_for_each(|query| check_query(query, bounds))?;
         self.text.extend_from_slice(tokens);
-        let first = (self.text.len() + 1 - queries.len()) as Position;
+        let len = len + tokens.len();
+        let first = (len + 1 - queries.len()) as Position;
         if first == 0 {
             return refused("nothing comes before position 0");
         }
@@ -370,10 +440,10 @@ impl Session {
             return Ok(());
         }
         // A row asked about that is neither retained nor still to come is computed again.
-        let missing =
-            (first as usize..=self.cached).find(|&at| self.rows.at(at as Position).is_none());
+        let cached = self.cached.saturating_sub(self.private);
+        let missing = (first as usize..=cached).find(|&at| self.rows.at(at as Position).is_none());
         if let Some(at) = missing {
-            self.cached = at - 1;
+            self.cached = self.private + at - 1;
         }
         self.pending = Some(Pending {
             queries,
@@ -413,13 +483,14 @@ impl Session {
         position: Position,
         pool: &mut Pool,
     ) -> Result<(), ExpertFailure> {
-        let at = position as usize;
-        if at > self.text.len() {
-            return refused(format!(
-                "truncated at {at}, but the text has {}",
-                self.text.len()
-            ));
+        let (at, len) = (position as usize, self.text.len() - self.private);
+        if at > len {
+            return refused(format!("truncated at {at}, but the text has {len}"));
         }
+        if at == 0 && self.private > 0 {
+            return refused("the first token stays");
+        }
+        let at = self.private + at;
         if epoch < self.epoch {
             return refused(format!("epoch {epoch} comes after {}", self.epoch));
         }

@@ -199,6 +199,10 @@ impl<'model> Engine<'model> {
             Some((source, len)) => (Some(source), len),
             None => (None, 0),
         };
+        let pinned = self.cache.pinned(wanted);
+        if pinned > len {
+            (source, len) = (Some(Source::Pinned), pinned);
+        }
         let mut to_come = 0;
         for (other, leader) in self.sessions.iter().enumerate() {
             if other == index || leader.scope != session.scope || leader.sequence.is_none() {
@@ -220,6 +224,7 @@ impl<'model> Engine<'model> {
         let sequence = match source {
             None => self.cache.sequence(),
             Some(Source::Prefix(prefix)) => self.cache.take_prefix(prefix, len),
+            Some(Source::Pinned) => self.cache.share_pinned(len),
             Some(Source::Session(leader)) => match &self.sessions[leader].sequence {
                 Some(sequence) => self.cache.share(sequence.id(), sequence, len),
                 None => None,

@@ -8,7 +8,7 @@
 
 use super::cache::Cache;
 use super::cost::CostModel;
-use super::session::{Bounds, Session};
+use super::session::{Bounds, Private, Session};
 use super::step::Engine;
 use super::{EngineSettings, LoadError, LoadRequest};
 use crate::expert::EventSender;
@@ -35,6 +35,7 @@ pub(super) struct Loop<'model> {
     mail: Receiver<Mail>,
     events: EventSender,
     id: ExpertId,
+    private: Private,
     /// Until when the next step waits for awaited sessions, and until when at most.
     gather_until: Instant,
     gather_at_most: Option<Instant>,
@@ -49,13 +50,20 @@ impl<'model> Loop<'model> {
         mut context: LlamaContext<'model>,
         model: &LlamaModel,
         request: &LoadRequest,
+        private: Private,
         settings: EngineSettings,
         mail: Receiver<Mail>,
     ) -> Result<Loop<'model>, LoadError> {
         let one_row = warm_up(&mut context)?;
-        let cache = Cache::new(context, model.is_recurrent() || model.is_hybrid());
+        let mut cache = Cache::new(context, model.is_recurrent() || model.is_hybrid());
+        if !private.tokens.is_empty() {
+            let pinned = cache.pin(private.tokens.clone());
+            pinned.map_err(|error| LoadError::Prefix {
+                why: error.to_string(),
+            })?;
+        }
         let bounds = Bounds {
-            context: request.context as usize,
+            context: request.context as usize - private.tokens.len(),
             vocab: model.n_vocab() as u32,
         };
         let cost = CostModel::new(one_row.as_secs_f64() * 1e6);
@@ -64,6 +72,7 @@ impl<'model> Loop<'model> {
             mail,
             events: request.events.clone(),
             id: request.id,
+            private,
             gather_until: Instant::now(),
             gather_at_most: None,
         })
@@ -161,7 +170,7 @@ impl<'model> Loop<'model> {
                 retry_ms: BUSY_RETRY_MS,
             })
         } else {
-            Session::new(open, self.engine.bounds)
+            Session::new(open, &self.private, self.engine.bounds)
         };
         match opened {
             Ok(mut session) => {

@@ -1,0 +1,247 @@
+//! `[[expert]]` tables: what this node serves besides plain models, and whom.
+
+use super::bad;
+use crate::error::{Outcome, nearest};
+use crate::identity;
+use quorate_core::host::Allow;
+use quorate_core::limits::{
+    ALLOWED_PEERS_MAX, EXPERT_NAME_BYTES_MAX, EXPERTS_MAX, PREFIX_BYTES_MAX,
+};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::PathBuf;
+
+/// In an allow list: every member of the mesh.
+const ANYBODY: &str = "mesh";
+
+/// One expert.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpertSettings {
+    /// What requests of the owner ask for.
+    pub name: String,
+    /// As typed: an alias, a name of the store's grammar, a path.
+    pub model: String,
+    pub prefix: Option<Prefix>,
+    /// None: for the owner alone.
+    pub share: Option<Allow>,
+}
+
+/// Text that stands before every session, and that nobody is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    Text(String),
+    File(PathBuf),
+}
+
+impl Prefix {
+    /// A file is read anew whenever the expert is looked for: it may have changed.
+    pub fn text(&self) -> Result<String, String> {
+        let path = match self {
+            Prefix::Text(text) => return Ok(text.clone()),
+            Prefix::File(path) => path,
+        };
+        let mut text = String::new();
+        std::fs::File::open(path)
+            .and_then(|file| {
+                file.take(PREFIX_BYTES_MAX as u64 + 1)
+                    .read_to_string(&mut text)
+            })
+            .map_err(|error| format!("cannot read the prefix {}: {error}", path.display()))?;
+        match text.len() {
+            0 => Err(format!("the prefix {} is empty", path.display())),
+            bytes if bytes > PREFIX_BYTES_MAX => Err(format!(
+                "the prefix {} is longer than {PREFIX_BYTES_MAX} bytes",
+                path.display()
+            )),
+            _ => Ok(text),
+        }
+    }
+}
+
+/// The table, as typed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawExpert {
+    name: String,
+    model: String,
+    prefix: Option<String>,
+    prefix_file: Option<PathBuf>,
+    allow: Option<Vec<String>>,
+    share: Option<bool>,
+}
+
+/// Checks all of them together: names are unique, and no alias is hidden.
+pub(super) fn checked(
+    raw: Vec<RawExpert>,
+    aliases: &BTreeMap<String, String>,
+) -> Outcome<Vec<ExpertSettings>> {
+    if raw.len() > EXPERTS_MAX {
+        return Err(bad(format!("at most {EXPERTS_MAX} [[expert]] tables")));
+    }
+    let mut experts: Vec<ExpertSettings> = Vec::new();
+    for raw in raw {
+        let expert = raw.checked()?;
+        let name = &expert.name;
+        if experts.iter().any(|other| other.name == *name) {
+            return Err(bad(format!("two experts are called '{name}'")));
+        }
+        if aliases.contains_key(name) {
+            return Err(bad(format!(
+                "'{name}' is the name of an expert and of an alias"
+            )));
+        }
+        experts.push(expert);
+    }
+    Ok(experts)
+}
+
+impl RawExpert {
+    fn checked(self) -> Outcome<ExpertSettings> {
+        let name = self.name;
+        let of = |why: &str| bad(format!("expert '{name}': {why}"));
+        let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);
+        if name.is_empty() || name.len() > EXPERT_NAME_BYTES_MAX || !name.chars().all(simple) {
+            return Err(of(&format!(
+                "a name is 1 to {EXPERT_NAME_BYTES_MAX} small letters, digits, '-', '_' and '.'"
+            )));
+        }
+        let prefix = match (self.prefix, self.prefix_file) {
+            (None, None) => None,
+            (Some(_), Some(_)) => return Err(of("write prefix or prefix_file, not both")),
+            (Some(text), None) if text.is_empty() => return Err(of("the prefix is empty")),
+            (Some(text), None) if text.len() > PREFIX_BYTES_MAX => {
+                return Err(of(&format!(
+                    "the prefix is longer than {PREFIX_BYTES_MAX} bytes"
+                )));
+            }
+            (Some(text), None) => Some(Prefix::Text(text)),
+            (None, Some(path)) if path.is_absolute() => Some(Prefix::File(path)),
+            (None, Some(_)) => return Err(of("prefix_file must be a whole path, from /")),
+        };
+        let share = match (self.share.unwrap_or(true), self.allow) {
+            (false, _) => None,
+            (true, Some(peers)) => Some(allow(&peers).map_err(|why| of(&why))?),
+            (true, None) if prefix.is_none() => Some(Allow::Mesh),
+            (true, None) => {
+                return Err(of(
+                    "what it says can leak its private prefix, so it needs a list of who may ask",
+                )
+                .hint(
+                    "allow = [\"<node id>\", ...] names peers, allow = [\"mesh\"] every member, \
+                     share = false keeps it to yourself",
+                ));
+            }
+        };
+        Ok(ExpertSettings {
+            name,
+            model: self.model,
+            prefix,
+            share,
+        })
+    }
+}
+
+fn allow(peers: &[String]) -> Result<Allow, String> {
+    if peers.iter().any(|peer| peer == ANYBODY) {
+        return match peers.len() {
+            1 => Ok(Allow::Mesh),
+            _ => Err(format!("\"{ANYBODY}\" is everybody: it stands alone")),
+        };
+    }
+    if peers.is_empty() {
+        return Err("an empty list allows nobody: write share = false".into());
+    }
+    if peers.len() > ALLOWED_PEERS_MAX {
+        return Err(format!("at most {ALLOWED_PEERS_MAX} peers"));
+    }
+    let key = |peer: &String| {
+        identity::peer_key(peer).ok_or_else(|| {
+            let hint = nearest(peer, [ANYBODY]).map_or(String::new(), |meant| {
+                format!("; did you mean \"{meant}\"?")
+            });
+            format!("'{peer}' is not the id of a node, which `quorate status` shows there{hint}")
+        })
+    };
+    peers
+        .iter()
+        .map(key)
+        .collect::<Result<_, _>>()
+        .map(Allow::Listed)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{ExpertSettings, Overrides, Prefix, Settings};
+    use crate::error::Outcome;
+    use crate::identity;
+    use quorate_core::host::Allow;
+    use quorate_core::limits::{ALLOWED_PEERS_MAX, EXPERTS_MAX, PREFIX_BYTES_MAX};
+
+    fn parse(tables: &str) -> Outcome<Vec<ExpertSettings>> {
+        let text = format!("version = 1\n{tables}");
+        Settings::parse(&text, &Overrides::default()).map(|settings| settings.experts)
+    }
+
+    fn one(lines: &str) -> Result<ExpertSettings, String> {
+        let table = format!("[[expert]]\nname = \"law\"\nmodel = \"m\"\n{lines}");
+        match parse(&table) {
+            Ok(mut experts) => Ok(experts.remove(0)),
+            Err(failure) => Err(format!("{failure}")),
+        }
+    }
+
+    #[test]
+    fn a_private_prefix_needs_a_word_on_who_may_ask() {
+        let refused = one("prefix = \"x\"").unwrap_err();
+        assert!(refused.contains("leak its private prefix"), "{refused}");
+        assert!(refused.contains("allow = [\"mesh\"]"), "{refused}");
+        let anybody = one("prefix = \"x\"\nallow = [\"mesh\"]").unwrap();
+        assert_eq!(anybody.share, Some(Allow::Mesh));
+        assert_eq!(anybody.prefix, Some(Prefix::Text("x".into())));
+        assert_eq!(one("prefix = \"x\"\nshare = false").unwrap().share, None);
+        assert_eq!(one("").unwrap().share, Some(Allow::Mesh));
+    }
+
+    #[test]
+    fn peers_are_named_by_their_ids() {
+        let id = identity::peer_id(&[7; 32]);
+        let expert = one(&format!("allow = [\"{id}\"]")).unwrap();
+        let Some(Allow::Listed(peers)) = &expert.share else {
+            panic!("{expert:?}")
+        };
+        assert!(peers.contains(&[7; 32]));
+        for wrong in ["[\"ada\"]", "[]", &format!("[\"mesh\", \"{id}\"]")] {
+            assert!(one(&format!("allow = {wrong}")).is_err(), "{wrong}");
+        }
+        let many = vec![format!("\"{id}\""); ALLOWED_PEERS_MAX + 1].join(",");
+        assert!(
+            one(&format!("allow = [{many}]"))
+                .unwrap_err()
+                .contains("at most")
+        );
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        for (lines, why) in [
+            ("prefix = \"a\"\nprefix_file = \"/b\"", "not both"),
+            ("prefix = \"\"", "empty"),
+            ("prefix_file = \"b\"\nshare = false", "whole path"),
+            ("colour = 1", "colour"),
+            (
+                &format!("prefix = \"{}\"", "x".repeat(PREFIX_BYTES_MAX + 1)),
+                "longer",
+            ),
+        ] {
+            assert!(one(lines).unwrap_err().contains(why), "{why}");
+        }
+        let table = |name: &str| format!("[[expert]]\nname = \"{name}\"\nmodel = \"m\"\n");
+        assert!(parse(&table("Law & Order")).is_err());
+        assert!(parse(&(table("a") + &table("a"))).is_err());
+        assert!(parse(&(table("a") + "[aliases]\na = \"b\"")).is_err());
+        let many = |n: usize| (0..n).map(|i| table(&format!("e{i}"))).collect::<String>();
+        assert_eq!(parse(&many(EXPERTS_MAX)).unwrap().len(), EXPERTS_MAX);
+        assert!(parse(&many(EXPERTS_MAX + 1)).is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! Experts of the settings: a model with a private prefix, a name of its own, and who may ask it.
+
+use super::Library;
+use crate::config::ExpertSettings;
+use crate::driver::{AcquireError, Offer};
+use crate::store::Resolved;
+use quorate_core::chat::Family;
+use quorate_core::host::Allow;
+use quorate_core::ids::{ExpertId, ExpertParts};
+
+/// What a name leads to.
+pub(super) struct Wanted {
+    /// As the driver knows it: an expert's own name, or the model's.
+    pub(super) name: String,
+    pub(super) resolved: Resolved,
+    /// Empty: none.
+    pub(super) prefix: String,
+}
+
+/// An expert on offer, with what an advert says of it.
+#[derive(Clone, Debug)]
+pub struct Offered {
+    pub offer: Offer,
+    /// The store's name of the model, and the hash of its file.
+    pub model: String,
+    pub sha256: String,
+    pub family: Family,
+    /// In hex; None until the model was loaded once on this machine.
+    pub vocab_fingerprint: Option<String>,
+    /// Tokens that one session may hold, before a private prefix takes its part.
+    pub context: u32,
+    pub private: bool,
+}
+
+impl Library {
+    pub fn experts(&self) -> &[ExpertSettings] {
+        &self.settings.experts
+    }
+
+    fn expert_named(&self, name: &str) -> Option<&ExpertSettings> {
+        self.settings.experts.iter().find(|e| e.name == name)
+    }
+
+    /// An expert of the settings, else a model.
+    pub(super) fn wanted(&self, typed: &str) -> Result<Wanted, AcquireError> {
+        let Some(expert) = self.expert_named(typed) else {
+            let resolved = self.resolve(typed)?;
+            return Ok(Wanted {
+                name: resolved.name.clone(),
+                resolved,
+                prefix: String::new(),
+            });
+        };
+        self.wanted_expert(expert)
+    }
+
+    fn wanted_expert(&self, expert: &ExpertSettings) -> Result<Wanted, AcquireError> {
+        let cannot = |why| AcquireError::Load {
+            name: expert.name.clone(),
+            why,
+        };
+        let prefix = expert
+            .prefix
+            .as_ref()
+            .map_or(Ok(String::new()), |p| p.text());
+        Ok(Wanted {
+            name: expert.name.clone(),
+            resolved: self.resolve_owners(&expert.model)?,
+            prefix: prefix.map_err(cannot)?,
+        })
+    }
+
+    pub(super) fn expert_id(&self, wanted: &Wanted, context: u32) -> ExpertId {
+        let prefix = (!wanted.prefix.is_empty()).then(|| {
+            let commitment = blake3::keyed_hash(&self.node.prefix_secret, wanted.prefix.as_bytes());
+            *commitment.as_bytes()
+        });
+        ExpertId::of(&ExpertParts {
+            peer: &self.node.key,
+            model_sha256: &wanted.resolved.sha256,
+            adapter: "",
+            context,
+            prefix,
+        })
+    }
+
+    /// Everything on offer that can be served now. What cannot is left out and logged.
+    pub fn offers(&self) -> Vec<Offered> {
+        let shared = self.settings.experts.iter();
+        let shared = shared.filter_map(|expert| Some((expert, expert.share.clone()?)));
+        let offered = shared.filter_map(|(expert, allow)| self.offered(expert, allow));
+        offered.collect()
+    }
+
+    fn offered(&self, expert: &ExpertSettings, allow: Allow) -> Option<Offered> {
+        let wanted = self.wanted_expert(expert).inspect_err(|error| {
+            tracing::warn!(target: "quorate::models", expert = expert.name, %error, "not on offer");
+        });
+        let wanted = wanted.ok()?;
+        let plan = self
+            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
+            .ok()?;
+        Some(Offered {
+            offer: Offer {
+                id: self.expert_id(&wanted, plan.context),
+                name: wanted.name,
+                allow,
+            },
+            model: wanted.resolved.name.clone(),
+            sha256: wanted.resolved.sha256.clone(),
+            family: super::family(&wanted.resolved),
+            vocab_fingerprint: wanted.resolved.vocab_fingerprint.clone(),
+            context: plan.context,
+            private: !wanted.prefix.is_empty(),
+        })
+    }
+
+    /// At most EXPERTS_MAX, whose headers are read already.
+    pub(super) fn offer(&self, id: ExpertId) -> Option<Offer> {
+        self.offers()
+            .into_iter()
+            .map(|o| o.offer)
+            .find(|o| o.id == id)
+    }
+}
