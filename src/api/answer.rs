@@ -4,13 +4,13 @@
 use super::ApiState;
 use super::error::{ApiError, Kind};
 use super::metrics::{Outcome, Running};
-use crate::driver::{Generation, GenerationStream, Lease, RefusedError};
+use crate::driver::{Asked, Generation, GenerationStream, Lease, RefusedError};
 use crate::expert::ExpertFacts;
 use crate::grammar::tools::ToolChoice;
 use crate::grammar::{GrammarError, Matcher};
 use crate::wish::{self, Prompt, Shape, Wish};
 use quorate_core::chat::{self, Segment};
-use quorate_core::generate::{Event, Finish};
+use quorate_core::generate::{Event, Finish, Notes};
 use quorate_core::ids::Token;
 use std::future::Future;
 use std::pin::pin;
@@ -95,6 +95,8 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
                 stop: wish.stop.clone(),
                 logprobs: wish.logprobs,
                 grammar: matchers.next(),
+                asked: Asked::Own,
+                notes: Notes::default(),
             };
             let stream = state
                 .node
@@ -189,6 +191,7 @@ impl Answer {
                     self.running.prompt(*prompt_tokens);
                 }
             }
+            Event::Decided(_) => {}
             Event::Token(_) => {
                 let now = Instant::now();
                 self.running.token(choice.last, now);

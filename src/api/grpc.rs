@@ -97,13 +97,17 @@ fn events(
         loop {
             let next = tokio::time::timeout_at(deadline, answer.next()).await.map_err(|_| late())?;
             let Some((_, event)) = next.map_err(Status::from)? else { break };
-            yield proto(event, &answer);
+            if let Some(event) = proto(event, &answer) {
+                yield event;
+            }
         }
     }
 }
 
-fn proto(event: Event, answer: &Answer) -> v1::GenerateEvent {
-    match event {
+/// None: this service does not tell it.
+fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
+    Some(match event {
+        Event::Decided(_) => return None,
         Event::Ready {
             prompt_tokens,
             reused,
@@ -121,6 +125,7 @@ fn proto(event: Event, answer: &Answer) -> v1::GenerateEvent {
             text,
             generated,
             decode_us,
+            ..
         } => {
             let reason = match why {
                 Finish::Length => v1::finished::Reason::Length,
@@ -140,7 +145,7 @@ fn proto(event: Event, answer: &Answer) -> v1::GenerateEvent {
                 law: answer.law.clone(),
             })
         }
-    }
+    })
 }
 
 fn late() -> Status {

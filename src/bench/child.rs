@@ -69,6 +69,8 @@ impl Child {
             stop: Vec::new(),
             logprobs: None,
             grammar: None,
+            asked: crate::driver::Asked::Own,
+            notes: quorate_core::generate::Notes::default(),
         };
         let stream = node.generate(&lease, generation).await;
         let mut stream = stream.map_err(|error| BenchError::new("generating", error))?;

@@ -1,9 +1,9 @@
 //! The node's side of the comparison: through handle, driver, router and engine.
 
 use super::{BenchError, Result, SoloOptions, noise};
-use crate::driver::{Generation, GenerationStream, Lease, Node};
+use crate::driver::{Asked, Generation, GenerationStream, Lease, Node};
 use quorate_core::chat::Segment;
-use quorate_core::generate::Event;
+use quorate_core::generate::{Event, Notes};
 use quorate_core::ids::Token;
 use quorate_core::law::{Law, Transforms};
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ impl Ours {
             stop: Vec::new(),
             logprobs: None,
             grammar: None,
+            asked: Asked::Own,
+            notes: Notes::default(),
         };
         let stream = self.node.generate(&self.lease, generation).await;
         stream.map_err(|error| BenchError::new("generating", error))
@@ -150,7 +152,7 @@ async fn next_token(stream: &mut GenerationStream) -> Result<bool> {
     loop {
         match stream.next().await {
             Some(Event::Token(_)) => return Ok(true),
-            Some(Event::Ready { .. }) => {}
+            Some(Event::Ready { .. } | Event::Decided(_)) => {}
             Some(Event::Finished {
                 why: quorate_core::generate::Finish::Failed(why),
                 ..

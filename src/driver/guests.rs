@@ -2,10 +2,12 @@
 
 use super::{Command, Driver, Lease};
 use crate::driver::experts::Gone;
+use crate::expert::ExpertFacts;
 use quorate_core::donor::Donor;
 use quorate_core::host::{self, GuestId, Visit};
 use quorate_core::node;
 use quorate_core::opinion::{ExpertEvent, ExpertOp};
+use quorate_core::roster::Introduced;
 use std::collections::BTreeMap;
 use tokio::sync::mpsc;
 
@@ -42,7 +44,11 @@ impl Driver {
                 reply.send(answer).ok(); // the caller may have left
             }
             Command::Adopt { expert, reply } => {
+                let facts = expert.facts().clone();
                 let answer = self.experts.adopt(expert);
+                if answer.is_ok() {
+                    self.meet(&facts);
+                }
                 reply.send(answer).ok(); // the caller may have left
             }
             Command::Lose { expert, why, reply } => {
@@ -123,12 +129,21 @@ impl Driver {
         self.step(node::Input::Host(input));
     }
 
+    pub(super) fn meet(&mut self, facts: &ExpertFacts) {
+        self.step(node::Input::Met(Introduced {
+            expert: facts.id,
+            peer: facts.peer,
+            vocabulary: facts.vocab.fingerprint(),
+            context: facts.context,
+            admitted: true, // nobody else's experts are adopted
+        }));
+    }
+
     /// Sessions under way on it end; a goodbye that waited for room is not needed any more.
     pub(super) fn expert_gone(&mut self, expert: quorate_core::ids::ExpertId, why: &str) {
         self.unsent_closes.retain(|(id, _)| *id != expert);
-        let mut out = Vec::new();
-        self.node.on_expert_gone(self.now(), expert, why, &mut out);
-        self.execute(out);
+        let why = why.to_owned();
+        self.step(node::Input::Left { expert, why });
     }
 
     pub(super) fn unload(&mut self, name: String) {

@@ -5,13 +5,15 @@ use crate::driver::{Command, Dropped, NodeStatus, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
-use quorate_core::generate::{Event, Spec};
+use quorate_core::generate::{Event, Notes, Spec};
 use quorate_core::ids::{ExpertId, SessionId, Token};
 use quorate_core::law::{Law, ListLaw};
 use quorate_core::node;
+use quorate_core::node::Experts;
 use quorate_core::opinion::Scope;
 use quorate_core::residency;
 use quorate_core::seeded::Secret;
+use quorate_core::team::Sets;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -29,6 +31,22 @@ pub struct Generation {
     /// Log-probabilities wanted, with this many alternatives.
     pub logprobs: Option<u8>,
     pub grammar: Option<Matcher>,
+    pub asked: Asked,
+    pub notes: Notes,
+}
+
+/// Whom a generation asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Asked {
+    /// The leased model alone.
+    #[default]
+    Own,
+    /// The leased model and those of the mesh that fit.
+    Mesh {
+        sets: Sets,
+        /// Fewer than the mesh config allows, if the client wants that.
+        k_max: Option<u32>,
+    },
 }
 
 /// Holds a model in memory. Clones hold the same lease.
@@ -263,14 +281,24 @@ impl Node {
             logprobs: generation.logprobs,
             grammar: generation.grammar.is_some(),
             context: facts.context,
+            notes: generation.notes,
+        };
+        let experts = match generation.asked {
+            Asked::Own => Experts::These(vec![(facts.id, 1.0)]),
+            Asked::Mesh { sets, k_max } => Experts::Mesh {
+                local: Some(facts.id),
+                sets,
+                k_max,
+            },
         };
         // Room for every event it can have: the loop never waits for a slow client.
-        let (events_tx, events) = mpsc::channel(max_tokens as usize + 8);
+        let each = 1 + usize::from(generation.notes.record);
+        let (events_tx, events) = mpsc::channel(each * (max_tokens as usize + 1) + 8);
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             spec,
             vocab: facts.vocab.clone(),
-            weights: vec![(facts.id, 1.0)],
+            experts,
             matcher: generation.grammar,
             events: events_tx,
             reply,

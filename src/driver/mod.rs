@@ -19,8 +19,8 @@ mod status;
 
 pub use guest::{Guest, GuestOps, Offer};
 pub use handle::{
-    AcquireError, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node, Offers,
-    RefusedError,
+    AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
+    Offers, RefusedError,
 };
 pub use status::{ModelStatus, NodeStatus, Residence};
 
@@ -108,7 +108,7 @@ pub(crate) enum Command {
 pub(crate) struct Submission {
     spec: Spec,
     vocab: Arc<Vocab>,
-    weights: Vec<(ExpertId, f64)>,
+    experts: node::Experts,
     matcher: Option<Matcher>,
     events: mpsc::Sender<Event>,
     reply: oneshot::Sender<Result<(), RefusedError>>,
@@ -233,11 +233,22 @@ impl Driver {
                 Some(event) = inputs.events.recv() => self.on_event(event),
                 Some(command) = inputs.commands.recv() => self.on_command(command),
                 _ = tick.tick() => self.on_tick(),
+                () = self.until_late() => self.step(node::Input::Tick),
             }
             self.drain(&mut inputs);
             self.say_goodbyes();
         }
         self.shut_down(inputs).await;
+    }
+
+    /// Until some expert has let its time pass; for ever while nobody of another node is asked.
+    async fn until_late(&self) {
+        match self.node.wake_at() {
+            Some(at) => {
+                tokio::time::sleep_until((self.started + Duration::from_micros(at.0)).into()).await
+            }
+            None => std::future::pending().await,
+        }
     }
 
     /// Takes what else is there, in order of attention, a bounded number of each kind.
@@ -341,17 +352,29 @@ impl Driver {
         let Submission {
             spec,
             vocab,
-            weights,
+            experts,
             matcher,
             events,
             reply,
         } = submission;
         let session = spec.session;
+        let permit = match &experts {
+            node::Experts::These(_) => Ok(self.rights.local()),
+            node::Experts::Mesh { .. } => self.rights.mesh(),
+        };
+        let permit = match permit {
+            Ok(permit) => permit,
+            Err(halted) => {
+                let why = RefusedError::Halted(halted.to_string());
+                reply.send(Err(why)).ok(); // the caller may have left
+                return;
+            }
+        };
         let request = node::Request {
             spec,
             vocab,
-            weights,
-            permit: self.rights.local(),
+            experts,
+            permit,
         };
         // Before the first output, which may need them.
         self.clients.insert(session, events);
@@ -373,9 +396,10 @@ impl Driver {
                 name,
                 result: Ok(expert),
             } => {
-                let facts = expert.facts();
+                let facts = expert.facts().clone();
                 let bytes = facts.model_bytes + facts.cache_bytes;
                 self.experts.loaded(name.clone(), expert);
+                self.meet(&facts);
                 self.reside(residency::Input::Loaded { name, bytes });
             }
             Done::Loaded {
@@ -437,7 +461,11 @@ impl Driver {
             Err(_) if goodbye => return None, // an expert that is gone keeps nothing
             Err(why) => why.to_string(),
         };
-        Some(node::Input::SendFailed { session, why })
+        Some(node::Input::SendFailed {
+            session,
+            expert: id,
+            why,
+        })
     }
 
     fn say_goodbyes(&mut self) {
@@ -539,6 +567,7 @@ impl Driver {
                 text: String::new(),
                 generated: 0,
                 decode_us: 0,
+                schedule: Vec::new(),
             };
             client.try_send(end).ok(); // the client may have left
         }

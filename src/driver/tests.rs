@@ -43,9 +43,10 @@ async fn submit(node: &Node, expert: &Arc<dyn Expert>, session: u128) -> mpsc::R
             logprobs: None,
             grammar: false,
             context: facts.context,
+            notes: quorate_core::generate::Notes::default(),
         },
         vocab: facts.vocab.clone(),
-        weights: vec![(facts.id, 1.0)],
+        experts: node::Experts::These(vec![(facts.id, 1.0)]),
         matcher: None,
         events: events_tx,
         reply,
@@ -62,7 +63,7 @@ async fn finish(mut events: mpsc::Receiver<Event>) -> (usize, Finish) {
         match event {
             Event::Finished { why, .. } => return (tokens, why),
             Event::Token(_) => tokens += 1,
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Decided(_) => {}
         }
     }
     panic!("a stream without an end")

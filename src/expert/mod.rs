@@ -1,7 +1,7 @@
 //! The one seam of the program: something that has opinions about the next token.
 
 use quorate_core::chat::{Family, Segment};
-use quorate_core::ids::{ExpertId, Token};
+use quorate_core::ids::{ExpertId, PeerKey, Token};
 use quorate_core::opinion::{ExpertOp, FromExpert};
 use quorate_core::vocab::Vocab;
 use std::sync::Arc;
@@ -15,6 +15,8 @@ pub mod stub;
 #[derive(Debug)]
 pub struct ExpertFacts {
     pub id: ExpertId,
+    /// The node that serves it, if that is not this one.
+    pub peer: Option<PeerKey>,
     /// The name a client asks for, as the store spells it.
     pub model: String,
     /// SHA-256 of the model file, in hex; empty for a stub.

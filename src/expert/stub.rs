@@ -59,6 +59,7 @@ impl StubExpert {
         };
         let facts = Arc::new(ExpertFacts {
             id,
+            peer: None,
             model: options.model.clone(),
             sha256: String::new(),
             family: Family::ChatMl,

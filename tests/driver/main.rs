@@ -93,6 +93,8 @@ async fn generation(lease: &Lease, seed: u64, max_tokens: u32) -> Generation {
         stop: vec![],
         logprobs: None,
         grammar: None,
+        asked: quorate::driver::Asked::Own,
+        notes: quorate_core::generate::Notes::default(),
     }
 }
 
@@ -101,6 +103,7 @@ async fn text_of(mut stream: GenerationStream) -> (String, Finish) {
     while let Some(event) = stream.next().await {
         match event {
             Event::Ready { prompt_tokens, .. } => assert_eq!(prompt_tokens, 5),
+            Event::Decided(_) => panic!("nobody asked for a recording"),
             Event::Token(token) => text += &token.text,
             Event::Finished {
                 why, text: rest, ..

@@ -120,7 +120,7 @@ impl Speaker {
 
     fn hear(&mut self, event: Event) -> Vec<Delta> {
         let (text, last) = match event {
-            Event::Ready { .. } => return Vec::new(),
+            Event::Ready { .. } | Event::Decided(_) => return Vec::new(),
             Event::Token(token) => (token.text, false),
             Event::Finished { text, .. } => (text, true),
         };
@@ -168,11 +168,11 @@ impl Writer for ChatWriter {
     fn event(&mut self, answer: &Answer, choice: usize, event: Event, out: &mut BytesMut) {
         let logprob = match &event {
             Event::Token(token) => chat_logprob(&answer.facts.vocab, token),
-            Event::Ready { .. } | Event::Finished { .. } => None,
+            Event::Ready { .. } | Event::Decided(_) | Event::Finished { .. } => None,
         };
         let finish = match &event {
             Event::Finished { why, .. } => Some(why.clone()),
-            Event::Ready { .. } | Event::Token(_) => None,
+            Event::Ready { .. } | Event::Decided(_) | Event::Token(_) => None,
         };
         let deltas = self.speakers[choice].hear(event);
         if deltas.is_empty() && logprob.is_some() {

@@ -42,7 +42,7 @@ async fn whole(mut answer: Answer, envelope: Envelope) -> Result<Response, ApiEr
     while let Some((index, event)) = answer.next().await? {
         let text = &mut texts[index];
         match event {
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Decided(_) => {}
             Event::Token(token) => {
                 text.logprobs
                     .add(&answer.facts.vocab, &token, &mut text.offset);
@@ -133,7 +133,7 @@ impl Writer for TextWriter {
 
     fn event(&mut self, answer: &Answer, choice: usize, event: Event, out: &mut BytesMut) {
         match event {
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Decided(_) => {}
             Event::Token(token) => {
                 let mut logprobs = Logprobs::default();
                 logprobs.add(&answer.facts.vocab, &token, &mut self.offsets[choice]);

@@ -99,7 +99,7 @@ async fn tell(state: &ApiState, wish: Wish, told: &mut Told, on_text: &mut OnTex
     (told.seed, told.law) = (answer.seed, answer.law.clone());
     while let Some((_, event)) = answer.next().await.map_err(|error| failure(&error))? {
         match event {
-            Event::Ready { .. } => {}
+            Event::Ready { .. } | Event::Decided(_) => {}
             Event::Token(token) => told.hear(&token.text, on_text)?,
             Event::Finished { text, why, .. } => {
                 told.cut = why == Finish::Length;

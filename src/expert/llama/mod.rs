@@ -346,6 +346,7 @@ const FLASH_OFF: i32 = 0;
 fn facts(model: &LlamaModel, request: &LoadRequest, private: &Private) -> ExpertFacts {
     ExpertFacts {
         id: request.id,
+        peer: None,
         model: request.name.clone(),
         sha256: request.sha256.clone(),
         family: request.family,
