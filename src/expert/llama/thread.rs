@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::cost::CostModel;
 use super::session::{Bounds, Session};
 use super::step::Engine;
-use super::{EngineSettings, LoadError, LoadRequest};
+use super::{EngineSettings, LoadError, LoadRequest, parked_bytes};
 use crate::expert::EventSender;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -51,7 +51,11 @@ impl<'model> Loop<'model> {
         mail: Receiver<Mail>,
     ) -> Result<Loop<'model>, LoadError> {
         let one_row = warm_up(&mut context)?;
-        let cache = Cache::new(context, model.is_recurrent() || model.is_hybrid());
+        let cache = Cache::new(
+            context,
+            model.is_recurrent() || model.is_hybrid(),
+            parked_bytes(model, request.cells) as usize,
+        );
         let bounds = Bounds {
             context: request.context as usize,
             vocab: model.n_vocab() as u32,
