@@ -299,7 +299,8 @@ fn needs(facts: &GgufFacts, file_bytes: u64) -> Needs {
     Needs {
         weights_bytes: facts.tensor_bytes.max(file_bytes),
         layers: u32::try_from(facts.block_count).unwrap_or(u32::MAX),
-        cache_bytes_per_token: facts.kv_bytes_per_token().saturating_add(scores),
+        // A quarter more for prefixes that are parked outside the cells.
+        cache_bytes_per_token: (facts.kv_bytes_per_token() / 4 * 5).saturating_add(scores),
         trained_context: u32::try_from(facts.context_length).unwrap_or(u32::MAX),
         scratch_bytes: rows.saturating_add(logits),
     }

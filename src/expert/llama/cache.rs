@@ -1,12 +1,15 @@
 //! The key-value cache: which sequence holds what, and whose prefix can be had for nothing.
 //!
-//! Sequences of running sessions and of closed ones lie in one unified cache. A closed session's
-//! sequence stays as a *prefix* until its cells are needed, or until it has cost the others as
-//! much time as computing it again would: without flash attention every row pays for every cell.
+//! Sequences of running sessions lie in one unified cache. A closed session's sequence stays as a
+//! *prefix*: in its cells while nobody computes, so that the next turn of a conversation costs
+//! nothing, and *parked* in memory outside the cache as soon as somebody does. Without flash
+//! attention every row of every session pays for every cell in use; a copy costs microseconds a
+//! token, computing it again milliseconds.
 
 use super::cells::{Cells, Ledger};
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::Token;
@@ -15,6 +18,8 @@ use quorate_core::opinion::Scope;
 
 /// A shorter prefix is not worth a sequence: the first chunk computes it anyway.
 const PREFIX_TOKENS_MIN: usize = 8;
+/// Every new session is compared with all of them.
+const PREFIXES_MAX: usize = 256;
 
 /// A llama.cpp sequence with the cells that it holds.
 #[derive(Debug)]
@@ -34,16 +39,31 @@ impl Sequence {
     }
 }
 
-/// A closed session's text, still in the cache.
+/// A closed session's text, computed.
 #[derive(Debug)]
 struct Prefix {
     scope: Scope,
     text: Vec<Token>,
-    sequence: Sequence,
+    place: Place,
     /// The clock of uses: larger is later.
     used: u64,
-    /// What a cell had cost others when this one was last of use.
-    rent_us: f64,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// In the cache, where every row of others pays for it.
+    Cells(Sequence),
+    /// Outside the cache.
+    Parked(SeqState),
+}
+
+impl Place {
+    fn parked_bytes(&self) -> usize {
+        match self {
+            Place::Cells(_) => 0,
+            Place::Parked(state) => state.byte_len(),
+        }
+    }
 }
 
 /// Where a new session's beginning can come from.
@@ -64,15 +84,19 @@ pub(super) struct Cache<'model> {
     /// What every session of this expert begins with: no router's text, so in nobody's scope, and
     /// never let go.
     pinned: Option<(Vec<Token>, Sequence)>,
+    /// Bytes that parked prefixes may take.
+    parked_bytes_max: usize,
     /// Recurrent models cannot forget a part of a sequence, nor share one.
     whole_only: bool,
     uses: u64,
-    /// What one cell has cost the rows of all steps so far.
-    rent_us: f64,
 }
 
 impl<'model> Cache<'model> {
-    pub(super) fn new(context: LlamaContext<'model>, whole_only: bool) -> Cache<'model> {
+    pub(super) fn new(
+        context: LlamaContext<'model>,
+        whole_only: bool,
+        parked_bytes_max: usize,
+    ) -> Cache<'model> {
         let cells = context.n_ctx();
         Cache {
             context,
@@ -80,9 +104,9 @@ impl<'model> Cache<'model> {
             spare: (0..SEQUENCES_MAX as i32).rev().collect(),
             prefixes: Vec::new(),
             pinned: None,
+            parked_bytes_max,
             whole_only,
             uses: 0,
-            rent_us: 0.0,
         }
     }
 
@@ -102,7 +126,7 @@ impl<'model> Cache<'model> {
         self.context.n_batch() as usize
     }
 
-    /// Cells that are free once every prefix is gone.
+    /// Cells that are free once every prefix is out of them.
     pub(super) fn reclaimable<'a>(&'a self, running: impl Iterator<Item = &'a Sequence>) -> usize {
         let pinned = self.pinned.iter().map(|(_, sequence)| sequence);
         let kept = running.chain(pinned).map(|sequence| &sequence.cells);
@@ -111,7 +135,7 @@ impl<'model> Cache<'model> {
 
     // --- sequences ------------------------------------------------------------------------------
 
-    /// An empty sequence; the oldest prefix makes way if there is none left.
+    /// An empty sequence; the oldest prefix in the cells makes way if there is none left.
     pub(super) fn sequence(&mut self) -> Option<Sequence> {
         if self.spare.is_empty() {
             self.evict();
@@ -218,18 +242,25 @@ impl<'model> Cache<'model> {
         }
         let shorter = |old: &Prefix| old.scope == scope && text.starts_with(&old.text);
         while let Some(index) = self.prefixes.iter().position(shorter) {
-            let old = self.prefixes.swap_remove(index);
-            self.release(old.sequence);
+            self.forget(index);
         }
         self.uses += 1;
-        let (used, rent_us) = (self.uses, self.rent_us);
         self.prefixes.push(Prefix {
             scope,
             text,
-            sequence,
-            used,
-            rent_us,
+            place: Place::Cells(sequence),
+            used: self.uses,
         });
+        if self.prefixes.len() > PREFIXES_MAX {
+            let oldest = (0..self.prefixes.len()).min_by_key(|&i| self.prefixes[i].used);
+            oldest.into_iter().for_each(|index| self.forget(index));
+        }
+    }
+
+    fn forget(&mut self, index: usize) {
+        if let Place::Cells(sequence) = self.prefixes.swap_remove(index).place {
+            self.release(sequence);
+        }
     }
 
     /// The prefix that has most of `text`, with how much of it.
@@ -240,7 +271,7 @@ impl<'model> Cache<'model> {
             .enumerate()
             .filter(|(_, old)| old.scope == scope);
         let common = candidates.map(|(index, old)| {
-            let len = self.usable(common_prefix(&old.text, text), old.sequence.len());
+            let len = self.usable(common_prefix(&old.text, text), old.text.len());
             (Source::Prefix(index), len)
         });
         common
@@ -257,28 +288,60 @@ impl<'model> Cache<'model> {
         }
     }
 
-    /// A sequence that begins with `len` tokens of a prefix. A prefix used up whole is handed over.
+    /// A sequence that begins with `len` tokens of a prefix, or with less where that fails. A prefix
+    /// in the cells that is used up whole is handed over; a parked one stays for others.
     pub(super) fn take_prefix(&mut self, index: usize, len: usize) -> Option<Sequence> {
-        if self.prefixes[index].sequence.len() == len {
-            return Some(self.prefixes.swap_remove(index).sequence);
-        }
         self.uses += 1;
-        self.prefixes[index].used = self.uses;
-        self.prefixes[index].rent_us = self.rent_us;
+        let prefix = &mut self.prefixes[index];
+        prefix.used = self.uses;
+        match &prefix.place {
+            Place::Cells(sequence) if sequence.len() == len => {
+                match self.prefixes.swap_remove(index).place {
+                    Place::Cells(sequence) => Some(sequence),
+                    Place::Parked(_) => None,
+                }
+            }
+            Place::Cells(_) => self.share_prefix(len),
+            Place::Parked(_) => self.restore(len),
+        }
+    }
+
+    fn share_prefix(&mut self, len: usize) -> Option<Sequence> {
         if self.spare.is_empty() {
             // Not the one that is wanted: it was just used, and there are others.
             self.evict();
         }
         let id = self.spare.pop()?;
-        let wanted = self
-            .prefixes
-            .iter()
-            .find(|prefix| prefix.used == self.uses)?;
-        let (from, cells) = (
-            wanted.sequence.id,
-            self.ledger.share(&wanted.sequence.cells, len),
-        );
+        let latest = self.prefixes.iter().find(|p| p.used == self.uses)?;
+        let Place::Cells(wanted) = &latest.place else {
+            return None;
+        };
+        let (from, cells) = (wanted.id, self.ledger.share(&wanted.cells, len));
         Some(self.copied(from, id, cells))
+    }
+
+    /// Brings the parked prefix that was used last back into the cells, and keeps `len` tokens.
+    fn restore(&mut self, len: usize) -> Option<Sequence> {
+        let latest = self.prefixes.iter().find(|p| p.used == self.uses)?;
+        let count = latest.text.len();
+        while self.free() < count && self.evict() {}
+        let mut sequence = self.sequence()?;
+        let wanted = self.prefixes.iter().position(|p| p.used == self.uses)?;
+        let Place::Parked(state) = &self.prefixes[wanted].place else {
+            return Some(sequence);
+        };
+        if self.ledger.free() < count {
+            return Some(sequence); // no room for the whole of it: it is computed again
+        }
+        if let Err(error) = self.context.state_seq_set(state, sequence.id) {
+            tracing::warn!(target: "quorate::expert", %error, "a parked prefix does not come back");
+            self.remove(sequence.id, 0);
+            self.prefixes.swap_remove(wanted);
+            return Some(sequence);
+        }
+        self.ledger.append(&mut sequence.cells, count);
+        self.shrink(&mut sequence, len);
+        Some(sequence)
     }
 
     /// A sequence that begins with `len` tokens of a running one.
@@ -300,28 +363,49 @@ impl<'model> Cache<'model> {
         Sequence { id, cells }
     }
 
-    /// Lets the least recently used prefix go. False if there is none.
+    /// Takes the least recently used prefix out of the cells. False if there is none in them.
     pub(super) fn evict(&mut self) -> bool {
-        let oldest = (0..self.prefixes.len()).min_by_key(|&i| self.prefixes[i].used);
-        let Some(index) = oldest else {
-            return false;
-        };
-        let old = self.prefixes.swap_remove(index);
-        self.release(old.sequence);
-        true
+        let in_cells = |i: &usize| matches!(self.prefixes[*i].place, Place::Cells(_));
+        let all = 0..self.prefixes.len();
+        let oldest = all.filter(in_cells).min_by_key(|&i| self.prefixes[i].used);
+        oldest.is_some_and(|index| {
+            self.park(index);
+            true
+        })
     }
 
-    /// A step made each cell cost `cell_us`. Prefixes whose cells have now cost as much as a token
-    /// of prefill, `row_us`, without being of use are let go: at worst the time lost is twice the
-    /// least possible (rent or buy).
-    pub(super) fn charge(&mut self, cell_us: f64, row_us: f64) {
-        self.rent_us += cell_us;
-        let total_us = self.rent_us;
-        let due = |prefix: &Prefix| total_us - prefix.rent_us > row_us;
-        while let Some(index) = self.prefixes.iter().position(due) {
-            let old = self.prefixes.swap_remove(index);
-            self.release(old.sequence);
+    /// Takes every prefix out of the cells.
+    pub(super) fn clear_cells(&mut self) {
+        while self.evict() {}
+    }
+
+    /// Copies a prefix out of the cells, or lets it go where there is no room for the copy.
+    fn park(&mut self, index: usize) {
+        let Place::Cells(sequence) = &self.prefixes[index].place else {
+            return;
+        };
+        let state = self
+            .context
+            .state_seq_get(sequence.id, LlamaStateSeqFlags::empty());
+        let fits = state.ok().filter(|s| s.byte_len() <= self.parked_bytes_max);
+        let Some(state) = fits else {
+            return self.forget(index);
+        };
+        let place = std::mem::replace(&mut self.prefixes[index].place, Place::Parked(state));
+        if let Place::Cells(sequence) = place {
+            self.release(sequence);
         }
+        while self.parked_bytes() > self.parked_bytes_max {
+            let parked = |i: &usize| self.prefixes[*i].place.parked_bytes() > 0;
+            let all = 0..self.prefixes.len();
+            let oldest = all.filter(parked).min_by_key(|&i| self.prefixes[i].used);
+            let Some(oldest) = oldest else { return };
+            self.forget(oldest);
+        }
+    }
+
+    fn parked_bytes(&self) -> usize {
+        self.prefixes.iter().map(|p| p.place.parked_bytes()).sum()
     }
 }
 

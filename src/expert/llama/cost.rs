@@ -90,27 +90,6 @@ impl CostModel {
         dot(&self.fitted, &shape.features())
     }
 
-    /// What one more cell costs a step of this many rows: the rent of a cached prefix.
-    pub(super) fn cell_us(&mut self, rows: usize) -> f64 {
-        const MANY: usize = 1024;
-        let with = |cells| StepShape {
-            rows,
-            outputs: 0,
-            cells,
-            work: cells * rows,
-        };
-        (self.predict_us(with(MANY)) - self.predict_us(with(0))) / MANY as f64
-    }
-
-    /// What computing one token again would cost, its share of a chunk's fixed cost included.
-    pub(super) fn row_us(&mut self) -> f64 {
-        const CHUNK: usize = 16;
-        self.predict_us(StepShape {
-            rows: CHUNK,
-            ..StepShape::default()
-        }) / CHUNK as f64
-    }
-
     /// Solves in units of the guess, so that every coefficient starts at 1.
     fn fit(&mut self) {
         let mut matrix = [[0.0; FEATURES]; FEATURES];

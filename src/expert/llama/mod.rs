@@ -354,7 +354,7 @@ fn facts(model: &LlamaModel, request: &LoadRequest, private: &Private) -> Expert
         bos: vocab::bos(model),
         context: request.context - private.tokens.len() as u32,
         model_bytes: model.size(),
-        cache_bytes: cache_bytes(model, request.cells),
+        cache_bytes: cache_bytes(model, request.cells) + parked_bytes(model, request.cells),
         processor: processor(model, request),
     }
 }
@@ -370,6 +370,11 @@ fn cache_bytes(model: &LlamaModel, cells: u32) -> u64 {
     let (key, value) = (of("key"), of("value"));
     let per_cell = u64::from(model.n_layer()) * u64::from(model.n_head_kv()) * (key + value) * 2;
     per_cell * u64::from(cells)
+}
+
+/// Room for prefixes outside the cells: a quarter of what the cells take. `node::needs` plans it.
+fn parked_bytes(model: &LlamaModel, cells: u32) -> u64 {
+    cache_bytes(model, cells) / 4
 }
 
 fn processor(model: &LlamaModel, request: &LoadRequest) -> String {

@@ -116,6 +116,9 @@ impl<'model> Engine<'model> {
         self.steps += 1;
         self.reconcile();
         self.admit();
+        if !self.settings.skips_masked && self.has_work() {
+            self.cache.clear_cells();
+        }
         let shape = loop {
             let shape = self.plan();
             if shape.rows == 0 {
@@ -369,10 +372,6 @@ impl<'model> Engine<'model> {
             if let Some(index) = self.find(id) {
                 self.fail(index, why);
             }
-        }
-        if !self.settings.skips_masked {
-            let (cell_us, row_us) = (self.cost.cell_us(shape.rows), self.cost.row_us());
-            self.cache.charge(cell_us, row_us);
         }
     }
 

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::cost::CostModel;
 use super::session::{Bounds, Private, Session};
 use super::step::Engine;
-use super::{EngineSettings, LoadError, LoadRequest};
+use super::{EngineSettings, LoadError, LoadRequest, parked_bytes};
 use crate::expert::EventSender;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -55,7 +55,11 @@ impl<'model> Loop<'model> {
         mail: Receiver<Mail>,
     ) -> Result<Loop<'model>, LoadError> {
         let one_row = warm_up(&mut context)?;
-        let mut cache = Cache::new(context, model.is_recurrent() || model.is_hybrid());
+        let mut cache = Cache::new(
+            context,
+            model.is_recurrent() || model.is_hybrid(),
+            parked_bytes(model, request.cells) as usize,
+        );
         if !private.tokens.is_empty() {
             let pinned = cache.pin(private.tokens.clone());
             pinned.map_err(|error| LoadError::Prefix {
