@@ -28,6 +28,9 @@ pub mod plan;
 pub mod residency;
 pub mod text;
 
+// What lies between machines, where it is made up.
+pub mod link;
+
 // Who may do what.
 pub mod config;
 pub mod governance;
