@@ -24,18 +24,18 @@ pub(crate) struct Host {
     /// Under which others see it.
     pub(crate) public: Ipv4Addr,
     port: Port,
-    logs: PathBuf,
+    dir: PathBuf,
     started: AtomicUsize,
 }
 
 impl Host {
-    pub(crate) fn new(name: &str, logs: &Path, address: Ipv4Addr, port: Port) -> Host {
+    pub(crate) fn new(name: &str, dir: &Path, address: Ipv4Addr, port: Port) -> Host {
         Host {
             name: name.to_owned(),
             address,
             public: address,
             port,
-            logs: logs.to_owned(),
+            dir: dir.to_owned(),
             started: AtomicUsize::new(0),
         }
     }
@@ -46,6 +46,13 @@ impl Host {
 
     pub(crate) fn port(&self) -> Port {
         self.port
+    }
+
+    /// A folder of its own, gone with the lab.
+    pub(crate) fn folder(&self) -> PathBuf {
+        let folder = self.dir.join(&self.name);
+        std::fs::create_dir_all(&folder).unwrap();
+        folder
     }
 
     /// A program on this host, not yet started.
@@ -67,7 +74,7 @@ impl Host {
     /// Starts a program that was made by `command`; what it prints goes into a log of its own.
     pub(crate) fn spawn(&self, mut command: Command) -> Process {
         let n = self.started.fetch_add(1, Ordering::Relaxed);
-        let log = self.logs.join(format!("{}-{n}.log", self.name));
+        let log = self.dir.join(format!("{}-{n}.log", self.name));
         let mut file = File::create(log).unwrap();
         writeln!(file, "{command:?}").unwrap();
         let (printed, out) = std::io::pipe().unwrap();

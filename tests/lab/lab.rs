@@ -166,7 +166,9 @@ fn print_logs(dir: &Path) {
     let Ok(entries) = std::fs::read_dir(dir) else {
         return;
     };
-    let mut paths: Vec<_> = entries.filter_map(|e| Some(e.ok()?.path())).collect();
+    let paths = entries.filter_map(|e| Some(e.ok()?.path()));
+    let is_log = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "log");
+    let mut paths: Vec<_> = paths.filter(is_log).collect();
     paths.sort();
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap_or_default();

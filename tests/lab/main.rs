@@ -11,6 +11,7 @@ mod host;
 mod lab;
 mod links;
 mod nat;
+mod nodes;
 mod programs;
 mod relaunch;
 mod switch;

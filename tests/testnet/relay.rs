@@ -1,7 +1,9 @@
 //! The relay between real sockets. Times are lower bounds, which a busy machine cannot break.
 
 use quorate::testnet::relay::{self, Error, Relay};
-use quorate_core::limits::{RELAY_FLOWS_MAX, RELAY_STREAMS_MAX};
+use quorate_core::limits::{
+    RELAY_FLOWS_MAX, RELAY_SEGMENT_BYTES, RELAY_SEGMENTS_MAX, RELAY_STREAMS_MAX,
+};
 use quorate_core::link::{BadLink, Link};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -330,4 +332,20 @@ async fn streams_are_bounded_and_the_next_waits_for_a_place() {
     let mut buffer = [0; 9];
     in_time(server.read_exact(&mut buffer)).await.unwrap();
     assert_eq!(&buffer, b"let me in");
+}
+
+#[tokio::test]
+async fn a_target_that_reads_nothing_stops_the_sender() {
+    let target = TcpListener::bind(ANY).await.unwrap();
+    let (relay, _stop) = start(target.local_addr().unwrap(), Link::PERFECT).await;
+    let mut client = TcpStream::connect(relay.addr).await.unwrap();
+    let (_server, _) = in_time(target.accept()).await.unwrap();
+    // Our segments, and two pairs of the kernel's largest buffers.
+    let bound = RELAY_SEGMENTS_MAX * RELAY_SEGMENT_BYTES + (64 << 20);
+    let (chunk, mut taken) = (vec![0; 64 << 10], 0);
+    while let Ok(written) = tokio::time::timeout(Duration::from_secs(1), client.write(&chunk)).await
+    {
+        taken += written.unwrap();
+        assert!(taken <= bound, "it buffers without end");
+    }
 }

@@ -103,6 +103,7 @@ impl Flows {
             client,
             socket: self.socket.clone(),
             upstream,
+            idle: IDLE,
             lines: [DelayLine::default(), DelayLine::default()],
         };
         self.tasks.spawn(flow.run(inbox));
@@ -140,6 +141,8 @@ struct Flow {
     client: SocketAddr,
     socket: Arc<UdpSocket>,
     upstream: UdpSocket,
+    /// It ends after this long without a word.
+    idle: Duration,
     /// What is under way, by direction.
     lines: [DelayLine<Vec<u8>>; 2],
 }
@@ -148,7 +151,7 @@ impl Flow {
     /// Until nothing was said for a while, or the listening task goes away. Ends with its name.
     async fn run(mut self, mut inbox: mpsc::Receiver<Vec<u8>>) -> SocketAddr {
         let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
-        let mut idle_at = Instant::now() + IDLE;
+        let mut idle_at = Instant::now() + self.idle;
         loop {
             let next = self.lines.iter().filter_map(DelayLine::next_at).min();
             tokio::select! {
@@ -169,7 +172,7 @@ impl Flow {
                 },
                 () = tokio::time::sleep_until(idle_at), if next.is_none() => break,
             }
-            idle_at = Instant::now() + IDLE;
+            idle_at = Instant::now() + self.idle;
         }
         self.client
     }
@@ -199,5 +202,45 @@ impl Flow {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testnet::relay::Lane;
+    use quorate_core::link::Link;
+    use std::sync::Mutex;
+
+    #[tokio::test]
+    async fn a_silent_conversation_ends_and_not_before_its_last_word_has_arrived() {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let target = UdpSocket::bind(any).await.unwrap();
+        let link = Link {
+            delay_us: 200_000,
+            ..Link::PERFECT
+        };
+        let lane = || Mutex::new(Lane::new(link, 1).unwrap());
+        let shared = Arc::new(Shared {
+            target: target.local_addr().unwrap(),
+            started: Instant::now(),
+            lanes: [lane(), lane()],
+        });
+        let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        let flow = Flow {
+            upstream: connect(shared.target).await.unwrap(),
+            shared,
+            client,
+            socket: Arc::new(UdpSocket::bind(any).await.unwrap()),
+            idle: Duration::from_millis(20),
+            lines: [DelayLine::default(), DelayLine::default()],
+        };
+        let (inbox_tx, inbox) = mpsc::channel(1);
+        inbox_tx.try_send(b"the last word".to_vec()).unwrap();
+        assert_eq!(flow.run(inbox).await, client);
+        let mut buffer = [0; 32];
+        let bytes = target.recv(&mut buffer).await.unwrap();
+        assert_eq!(&buffer[..bytes], b"the last word");
+        assert!(inbox_tx.is_closed());
     }
 }
