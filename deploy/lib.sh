@@ -51,7 +51,11 @@ has_certificates() {
 
 has_pip() { have python3 && python3 -m pip --version >/dev/null 2>&1; }
 
-# The Debian names of what is missing; the argument `pip` asks for what fetches the default model, too.
+# /usr/sbin is not on everybody's PATH.
+has_admin_tool() { have "$1" || exists "/usr/sbin/$1" "/sbin/$1"; }
+
+# The Debian names of what is missing. Arguments ask for more than the build needs: `pip` for what fetches the default
+# model, `lab` for what tests/lab makes networks with.
 missing_packages() {
     have cmake || printf ' cmake'
     has_libclang || printf ' libclang-dev'
@@ -59,7 +63,22 @@ missing_packages() {
     have make || have ninja || printf ' make'
     has_certificates || printf ' ca-certificates'
     find_cargo || have curl || have wget || printf ' curl'
-    [ "${1:-}" != pip ] || has_pip || printf ' python3-pip'
+    for more in "$@"; do
+        case $more in
+            pip) has_pip || printf ' python3-pip' ;;
+            lab)
+                has_admin_tool ip || printf ' iproute2'
+                has_admin_tool nft || printf ' nftables' ;;
+        esac
+    done
+}
+
+# True when we can install packages without asking anybody; sets `as_root`.
+may_install() {
+    have apt-get || return 1
+    as_root=
+    [ "$(id -u)" = 0 ] && return 0
+    have sudo && sudo -n true 2>/dev/null && as_root=sudo
 }
 
 # How another system installs the same things. It is only printed: we cannot test them all.
@@ -73,25 +92,20 @@ foreign_install_command() {
     fi
 }
 
-# ensure_packages [pip]: installs what is missing, or says what to type and ends.
+# ensure_packages [pip] [lab]: installs what is missing, or says what to type and ends.
 ensure_packages() {
-    missing=$(missing_packages "${1:-}")
+    missing=$(missing_packages "$@")
     [ -n "$missing" ] || return 0
     if ! have apt-get; then
         command=$(foreign_install_command)
         die "the build needs these Debian packages or their like:$missing" \
             "${command:+Type: $command}" "Then start this script again."
     fi
-    as_root=
-    if [ "$(id -u)" != 0 ]; then
-        if have sudo && sudo -n true 2>/dev/null; then
-            as_root=sudo
-        else
-            have sudo && as_root="sudo "
-            die "the build needs system packages, and I may not install them as $(id -un). Type (as root):" \
-                "${as_root}apt-get update && ${as_root}apt-get install --yes --no-install-recommends$missing" \
-                "Then start this script again."
-        fi
+    if ! may_install; then
+        have sudo && as_root="sudo "
+        die "the build needs system packages, and I may not install them as $(id -un). Type (as root):" \
+            "${as_root}apt-get update && ${as_root}apt-get install --yes --no-install-recommends$missing" \
+            "Then start this script again."
     fi
     say "installing system packages:$missing"
     # shellcheck disable=SC2086  # both are lists of words
@@ -102,7 +116,7 @@ ensure_packages() {
             apt-get install --yes --quiet=2 --no-install-recommends $missing ||
             die "apt-get could not install:$missing" "Its message is above; with a network, start this script again."
     } >&2
-    missing=$(missing_packages "${1:-}")
+    missing=$(missing_packages "$@")
     [ -z "$missing" ] || die "installed, yet still not found:$missing" "Look at PATH, and at LIBCLANG_PATH where it is set."
 }
 
@@ -230,9 +244,9 @@ with_gpu_fallback() {
 
 # --- the program and its home ---------------------------------------------------------------------------------------
 
-# set_up [pip]: everything that a build needs, and nothing more.
+# set_up [pip] [lab]: everything that a build needs, and nothing more.
 set_up() {
-    ensure_packages "${1:-}"
+    ensure_packages "$@"
     ensure_rust
     fetch_crates
     gpu_features

@@ -25,3 +25,4 @@ pub mod app;
 #[cfg(feature = "llama")]
 pub mod bench;
 pub mod cli;
+pub mod testnet;

@@ -36,6 +36,9 @@ pub mod select;
 pub mod team;
 pub mod text;
 
+// What lies between machines, where it is made up.
+pub mod link;
+
 // Who may do what.
 pub mod config;
 pub mod governance;

@@ -126,6 +126,31 @@ pub const GRAMMAR_NESTING_MAX: usize = 64;
 /// Open API connections.
 pub const API_CONNECTIONS_MAX: usize = 512;
 
+// --- emulated links -----------------------------------------------------------------------------
+
+/// Delay and jitter of a link: longer than any path on Earth, and than any of our timeouts.
+pub const LINK_DELAY_US_MAX: u32 = 10_000_000;
+/// Queue in front of a link: at least the largest datagram fits.
+pub const LINK_QUEUE_BYTES_MIN: u32 = 64 << 10;
+/// No router buffers more.
+pub const LINK_QUEUE_BYTES_MAX: u32 = 64 << 20;
+/// Time that a full queue takes to leave: after that everybody has given up.
+pub const LINK_DRAIN_US_MAX: u64 = 10_000_000;
+/// Bytes under way on one link: a gigabit line of half a second.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+/// Conversations (address pairs) that one relay keeps: every peer of a large testnet.
+pub const RELAY_FLOWS_MAX: usize = 256;
+/// Seconds after which a silent conversation is forgotten: home routers wait longer.
+pub const RELAY_FLOW_IDLE_S: u64 = 60;
+/// Datagrams between the listening socket and one conversation.
+pub const RELAY_FLOW_INBOX_MAX: usize = 256;
+/// Streams that one relay carries.
+pub const RELAY_STREAMS_MAX: usize = 256;
+/// Bytes of a stream that share one fate: what TCP puts into one Ethernet frame.
+pub const RELAY_SEGMENT_BYTES: usize = 1448;
+/// Segments of one stream under way: about 6 MB, the largest window that Linux offers by default.
+pub const RELAY_SEGMENTS_MAX: usize = 4096;
+
 // --- governance ---------------------------------------------------------------------------------
 
 /// Participants of a mesh.
@@ -206,4 +231,6 @@ const _: () = {
         LIFTS_MAX * 32 + CAUSAL_REFS_MAX * 32 + PARTICIPANTS_MAX * 32 + 1024 < RECORD_BYTES_MAX
     );
     assert!(REVIEW_S < PROPOSAL_S_MAX);
+    assert!(RELAY_SEGMENT_BYTES < LINK_QUEUE_BYTES_MIN as usize);
+    assert!(LINK_QUEUE_BYTES_MAX as usize <= LINE_BYTES_MAX);
 };

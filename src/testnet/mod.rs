@@ -1,0 +1,3 @@
+//! A mesh of several nodes on one machine, with made-up distances between them.
+
+pub mod relay;
