@@ -109,10 +109,10 @@ pub const FAILURE_TEXT_BYTES_MAX: usize = 512;
 pub const FRAME_MS_MAX: u64 = 10_000;
 /// Direct connections of a node, dialled and accepted.
 pub const PLANE_CONNECTIONS_MAX: usize = 256;
-/// Of one peer: one each way, and one that has died and is not known to have.
-pub const PLANE_CONNECTIONS_PER_PEER_MAX: usize = 4;
-/// Streams that the other side may have open on one connection.
-pub const PLANE_STREAMS_MAX: u32 = 256;
+/// Accepted from one peer: one, and one that has died and is not known to have.
+pub const PLANE_CONNECTIONS_PER_PEER_MAX: usize = 2;
+/// Streams that a peer may have open on one connection: its sessions, and some that are ending.
+pub const PLANE_STREAMS_MAX: u32 = 128;
 /// Streams that were opened and that nobody has taken yet.
 pub const PLANE_ARRIVALS_MAX: usize = 64;
 /// Addresses of one peer that are tried at once.
