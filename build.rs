@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.join("quorate.v1.fds"),
         compiler.encode_file_descriptor_set(),
     )?;
+    compiler.open_file("quorate/v1/plane.proto")?; // no service, so reflection does not list it
     tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod expert;
 pub mod grammar;
+pub mod net;
 pub mod node;
 pub mod store;
 
@@ -19,6 +20,7 @@ pub mod error;
 pub mod home;
 pub mod identity;
 pub mod obs;
+pub mod tls;
 
 // Where everything is put together.
 pub mod app;

@@ -5,5 +5,7 @@ use std::time::Instant;
 
 fn main() -> ExitCode {
     // First of all: `run --verbose` counts from here.
-    quorate::cli::main(Instant::now())
+    let started = Instant::now();
+    quorate::tls::install_provider();
+    quorate::cli::main(started)
 }

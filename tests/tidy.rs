@@ -27,7 +27,7 @@ const TOP_LEVEL: &[&str] = &[
 ];
 
 /// What every module may use: the words and places that the whole program shares. They use only each other and the core.
-const GROUND: &[&str] = &["config", "error", "home", "identity", "obs", "wish"];
+const GROUND: &[&str] = &["config", "error", "home", "identity", "obs", "tls", "wish"];
 
 /// Module of src/, and the modules above the ground that it may use. Arrows point one way: see src/ARCHITECTURE.md.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -35,7 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("expert", &[]),
     ("grammar", &[]),
     ("store", &[]),
-    ("net", &["wire"]),
+    ("net", &["expert", "wire"]),
     ("driver", &["expert", "grammar", "net", "store", "wire"]),
     (
         "node",
@@ -68,7 +68,8 @@ const CRATE_HOMES: &[(&[&str], &[&str])] = &[
         &["api", "net", "wire"],
     ),
     (&["axum", "tower", "hyper"], &["api", "net"]),
-    (&["libp2p", "quinn"], &["net"]),
+    (&["libp2p", "libp2p_tls", "quinn"], &["net"]),
+    (&["rustls"], &["net", "tls"]),
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["expert"]),
     (&["llguidance", "toktrie"], &["grammar"]),
     (&["rusqlite"], &["store"]),

@@ -38,6 +38,7 @@ impl Client {
             )
             .hint("try again in a moment"));
         };
+        crate::tls::install_provider(); // ureq brings none
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT_MAX))

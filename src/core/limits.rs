@@ -113,6 +113,49 @@ pub const ALLOWED_PEERS_MAX: usize = 1024;
 /// Experts of other nodes that one node knows: all nodes of the largest mesh that we test.
 pub const REMOTE_EXPERTS_MAX: usize = 1024;
 
+// --- the token plane -----------------------------------------------------------------------------
+
+/// Tokens of a session's text as it crosses a network: the longest context of today's small models.
+pub const PLANE_TOKENS_MAX: usize = 128 << 10;
+/// Bytes of a first frame: that many tokens of five bytes each, and the rest of an `Open`.
+pub const OPEN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of any later question, and of the masks in it once unpacked: eight of 128k tokens.
+pub const QUESTION_BYTES_MAX: usize = 128 << 10;
+/// Bytes of an answer: the scores of the longest prompt, or an opinion for every token of a draft.
+pub const ANSWER_BYTES_MAX: usize = 384 << 10;
+/// Tokens whose exact values one question may ask for: two bytes each, and two for the
+/// untransformed value, fill an opinion.
+pub const SCALARS_MAX: usize = 480;
+/// Bytes of what governance has come to, as an `Open` shows it.
+pub const GOVERNANCE_HEAD_BYTES_MAX: usize = 4096;
+/// Nodes that a question may have come through: a mesh that asks a mesh that asks a mesh.
+pub const PATH_MAX: usize = 3;
+/// Bytes of the reason in a failure.
+pub const FAILURE_TEXT_BYTES_MAX: usize = 512;
+/// A frame that has begun is there, or has left, within this: nobody holds a buffer by sending slowly.
+pub const FRAME_MS_MAX: u64 = 10_000;
+/// Direct connections of a node, dialled and accepted.
+pub const PLANE_CONNECTIONS_MAX: usize = 256;
+/// Accepted from one peer: one, and one that has died and is not known to have.
+pub const PLANE_CONNECTIONS_PER_PEER_MAX: usize = 2;
+/// Streams that a peer may have open on one connection: its sessions, and some that are ending.
+pub const PLANE_STREAMS_MAX: u32 = 128;
+/// Streams that were opened and that nobody has taken yet.
+pub const PLANE_ARRIVALS_MAX: usize = 64;
+/// Addresses of one peer that are tried at once.
+pub const PLANE_ADDRESSES_MAX: usize = 8;
+/// A direct connection stands within this, or another path is taken: three round trips of half a
+/// second, and one lost packet.
+pub const PLANE_DIAL_MS_MAX: u64 = 3_000;
+/// A stream to an expert stands within this, by whatever path.
+pub const REMOTE_DIAL_MS_MAX: u64 = 10_000;
+/// An accepted connection without a session is closed after this.
+pub const PLANE_UNUSED_MS: u64 = 10_000;
+/// Sessions of this node on one remote expert: the other side takes no more of one peer.
+pub const REMOTE_SESSIONS_MAX: usize = GUESTS_PER_PEER_MAX;
+/// Operations waiting for one session's stream.
+pub const REMOTE_OPS_MAX: usize = 64;
+
 // --- the API ------------------------------------------------------------------------------------
 
 /// Body of one HTTP or gRPC request: a full context of text, several times over.
@@ -212,6 +255,17 @@ const _: () = {
         LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX,
         "a full list fits an opinion"
     );
+    assert!(
+        LIST_ENTRIES_MAX as usize * (3 + 2 + 2) + RAW_TOP_MAX as usize * (3 + 2) + 64
+            <= OPINION_BYTES_MAX,
+        "and so do the untransformed values, with token ids below 2^21"
+    );
+    assert!(SCALARS_MAX * 4 + RAW_TOP_MAX as usize * 5 + 24 <= OPINION_BYTES_MAX);
+    assert!(PLANE_TOKENS_MAX * 5 + GOVERNANCE_HEAD_BYTES_MAX + (64 << 10) <= OPEN_BYTES_MAX);
+    assert!(DRAFT_TOKENS_MAX * (OPINION_BYTES_MAX + 4) + 64 <= ANSWER_BYTES_MAX);
+    assert!(PLANE_TOKENS_MAX * 2 + 64 <= ANSWER_BYTES_MAX);
+    assert!(QUESTION_BYTES_MAX <= OPEN_BYTES_MAX);
+    assert!(PLANE_STREAMS_MAX as usize >= GUESTS_PER_PEER_MAX);
     assert!(
         SESSIONS_MAX < SEQUENCES_MAX,
         "some sequences stay for cached prefixes"

@@ -37,6 +37,11 @@ impl Mask {
         self.words.get(index).copied().unwrap_or(0)
     }
 
+    /// All words, as `new` takes them.
+    pub fn words(&self) -> &[u32] {
+        &self.words
+    }
+
     pub fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
         (0u32..).zip(&self.words).flat_map(|(i, &word)| {
             let mut left = word;

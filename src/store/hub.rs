@@ -195,6 +195,7 @@ impl<'a> Hub<'a> {
         } else {
             Proxy::try_from_env()
         };
+        crate::tls::install_provider(); // ureq brings none
         let agent = Agent::config_builder()
             .proxy(proxy)
             .http_status_as_error(false)

@@ -2,6 +2,7 @@
 //! peer sends becomes a checked type or a named fault, never a panic.
 
 mod from_proto;
+pub mod plane;
 mod to_proto;
 
 pub use from_proto::asked;
