@@ -43,6 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("api", &["driver", "expert", "grammar", "wire"]),
     ("bench", &["driver", "expert", "grammar", "node", "store"]),
+    ("mesh", &["driver", "expert", "net", "wire"]),
     ("testnet", &[]),
     (
         "app",

@@ -80,6 +80,10 @@ fn the_example_is_valid_and_its_comments_are_settings() {
         "gpu_layers",
         "filter",
         "format",
+        "pause_when",
+        "hours",
+        "share",
+        "prefix",
     ] {
         assert!(
             on.contains(&format!("\n{key} = ")),
