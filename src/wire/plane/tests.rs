@@ -105,7 +105,10 @@ fn bytes_are_as_they_were() {
         tokens: vec![70_000],
         queries: vec![Query::perturbed(PositionKey([1, 2, 3, 4]), 0.0625)],
     };
-    assert_eq!(hex(&op_frame(&draft).unwrap().unwrap()), "");
+    assert_eq!(
+        hex(&op_frame(&draft).unwrap().unwrap()),
+        "0000002b1229080110ac021a03f0a204221d0a1b0a100100000002000000030000000400000011000000000000b03f"
+    );
     let frame = open_frame(&letterhead(), &ExpertId([6; 32]), &open(3)).unwrap();
     assert_eq!(blake3::hash(&frame).to_hex().as_str(), "");
 }
