@@ -31,3 +31,6 @@ pub mod text;
 // Who may do what.
 pub mod config;
 pub mod governance;
+
+// Who is there, who belongs, where they are.
+pub mod mesh;
