@@ -42,3 +42,6 @@ pub mod link;
 // Who may do what.
 pub mod config;
 pub mod governance;
+
+// Who is there, who belongs, where they are.
+pub mod mesh;

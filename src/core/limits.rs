@@ -250,7 +250,53 @@ pub const EXPERIMENT_SHARE_PPM_MAX: u32 = 10_000;
 /// Config versions that one halt may take back.
 pub const REVERT_MAX: u8 = 16;
 
+// --- the swarm ----------------------------------------------------------------------------------
+
+/// Addresses of one node: two transports on a few interfaces, and two relays.
+pub const ADDRESSES_MAX: usize = 8;
+/// Bytes of a host name, by the DNS.
+pub const HOST_NAME_BYTES_MAX: usize = 253;
+/// Bytes of an invite before it becomes text: it is pasted into a chat.
+pub const INVITE_BYTES_MAX: usize = 1024;
+/// Letters of a pasted invite, line breaks counted.
+pub const INVITE_TEXT_BYTES_MAX: usize = 4096;
+/// Seconds that an invite may hold. Who waits longer than a month asks for another.
+pub const INVITE_S_MAX: u64 = 31 * 86_400;
+/// Seconds that two clocks may differ and still understand each other: a day, for a wrong time zone
+/// or date, and an hour to say so.
+pub const SKEW_S_MAX: u64 = 25 * 3600;
+/// Seconds that an admission by invite lasts: as long as an admission may, less the clocks' skew.
+pub const ADMISSION_S: u64 = ADMISSION_S_MAX - SKEW_S_MAX;
+/// Bytes of an advert: about sixteen experts. It goes to every node every twenty seconds.
+pub const ADVERT_BYTES_MAX: usize = 4096;
+/// Experts of one advert: more than a machine holds in memory.
+pub const ADVERT_EXPERTS_MAX: usize = 16;
+/// Bytes of a model's name in an advert.
+pub const ADVERT_NAME_BYTES_MAX: usize = 128;
+/// Bytes of the name of a family of models.
+pub const FAMILY_BYTES_MAX: usize = 32;
+/// Microseconds after which an advert that was not refreshed is over: three refreshes lost.
+pub const ADVERT_LIFE_US: u64 = 60_000_000;
+/// Microseconds between two adverts of one node.
+pub const ADVERT_EVERY_US: u64 = 20_000_000;
+/// Nodes that the book holds, those that left counted: all of the largest mesh that we test.
+pub const BOOK_NODES_MAX: usize = 1024;
+/// Bytes of one gossip message.
+pub const GOSSIP_BYTES_MAX: usize = 64 << 10;
+/// Record names in one page of a sync: 32 KiB.
+pub const SYNC_IDS_MAX: usize = 1024;
+/// Bytes of one message of a sync, and of the records in it.
+pub const SYNC_BYTES_MAX: usize = RECORD_BYTES_MAX + 1024;
+/// Pages of one sync: 65,536 records. What is left waits for the next.
+pub const SYNC_PAGES_MAX: u32 = 64;
+/// Bytes of an answer to an invite: a genesis, and a chain of admissions.
+pub const WELCOME_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
+
 const _: () = {
+    assert!(ADMISSION_CHAIN_MAX * 256 + RECORD_BYTES_MAX < WELCOME_BYTES_MAX);
+    assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
+    assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
+    assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
     assert!(
         LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX,
         "a full list fits an opinion"

@@ -165,21 +165,45 @@ impl Admissions {
 
     /// Is there a chain of at most three links that are all valid now?
     pub fn admits(&self, node: &Author, now_s: u64) -> bool {
+        self.admitted(now_s).contains(node)
+    }
+
+    pub fn is_of_genesis(&self, node: &Author) -> bool {
+        self.nodes.contains(node)
+    }
+
+    /// The valid admission of `node` whose issuer is nearest to the genesis, and lasts longest.
+    pub fn nearest_link(&self, node: &Author, now_s: u64) -> Option<&Admission> {
+        let valid = |l: &&Admission| l.issued_s <= now_s && now_s < l.expires_s;
         let mut reached = self.nodes.clone();
         for _ in 0..ADMISSION_CHAIN_MAX {
-            if reached.contains(node) {
-                return true;
+            let links = self.links.iter().filter(valid);
+            let from_reached = links.filter(|l| reached.contains(&l.issuer));
+            let of_node = from_reached.clone().filter(|l| l.subject == *node);
+            if let Some(link) = of_node.max_by_key(|l| l.expires_s) {
+                return Some(link);
             }
-            let valid = self
-                .links
-                .iter()
-                .filter(|l| l.issued_s <= now_s && now_s < l.expires_s);
-            let next: Vec<Author> = valid
-                .filter(|l| reached.contains(&l.issuer))
-                .map(|l| l.subject)
-                .collect();
+            let next: Vec<Author> = from_reached.map(|l| l.subject).collect();
             reached.extend(next);
         }
-        reached.contains(node)
+        None
+    }
+
+    /// Every node that such a chain leads to.
+    pub fn admitted(&self, now_s: u64) -> BTreeSet<Author> {
+        let is_valid = |l: &&Admission| l.issued_s <= now_s && now_s < l.expires_s;
+        let mut reached = self.nodes.clone();
+        for _ in 0..ADMISSION_CHAIN_MAX {
+            let valid = self.links.iter().filter(is_valid);
+            let next: Vec<Author> = valid
+                .filter(|l| reached.contains(&l.issuer) && !reached.contains(&l.subject))
+                .map(|l| l.subject)
+                .collect();
+            if next.is_empty() {
+                break;
+            }
+            reached.extend(next);
+        }
+        reached
     }
 }

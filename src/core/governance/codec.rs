@@ -28,7 +28,7 @@ pub enum Malformed {
 }
 
 /// Is this the one spelling of a key for which not everybody can sign?
-pub(super) fn is_good_key(key: &Author) -> bool {
+pub(crate) fn is_good_key(key: &Author) -> bool {
     is_canonical(key) && VerifyingKey::from_bytes(key).is_ok_and(|k| !k.is_weak())
 }
 
@@ -38,7 +38,7 @@ fn is_canonical(key: &Author) -> bool {
     !(high && key[0] >= 0xed)
 }
 
-pub(super) fn is_signed(author: &Author, body: &[u8], signature: &[u8; 64]) -> bool {
+pub(crate) fn is_signed(author: &Author, body: &[u8], signature: &[u8; 64]) -> bool {
     is_canonical(author)
         && VerifyingKey::from_bytes(author).is_ok_and(|key| {
             key.verify_strict(body, &Signature::from_bytes(signature))
@@ -47,11 +47,11 @@ pub(super) fn is_signed(author: &Author, body: &[u8], signature: &[u8; 64]) -> b
 }
 
 /// Strictly ascending: sorted, and each once.
-pub(super) fn is_set(list: &[[u8; 32]]) -> bool {
+pub(crate) fn is_set(list: &[[u8; 32]]) -> bool {
     list.windows(2).all(|w| w[0] < w[1])
 }
 
-pub(super) fn hash(context: &'static str, bytes: &[u8]) -> [u8; 32] {
+pub(crate) fn hash(context: &'static str, bytes: &[u8]) -> [u8; 32] {
     *blake3::Hasher::new_derive_key(context)
         .update(bytes)
         .finalize()
@@ -59,32 +59,32 @@ pub(super) fn hash(context: &'static str, bytes: &[u8]) -> [u8; 32] {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Writer(pub(super) Vec<u8>);
+pub(crate) struct Writer(pub(crate) Vec<u8>);
 
 impl Writer {
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> &mut Writer {
+    pub(crate) fn raw(&mut self, bytes: &[u8]) -> &mut Writer {
         self.0.extend_from_slice(bytes);
         self
     }
 
-    pub(super) fn u8(&mut self, n: u8) -> &mut Writer {
+    pub(crate) fn u8(&mut self, n: u8) -> &mut Writer {
         self.raw(&[n])
     }
 
-    pub(super) fn u16(&mut self, n: u16) -> &mut Writer {
+    pub(crate) fn u16(&mut self, n: u16) -> &mut Writer {
         self.raw(&n.to_le_bytes())
     }
 
-    pub(super) fn u32(&mut self, n: u32) -> &mut Writer {
+    pub(crate) fn u32(&mut self, n: u32) -> &mut Writer {
         self.raw(&n.to_le_bytes())
     }
 
-    pub(super) fn u64(&mut self, n: u64) -> &mut Writer {
+    pub(crate) fn u64(&mut self, n: u64) -> &mut Writer {
         self.raw(&n.to_le_bytes())
     }
 
     /// A list of ids or keys, its length in two bytes.
-    pub(super) fn list<'a>(
+    pub(crate) fn list<'a>(
         &mut self,
         ids: impl ExactSizeIterator<Item = &'a [u8; 32]>,
     ) -> &mut Writer {
@@ -95,17 +95,17 @@ impl Writer {
         self
     }
 
-    pub(super) fn text(&mut self, text: &str) -> &mut Writer {
+    pub(crate) fn text(&mut self, text: &str) -> &mut Writer {
         self.u32(text.len() as u32).raw(text.as_bytes())
     }
 }
 
 #[derive(Debug)]
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(crate) struct Reader<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Reader<'a> {
     /// After the check of length and tag that every record begins with.
-    pub(super) fn open(bytes: &'a [u8], max: usize, tag: &[u8]) -> Result<Reader<'a>, Malformed> {
+    pub(crate) fn open(bytes: &'a [u8], max: usize, tag: &[u8]) -> Result<Reader<'a>, Malformed> {
         if bytes.len() > max {
             let got = bytes.len();
             return Err(Malformed::TooLong { got, max });
@@ -114,34 +114,34 @@ impl<'a> Reader<'a> {
         Ok(Reader(rest))
     }
 
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed::Short)?;
         self.0 = rest;
         Ok(*head)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(crate) fn u8(&mut self) -> Result<u8, Malformed> {
         Ok(self.array::<1>()?[0])
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(crate) fn u16(&mut self) -> Result<u16, Malformed> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(crate) fn u32(&mut self) -> Result<u32, Malformed> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(crate) fn u64(&mut self) -> Result<u64, Malformed> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    pub(super) fn u128(&mut self) -> Result<u128, Malformed> {
+    pub(crate) fn u128(&mut self) -> Result<u128, Malformed> {
         Ok(u128::from_le_bytes(self.array()?))
     }
 
     /// A sorted list of at most `max` ids or keys, each once.
-    pub(super) fn list(
+    pub(crate) fn list(
         &mut self,
         max: usize,
         what: &'static str,
@@ -160,18 +160,23 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn text(&mut self, max: usize, what: &'static str) -> Result<String, Malformed> {
+    /// As many bytes as the four before them say.
+    pub(crate) fn bytes(&mut self, max: usize, what: &'static str) -> Result<&'a [u8], Malformed> {
         let n = self.u32()? as usize;
         if n > max {
             return Err(Malformed::Range(what));
         }
         let (head, rest) = self.0.split_at_checked(n).ok_or(Malformed::Short)?;
         self.0 = rest;
-        let text = std::str::from_utf8(head).map_err(|_| Malformed::Range(what))?;
-        Ok(text.to_owned())
+        Ok(head)
     }
 
-    pub(super) fn end(&self) -> Result<(), Malformed> {
+    pub(crate) fn text(&mut self, max: usize, what: &'static str) -> Result<String, Malformed> {
+        let text = std::str::from_utf8(self.bytes(max, what)?);
+        Ok(text.map_err(|_| Malformed::Range(what))?.to_owned())
+    }
+
+    pub(crate) fn end(&self) -> Result<(), Malformed> {
         if self.0.is_empty() {
             Ok(())
         } else {

@@ -11,7 +11,7 @@
 mod act;
 mod admission;
 mod checkpoint;
-mod codec;
+pub(crate) mod codec;
 mod config_chain;
 mod entry;
 mod feed;

@@ -118,6 +118,35 @@ impl Records {
             .chain(self.revocations.values().cloned().map(Record::Revocation))
     }
 
+    /// Names of all, in order within each kind.
+    pub fn ids(&self) -> impl Iterator<Item = RecordId> + '_ {
+        let entries = self.entries.keys().map(|id| id.0);
+        entries
+            .chain(self.halts.keys().map(|id| id.0))
+            .chain(self.checkpoints.keys().map(|id| id.0))
+            .chain(self.admissions.keys().map(|id| id.0))
+            .chain(self.revocations.keys().copied())
+    }
+
+    pub fn get(&self, id: &RecordId) -> Option<Record> {
+        let entry = self.entries.get(&EntryId(*id)).cloned().map(Record::Entry);
+        let halt = || self.halts.get(&HaltId(*id)).cloned().map(Record::Halt);
+        let checkpoint = || {
+            let found = self.checkpoints.get(&CheckpointId(*id)).cloned();
+            found.map(Record::Checkpoint)
+        };
+        let admission = || {
+            let found = self.admissions.get(&AdmissionId(*id)).cloned();
+            found.map(Record::Admission)
+        };
+        let revocation = || self.revocations.get(id).cloned().map(Record::Revocation);
+        entry
+            .or_else(halt)
+            .or_else(checkpoint)
+            .or_else(admission)
+            .or_else(revocation)
+    }
+
     pub fn contains(&self, id: &RecordId) -> bool {
         self.entries.contains_key(&EntryId(*id))
             || self.halts.contains_key(&HaltId(*id))
