@@ -297,6 +297,24 @@ const _: () = {
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
+/// Bytes of one frame of a journal: a record, and what stands around it.
+pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + 64;
+/// Bytes of a node's log, and of a file of records that is read: all that 16 members may ever say.
+/// Beyond it only halts are kept.
+pub const LEDGER_BYTES_MAX: u64 = 16 * FEED_BYTES_MAX as u64;
+/// Bytes of a node's log from which on it is written anew, without what is over, when it is opened.
+pub const LEDGER_SPARSE_BYTES: u64 = 1 << 20;
+/// Halts in the latch beside those in the log: one holds the node, the others say who else.
+pub const LATCHED_HALTS_MAX: usize = 8;
+/// Bytes of a latch, whatever it holds: it is written in place, so a full disk cannot keep a halt out.
+pub const LATCH_BYTES: usize = 12 << 10;
+/// Bytes of the journal of permits before it begins anew; the one before is kept.
+pub const AUDIT_BYTES_MAX: u64 = 8 << 20;
+/// Meshes that one vote key remembers.
+pub const SIGNER_MESHES_MAX: usize = 64;
+
+const _: () = {
+    assert!(LATCHED_HALTS_MAX * (HALT_BYTES_MAX + 2) + 1024 < LATCH_BYTES);
     assert!(
         LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX,
         "a full list fits an opinion"

@@ -9,7 +9,8 @@ fn facts_are_the_models() {
     let rig = Rig::new();
     let facts = rig.expert.facts();
     assert_eq!(facts.vocab.len(), 49_152);
-    assert_eq!(facts.cache_bytes, 8192 * 30 * 3 * (64 + 64) * 2);
+    let cells = 8192 * 30 * 3 * (64 + 64) * 2;
+    assert_eq!(facts.cache_bytes, cells + cells / 4, "a quarter for what is parked");
     assert!(facts.model_bytes > 90_000_000 && facts.model_bytes < 100_000_000);
     assert_eq!(facts.processor, "cpu, 2 threads");
     let end = (0..facts.vocab.len())

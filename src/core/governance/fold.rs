@@ -322,6 +322,11 @@ impl Standing {
         self.lifted.contains(&id.0)
     }
 
+    /// Does a halt with this id and author stop the mesh, whether or not its record is known?
+    pub fn stops(&self, id: HaltId, author: &Author) -> bool {
+        self.electorate.is_active(author) && !self.is_lifted(id)
+    }
+
     pub fn tip(&self) -> Tip {
         self.tip
     }

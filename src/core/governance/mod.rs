@@ -3,7 +3,8 @@
 //!
 //! From bytes to rights: [`Record::decode`] verifies one signed thing, [`Records`] is a set of them,
 //! [`fold`] says what the set amounts to ([`Standing`]), and [`Rights`] says what a node may do under
-//! that. [`Replica`] is one node's set, within bounds. The layout of the bytes, the thresholds and
+//! that. [`Replica`] is one node's set, within bounds; [`Stored`] reads it back from disk, and
+//! [`Memory`] says what a key may still sign. The layout of the bytes, the thresholds and
 //! what can go wrong: research/decisions/0010-governance-core.md.
 
 #![forbid(unsafe_code)]
@@ -18,12 +19,18 @@ mod feed;
 mod fold;
 mod genesis;
 mod halt;
+mod journal;
+mod latch;
 mod membership;
+mod parcel;
 mod permit;
 mod phase;
 mod records;
 mod replica;
+mod request;
 mod revert;
+mod signer;
+mod stored;
 mod tier;
 mod votes;
 
@@ -38,12 +45,18 @@ pub use feed::Fault;
 pub use fold::{Cause, Snapshot, Standing, Tip, fold};
 pub use genesis::{BadGenesis, Genesis, Leases, Preset, PresetRow, Terms};
 pub use halt::{Halt, HaltId};
+pub use journal::{End, Purpose as JournalPurpose, Scan};
+pub use latch::Latch;
 pub use membership::{BadMembers, Electorate, Members};
+pub use parcel::{BadParcel, Parcel, Verified};
 pub use permit::{Experts, Halted, Permit, Purpose, Rights, Tighten};
 pub use phase::Phase;
 pub use records::{Record, RecordId, Records};
 pub use replica::{Refusal, Replica, Taken};
+pub use request::{Request, Wish};
 pub use revert::Interval;
+pub use signer::{Memory, Spoken, WontSign};
+pub use stored::{Lost, Stored};
 pub use tier::{Action, Lately, Tier, Unfit, patch_tier, tier};
 pub use votes::Consent;
 
@@ -60,6 +73,10 @@ mod people;
 #[cfg(test)]
 mod rights_tests;
 #[cfg(test)]
+mod signer_tests;
+#[cfg(test)]
 mod sim_tests;
+#[cfg(test)]
+mod stored_tests;
 #[cfg(test)]
 mod tier_tests;

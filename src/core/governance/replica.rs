@@ -57,6 +57,32 @@ impl Replica {
         }
     }
 
+    /// The replica of all these, in whatever order they come, and what it had no use for: a record
+    /// is taken once the ones that it rests on are there.
+    pub fn gather(genesis: Genesis, records: Vec<Record>) -> (Replica, Vec<(Record, Refusal)>) {
+        let mut replica = Replica::new(genesis);
+        let mut waiting: Vec<(Record, Refusal)> = Vec::new();
+        let mut next = records;
+        loop {
+            let before = next.len();
+            for record in next {
+                if let Taken::Refused(refusal) = replica.insert(record.clone()) {
+                    waiting.push((record, refusal));
+                }
+            }
+            replica.refold();
+            let again = |(_, refusal): &(Record, Refusal)| *refusal == Refusal::Stranger;
+            if waiting.len() == before || !waiting.iter().any(again) {
+                return (replica, waiting);
+            }
+            next = waiting.drain(..).map(|(record, _)| record).collect();
+        }
+    }
+
+    pub fn genesis(&self) -> &Genesis {
+        &self.genesis
+    }
+
     pub fn standing(&self) -> &Standing {
         &self.standing
     }

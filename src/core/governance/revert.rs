@@ -29,6 +29,11 @@ impl Interval {
         })
     }
 
+    /// As it was kept with the latch.
+    pub(super) fn restored(base: u64, target: Snapshot) -> Interval {
+        Interval { base, target }
+    }
+
     pub fn base(&self) -> u64 {
         self.base
     }
