@@ -297,6 +297,10 @@ const _: () = {
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
+};
+
+// --- what a node keeps on disk ---------------------------------------------------------------------
+
 /// Bytes of one frame of a journal: a record, and what stands around it.
 pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + 64;
 /// Bytes of a node's log, and of a file of records that is read: all that 16 members may ever say.

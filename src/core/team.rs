@@ -394,11 +394,15 @@ impl Team {
         if !self.group.is_empty() {
             return None;
         }
-        let words = self.members.iter().filter_map(|m| match &m.standing {
+        let mut words = self.members.iter().filter_map(|m| match &m.standing {
             Standing::Gone(why) => Some(why.clone()),
             _ => None,
         });
-        Some(words.last().unwrap_or_else(|| "no expert answers".into()))
+        Some(
+            words
+                .next_back()
+                .unwrap_or_else(|| "no expert answers".into()),
+        )
     }
 
     /// A member said something: one that was late is a spare again.

@@ -10,7 +10,11 @@ fn facts_are_the_models() {
     let facts = rig.expert.facts();
     assert_eq!(facts.vocab.len(), 49_152);
     let cells = 8192 * 30 * 3 * (64 + 64) * 2;
-    assert_eq!(facts.cache_bytes, cells + cells / 4, "a quarter for what is parked");
+    assert_eq!(
+        facts.cache_bytes,
+        cells + cells / 4,
+        "a quarter for what is parked"
+    );
     assert!(facts.model_bytes > 90_000_000 && facts.model_bytes < 100_000_000);
     assert_eq!(facts.processor, "cpu, 2 threads");
     let end = (0..facts.vocab.len())

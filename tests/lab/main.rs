@@ -6,6 +6,7 @@
 //! devices as `quorate_core::link` says. Where the kernel has no such things, a test says SKIPPED
 //! and why; with QUORATE_LAB=required that is a failure.
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod host;
 mod lab;

@@ -4,9 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use libp2p_identity::{Keypair, PeerId};
-use quorate::driver::{
-    self, Asked, Found, Generation, Lease, Models, Node, Offer, RefusedError,
-};
+use quorate::driver::{self, Asked, Found, Generation, Lease, Models, Node, Offer, RefusedError};
 use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate::mesh::{self, Neighbour};
 use quorate::net::plane::Plane;
@@ -272,7 +270,10 @@ async fn a_node_that_dies_mid_sentence_costs_no_text() {
     assert!(!last.contains(&dead));
     if set(&told, 0).contains(&dead) {
         assert!(told.schedule.len() >= 2);
-        assert!(told.schedule[1].position >= 15, "from the first undecided position on");
+        assert!(
+            told.schedule[1].position >= 15,
+            "from the first undecided position on"
+        );
     }
     assert_eq!(last.len(), 4, "a spare took its place");
 }

@@ -41,32 +41,44 @@ fn policy() -> Policy {
     }
 }
 
-/// Every package of Cargo.lock, for all systems. Asks the network only if a crate was never fetched.
-fn packages() -> Vec<Package> {
-    let metadata = |more: &[&str]| {
+/// What cargo prints. Asks the network only if a crate was never fetched.
+fn cargo(args: &[&str]) -> String {
+    let run = |more: &[&str]| {
         Command::new(env!("CARGO"))
-            .args([
-                "metadata",
-                "--format-version=1",
-                "--locked",
-                "--all-features",
-            ])
+            .args(args)
+            .args(["--locked", "--all-features"])
             .args(more)
             .current_dir(super::root())
             .output()
             .expect("cargo starts")
     };
-    let mut output = metadata(&["--offline"]);
+    let mut output = run(&["--offline"]);
     if !output.status.success() {
-        output = metadata(&[]);
+        output = run(&[]);
     }
     assert!(
         output.status.success(),
-        "cargo metadata: {}",
+        "cargo {args:?}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let json: serde_json::Value =
-        serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
+    String::from_utf8(output.stdout).expect("cargo prints text")
+}
+
+/// Every package that is compiled into anything of ours, on any system. Cargo.lock, and with it the
+/// metadata, also names what optional features of others would need, and nobody turned on.
+fn packages() -> Vec<Package> {
+    let tree = cargo(&[
+        "tree",
+        "--workspace",
+        "--target=all",
+        "--edges=all",
+        "--prefix=none",
+        "--format={p}",
+    ]);
+    let name = |line: &str| line.split(' ').next().map(str::to_owned);
+    let used: BTreeSet<String> = tree.lines().filter_map(name).collect();
+    let json: serde_json::Value = serde_json::from_str(&cargo(&["metadata", "--format-version=1"]))
+        .expect("cargo metadata prints JSON");
     let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
     let list = json["packages"]
         .as_array()
@@ -77,6 +89,7 @@ fn packages() -> Vec<Package> {
         license: text(&p["license"]),
         source: text(&p["source"]),
     })
+    .filter(|package| used.contains(&package.name))
     .collect()
 }
 

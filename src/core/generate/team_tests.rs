@@ -113,10 +113,11 @@ impl World {
         let ways = ways.clone();
         let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
         let mut events = table.handle(op);
-        if asks && !events.is_empty() {
-            if let Some(instead) = &ways.instead {
-                events = vec![instead.clone()];
-            }
+        if asks
+            && !events.is_empty()
+            && let Some(instead) = &ways.instead
+        {
+            events = vec![instead.clone()];
         }
         for event in events {
             let there = now + self.delay(ways.delay_us);
