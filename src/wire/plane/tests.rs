@@ -110,7 +110,10 @@ fn bytes_are_as_they_were() {
         "0000002b1229080110ac021a03f0a204221d0a1b0a100100000002000000030000000400000011000000000000b03f"
     );
     let frame = open_frame(&letterhead(), &ExpertId([6; 32]), &open(3)).unwrap();
-    assert_eq!(blake3::hash(&frame).to_hex().as_str(), "");
+    assert_eq!(
+        blake3::hash(&frame).to_hex().as_str(),
+        "25db35d7a704e0f89b2a01449802b11bf1ef3574fafcb742cb52574cc0d56b34"
+    );
 }
 
 #[test]
