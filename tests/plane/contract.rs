@@ -9,7 +9,11 @@ use quorate::net::plane::Path;
 use quorate::net::serve::Ended;
 use quorate::wire::plane as wire;
 use quorate_core::ids::SessionId;
-use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Query, Said, Want};
+use quorate_core::limits::SESSIONS_MAX;
+use quorate_core::opinion::{
+    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said, Want,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
@@ -109,6 +113,57 @@ async fn gone(served: &Served) {
     soon("guests to be forgotten", forgotten).await;
 }
 
+/// As many as the expert takes, all at once: each hears what it would hear alone.
+pub(crate) async fn sessions_do_not_hear_each_other(kind: Kind) {
+    let (served, mut ended) = Served::spawn(Door::Open, PATIENCE);
+    let pair = Pair::new(kind, served.server());
+    let (remote, mut events) = pair.expert(served.facts());
+    let there = side_by_side(&*remote, &mut events).await;
+    let (events_tx, mut events) = mpsc::channel(64);
+    let local = StubExpert::spawn(StubOptions::default(), events_tx).unwrap();
+    let here = side_by_side(&*local, &mut events).await;
+    assert_eq!(there, here);
+    let texts: BTreeSet<String> = there.values().map(|said| format!("{said:?}")).collect();
+    assert_eq!(texts.len(), SESSIONS_MAX, "no two have the same to say");
+    drop(remote);
+    for _ in 0..SESSIONS_MAX {
+        assert_eq!(soon("the end", ended.recv()).await, Some(Ended::Closed));
+    }
+}
+
+async fn side_by_side(
+    expert: &dyn Expert,
+    events: &mut mpsc::Receiver<FromExpert>,
+) -> BTreeMap<SessionId, Vec<Opinion>> {
+    let sessions: Vec<SessionId> = (1..=SESSIONS_MAX as u128).map(SessionId).collect();
+    for session in &sessions {
+        let open = open(*session, &format!("{}", session.0));
+        expert.submit(ExpertOp::Open(Box::new(open))).unwrap();
+    }
+    for _ in &sessions {
+        assert!(matches!(next(events).await, ExpertEvent::Ready { .. }));
+    }
+    let mut heard = BTreeMap::<SessionId, Vec<Opinion>>::new();
+    for round in 0..25 {
+        for session in &sessions {
+            let prompt = format!("{}", session.0).len() as u32;
+            let token = Some(64 + session.0 as u32);
+            expert
+                .submit(draft(*session, prompt + round, token))
+                .unwrap();
+        }
+        for _ in &sessions {
+            match next(events).await {
+                ExpertEvent::Opinions {
+                    session, opinions, ..
+                } => heard.entry(session).or_default().extend(opinions),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    heard
+}
+
 pub(crate) async fn a_refusal_arrives_as_it_was_said(kind: Kind) {
     for why in [
         ExpertFailure::Busy { retry_ms: 1234 },
@@ -189,6 +244,8 @@ pub(crate) async fn a_router_that_vanishes_after_open_is_not_waited_for(kind: Ki
     let frame = wire::open_frame(&letterhead(), &served.facts().id, &open(SESSION, "x"));
     stream.writer.write_all(&frame.unwrap()).await.unwrap();
     stream.writer.flush().await.unwrap();
+    // A connection that closes takes what was not read yet with it: then there is nobody to wait for.
+    soon("the visit", served.visited()).await;
     assert!(ended.try_recv().is_err(), "it waits for the model");
     drop(stream);
     assert_eq!(soon("the end", ended.recv()).await, Some(Ended::Closed));

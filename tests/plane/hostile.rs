@@ -6,7 +6,7 @@ use quorate::expert::Expert;
 use quorate::net::frame::{FrameReader, PATIENCE};
 use quorate::net::plane::Stream;
 use quorate::net::serve::Ended;
-use quorate::wire::plane::{self as wire, Letterhead};
+use quorate::wire::plane::{self as wire, LENGTH_BYTES, Letterhead};
 use quorate_core::ids::{NetworkId, SessionId};
 use quorate_core::limits::{ANSWER_BYTES_MAX, OPEN_BYTES_MAX, QUESTION_BYTES_MAX};
 use quorate_core::lnp::LnP;
@@ -198,6 +198,71 @@ pub(crate) async fn a_reader_that_never_reads_is_cut_off(kind: Kind) {
     // And everybody else is served.
     let bytes = [opened, op_frame(&ExpertOp::Close { session: SESSION })].concat();
     told(&pair, &bytes).await;
+}
+
+/// 10^5 frames of rubbish, half of them good ones with a few bytes changed, on many streams; then the
+/// next router is served as if nothing had been, and nothing is kept of the others.
+pub(crate) async fn rubbish_leaves_the_server_working(kind: Kind) {
+    const FRAMES: usize = 100_000;
+    const FRAMES_PER_STREAM: usize = 100;
+    let (served, mut ended) = Served::spawn(Door::Open, PATIENCE);
+    let pair = Pair::new(kind, served.server());
+    let good = [
+        open_frame(&served, &letterhead()),
+        op_frame(&draft(SESSION, 1, Some(65))),
+        op_frame(&ExpertOp::Close { session: SESSION }),
+    ];
+    let mut chance = Chance(7);
+    let mut before = 0;
+    for stream_no in 0..FRAMES / FRAMES_PER_STREAM {
+        if stream_no == 100 {
+            before = resident(); // buffers have their size
+        }
+        let mut bytes = Vec::new();
+        // Half of the streams open a real session first: its later frames are what is wrong.
+        if chance.below(2) == 0 {
+            bytes.extend_from_slice(&good[0]);
+        }
+        for _ in 0..FRAMES_PER_STREAM {
+            bytes.extend(rubbish(&mut chance, &good));
+        }
+        let mut stream = pair.raw().await;
+        // The server may have said no, and hung up, after any frame.
+        stream.writer.write_all(&bytes).await.ok();
+        stream.writer.shutdown().await.ok();
+        let mut reader = FrameReader::new(stream.reader, PATIENCE);
+        while let Ok(Some(_)) = soon("an answer", reader.next(ANSWER_BYTES_MAX)).await {}
+        soon("the end", ended.recv()).await.unwrap();
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 32 << 20, "{grown} bytes more");
+    let events = told(&pair, &[good[0].clone(), good[2].clone()].concat()).await;
+    assert!(matches!(events[0], ExpertEvent::Ready { .. }), "{events:?}");
+}
+
+fn rubbish(chance: &mut Chance, good: &[Vec<u8>]) -> Vec<u8> {
+    if chance.below(2) == 0 {
+        let body: Vec<u8> = (0..chance.below(40))
+            .map(|_| chance.below(256) as u8)
+            .collect();
+        return [&(body.len() as u32).to_be_bytes()[..], &body].concat();
+    }
+    let mut frame = good[chance.below(good.len())].clone();
+    for _ in 0..=chance.below(3) {
+        let at = LENGTH_BYTES + chance.below(frame.len() - LENGTH_BYTES);
+        frame[at] ^= 1 << chance.below(8);
+    }
+    frame
+}
+
+/// Numbers that are the same in every run.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        ((self.0 >> 33) % n as u64) as usize
+    }
 }
 
 fn opinions(epoch: u32, list: List) -> Vec<u8> {

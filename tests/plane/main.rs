@@ -28,6 +28,7 @@ macro_rules! on_both_paths {
 
 on_both_paths! {
     contract::a_whole_session_is_the_same_as_here,
+    contract::sessions_do_not_hear_each_other,
     contract::a_refusal_arrives_as_it_was_said,
     contract::an_expert_that_ends_mid_sentence_is_gone_at_once,
     contract::dropping_the_expert_closes_its_sessions,
@@ -35,6 +36,7 @@ on_both_paths! {
     contract::bench_round_trip,
     hostile::another_mesh_another_version_and_a_circle_are_refused,
     hostile::an_oversize_frame_is_refused,
+    hostile::rubbish_leaves_the_server_working,
     hostile::an_epoch_that_is_over_is_refused,
     hostile::a_writer_of_single_bytes_is_served_and_one_that_stalls_is_not,
     hostile::a_reader_that_never_reads_is_cut_off,

@@ -12,7 +12,7 @@ use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 pub(crate) const NETWORK: NetworkId = NetworkId([42; 32]);
 pub(crate) const SERVER_KEY: PeerKey = [7; 32];
@@ -37,6 +37,8 @@ pub(crate) struct Served {
     door: Door,
     patience: Duration,
     ended: mpsc::Sender<Ended>,
+    /// One for every `Open` that has been read.
+    visits: Semaphore,
 }
 
 impl Served {
@@ -64,12 +66,18 @@ impl Served {
             door,
             patience,
             ended: ended_tx,
+            visits: Semaphore::new(0),
         };
         (Arc::new(served), ended)
     }
 
     pub(crate) fn facts(&self) -> Arc<ExpertFacts> {
         self.expert.facts().clone()
+    }
+
+    /// Waits until one more `Open` has been read.
+    pub(crate) async fn visited(&self) {
+        self.visits.acquire().await.unwrap().forget();
     }
 
     /// Guests that the node still hears.
@@ -95,6 +103,7 @@ impl Served {
     }
 
     async fn visit(self: Arc<Served>, opening: Opening) -> Result<Guest, ExpertFailure> {
+        self.visits.add_permits(1);
         match &self.door {
             Door::Refuse(why) => return Err(why.clone()),
             Door::Wait => std::future::pending().await,
@@ -115,6 +124,10 @@ impl Served {
                 while self.expert.submit(op.clone()).is_err() {
                     tokio::task::yield_now().await;
                 }
+            }
+            // However the router left: the expert's place is free again.
+            while self.expert.submit(ExpertOp::Close { session }).is_err() {
+                tokio::task::yield_now().await;
             }
             self.guests.lock().unwrap().remove(&session);
         });
