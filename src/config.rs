@@ -6,9 +6,11 @@
 
 mod donor;
 mod expert;
+mod mesh;
 
 pub use donor::PauseWhen;
 pub use expert::{ExpertSettings, Prefix};
+pub use mesh::MeshSettings;
 
 use crate::error::{Failure, Kind, Outcome, nearest};
 use crate::obs::LogFormat;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub experts: Vec<ExpertSettings>,
     /// What it gives to its mesh.
     pub donor: Donor,
+    /// How it meets the others.
+    pub mesh: MeshSettings,
 }
 
 /// What flags and environment say; None leaves the file's word.
@@ -86,6 +90,7 @@ struct Raw {
     machine: RawMachine,
     log: RawLog,
     donor: donor::RawDonor,
+    mesh: mesh::RawMesh,
     expert: Vec<expert::RawExpert>,
     aliases: BTreeMap<String, String>,
 }
@@ -142,6 +147,15 @@ const KEYS: &[&str] = &[
     "donor.pause_when",
     "donor.hours",
     "donor.share",
+    "mesh.listen",
+    "mesh.plane_listen",
+    "mesh.announce",
+    "mesh.plane_announce",
+    "mesh.bootstrap",
+    "mesh.mdns",
+    "mesh.allow",
+    "mesh.block",
+    "mesh.model",
 ];
 /// The table whose keys are the user's own.
 const FREE_TABLE: &str = "aliases";
@@ -232,6 +246,7 @@ impl Settings {
             log_filter: flags.log_filter.clone().or(raw.log.filter),
             log_format: flags.log_format.or(raw.log.format).unwrap_or_default(),
             donor: raw.donor.resolve(flags.pause_when)?,
+            mesh: raw.mesh.resolve()?,
             experts: expert::checked(raw.expert, &raw.aliases)?,
             aliases: raw.aliases,
         })
@@ -353,6 +368,21 @@ impl FromStr for Listen {
         Err(format!(
             "'{text}' is not an address to listen on; write 127.0.0.1:7867, or a port alone"
         ))
+    }
+}
+
+/// A time with an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lasting(pub Duration);
+
+impl FromStr for Lasting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Lasting, String> {
+        match text.parse::<KeepAlive>()? {
+            KeepAlive::For(time) => Ok(Lasting(time)),
+            KeepAlive::Forever => Err("it has to end some time; write 30m, 24h or 7d".into()),
+        }
     }
 }
 

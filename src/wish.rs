@@ -5,6 +5,7 @@ use quorate_core::chat::{Message, Tool};
 use quorate_core::ids::Token;
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::limits;
+use quorate_core::team::Sets;
 
 /// A request as typed: `None` where the client said nothing.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,18 @@ pub struct Asked {
     pub frequency_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub bias: Vec<(Token, f32)>,
+    pub together: Together,
+}
+
+/// How a `mesh` request is answered. Other models are asked alone, whatever this says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Together {
+    /// Who said what of every token is told with it.
+    pub provenance: bool,
+    /// Fewer experts than the mesh would ask.
+    pub k: Option<u32>,
+    /// None: a set of experts stays until one of them fails, and the text can be replayed.
+    pub sets: Option<Sets>,
 }
 
 /// What holds where a client says nothing.
@@ -53,6 +66,7 @@ pub struct Wish {
     /// Log-probabilities wanted, with this many alternatives.
     pub logprobs: Option<u8>,
     pub shape: Shape,
+    pub together: Together,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -164,6 +178,12 @@ impl Asked {
                 "max_tokens must be at least 1, not 0",
             ));
         }
+        if self.together.k == Some(0) {
+            return Err(Invalid::value(
+                "quorate.k",
+                "quorate.k must be at least 1, not 0",
+            ));
+        }
         let logprobs = self.logprobs.map(|n| {
             check_range("top_logprobs", n, 0, limits::RAW_TOP_MAX.into())?;
             Ok(n as u8)
@@ -178,6 +198,7 @@ impl Asked {
             stop: self.stop,
             logprobs: logprobs.transpose()?,
             shape: self.shape,
+            together: self.together,
         })
     }
 

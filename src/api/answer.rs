@@ -1,7 +1,7 @@
 //! From a wish to a stream of events: acquire the model, render, tokenise, generate. HTTP chat, HTTP
 //! completions and gRPC all come through here.
 
-use super::ApiState;
+use super::{ApiState, mesh};
 use super::error::{ApiError, Kind};
 use super::metrics::{Outcome, Running};
 use crate::driver::{Asked, Generation, GenerationStream, Lease, RefusedError};
@@ -12,6 +12,8 @@ use crate::wish::{self, Prompt, Shape, Wish};
 use quorate_core::chat::{self, Segment};
 use quorate_core::generate::{Event, Finish, Notes};
 use quorate_core::ids::Token;
+use quorate_core::team::{Schedule, Sets};
+use serde_json::{Value, json};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -26,6 +28,11 @@ pub(crate) struct Answer {
     pub facts: Arc<ExpertFacts>,
     pub usage: Usage,
     pub timings: Timings,
+    /// Who is asked; a mesh answer also says what that took.
+    asked: Asked,
+    /// The client wants to see who said what.
+    pub tells: bool,
+    costs: mesh::Costs,
     choices: Vec<Choice>,
     /// Where the next look for an event starts, so that no choice starves another.
     turn: usize,
@@ -40,6 +47,8 @@ struct Choice {
     finished: bool,
     /// When its last token came.
     last: Option<Instant>,
+    /// Who decided it; known at its end.
+    schedule: Schedule,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,9 +79,14 @@ pub(crate) async fn start(state: &ApiState, wish: Wish) -> Result<Answer, ApiErr
 }
 
 async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result<Answer, ApiError> {
-    let name = state.catalogue.resolve(&wish.model);
+    let name = mesh::model(state, &wish.model);
     let lease = state.node.acquire(name).await?;
     let facts = lease.facts().clone();
+    let asked = mesh::asked(state, &wish.model, wish.together, &lease).await?;
+    let notes = Notes {
+        record: false,
+        provenance: asked != Asked::Own || (wish.model == mesh::MODEL),
+    };
     check_tokens(&wish, &facts)?;
     let prompts = tokenize(&lease, &wish.prompt).await?;
     let seed = match wish.seed {
@@ -95,8 +109,8 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
                 stop: wish.stop.clone(),
                 logprobs: wish.logprobs,
                 grammar: matchers.next(),
-                asked: Asked::Own,
-                notes: Notes::default(),
+                asked,
+                notes,
             };
             let stream = state
                 .node
@@ -107,6 +121,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
                 stream,
                 finished: false,
                 last: None,
+                schedule: Schedule::new(),
             });
         }
     }
@@ -116,6 +131,9 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
         facts,
         usage: Usage::default(),
         timings: Timings::default(),
+        asked,
+        tells: notes.provenance && wish.together.provenance,
+        costs: mesh::Costs::default(),
         choices,
         turn: 0,
         per_prompt,
@@ -127,6 +145,26 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
 impl Answer {
     pub(crate) fn choices(&self) -> usize {
         self.choices.len()
+    }
+
+    pub(crate) fn is_of_mesh(&self) -> bool {
+        self.asked != Asked::Own
+    }
+
+    /// What a mesh answer says of itself, once it is whole.
+    pub(crate) fn mesh(&self) -> Option<Value> {
+        let costs = self.costs.page()?;
+        let semantics = match self.asked {
+            Asked::Mesh { sets: Sets::B, .. } => "B",
+            Asked::Own | Asked::Mesh { sets: Sets::A, .. } => "A",
+        };
+        let schedules = self.choices.iter().map(|c| mesh::schedule(&c.schedule));
+        let schedules: Vec<Value> = schedules.collect();
+        Some(json!({
+            "semantics": semantics,
+            "schedules": schedules,
+            "per_token": costs,
+        }))
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -192,7 +230,10 @@ impl Answer {
                 }
             }
             Event::Decided(_) => {}
-            Event::Token(_) => {
+            Event::Token(token) => {
+                if let Some(told) = &token.provenance {
+                    self.costs.add(told, self.facts.id);
+                }
                 let now = Instant::now();
                 self.running.token(choice.last, now);
                 choice.last = Some(now);
@@ -201,9 +242,11 @@ impl Answer {
                 why,
                 generated,
                 decode_us,
+                schedule,
                 ..
             } => {
                 choice.finished = true;
+                choice.schedule.clone_from(schedule);
                 self.usage.completion_tokens += u64::from(*generated);
                 self.timings.decode_us = self.timings.decode_us.max(*decode_us);
                 match why {

@@ -125,7 +125,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
             text,
             generated,
             decode_us,
-            ..
+            schedule,
         } => {
             let reason = match why {
                 Finish::Length => v1::finished::Reason::Length,
@@ -143,6 +143,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
                 usage: Some(usage),
                 seed: answer.seed,
                 law: answer.law.clone(),
+                schedule: answer.is_of_mesh().then_some(schedule).iter().flatten().map(wire::change).collect(),
             })
         }
     })

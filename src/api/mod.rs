@@ -9,6 +9,7 @@
 //! Every request becomes the same checked `Wish` and runs through `answer::start`.
 
 use crate::driver::Node;
+use crate::mesh::Membership;
 use crate::wish::Defaults;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ mod grpc;
 mod guard;
 mod health;
 mod listener;
+mod mesh;
 pub mod metrics;
 mod openai;
 
@@ -31,6 +33,8 @@ pub use listener::serve;
 pub struct ApiState {
     pub node: Node,
     pub catalogue: Catalogue,
+    /// What `mesh` as a model means.
+    pub mesh: Membership,
     /// Must be servable for `/readyz` to say yes.
     pub default_model: Option<String>,
     pub defaults: Defaults,

@@ -7,8 +7,9 @@ use crate::config::{KeepAlive, Settings};
 use crate::driver::{self, Node};
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::hardware;
-use crate::home::{Home, NodeLock};
+use crate::home::{Home, MeshHome, NodeLock};
 use crate::identity::Identity;
+use crate::mesh::{Founding, Membership};
 use crate::node::{self, Audience, Library, NodeKeys};
 use crate::store::Store;
 use crate::wish::Defaults;
@@ -39,6 +40,8 @@ pub struct App {
     pub node: Node,
     pub library: Library,
     pub state: ApiState,
+    /// What a membership is made of, when the home belongs to a mesh.
+    founding: Founding,
     stop: CancellationToken,
     driver: JoinHandle<()>,
 }
@@ -65,7 +68,15 @@ impl App {
         let library = Library::new(store.clone(), settings.clone(), hardware, audience, keys);
         let (node, driver) = driver::start(driver_settings, library.models(), stop.clone());
         let state = api_state(node.clone(), settings, &store, &library)?;
+        let founding = Founding {
+            keypair: identity.keypair,
+            settings: settings.clone(),
+            home: MeshHome::of(home),
+            node: node.clone(),
+            library: library.clone(),
+        };
         Ok(App {
+            founding,
             node,
             library,
             state,
@@ -108,8 +119,14 @@ pub async fn serve(
     let ready = ready(&app, &listener).await?;
     lock.publish(&ready.api, &ready.node_id)?;
     let serving = tokio::spawn(api::serve(app.state.clone(), listener, app.stop.clone()));
+    // The API answers before the mesh does.
+    let mesh = app.state.mesh.clone();
+    let mesh = tokio::spawn(mesh.run(app.founding.clone(), app.stop.clone()));
     on_ready(&ready)?;
     let ended = run(&app, preload, serving, signals).await;
+    app.stop.cancel();
+    // It says goodbye to the others; whoever does not hear it notices within seconds.
+    tokio::time::timeout(SHUTDOWN_MAX, mesh).await.ok();
     app.shut_down().await;
     drop::<NodeLock>(lock);
     ended
@@ -265,6 +282,7 @@ fn api_state(
             aliases: settings.aliases.clone(),
             near: Arc::new(move |typed| node::near_names(&near_store, typed)),
         },
+        mesh: Membership::new(settings.mesh.model.as_deref().unwrap_or(&settings.default_model)),
         default_model: Some(settings.default_model.clone()),
         defaults: Defaults {
             transforms: Transforms::NEUTRAL,

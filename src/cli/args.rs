@@ -1,7 +1,7 @@
 //! The command line exactly as typed. Nothing here is checked beyond its form; `config` and the
 //! verbs do that.
 
-use crate::config::{KeepAlive, Listen, MemorySize};
+use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -78,6 +78,17 @@ pub(super) enum Verb {
     Stop(Stop),
     /// Show how the node is doing
     Status(ReadVerb),
+    /// Found a mesh
+    #[command(subcommand)]
+    Mesh(Mesh),
+    /// Let another machine into the mesh: prints a line for `join`
+    Invite(Invite),
+    /// Enter a mesh
+    Join(Join),
+    /// Belong to no mesh any more
+    Leave,
+    /// Show the other nodes of the mesh
+    Peers(ReadVerb),
     /// Check everything a node needs, with a remedy for each fault
     Doctor(ReadVerb),
     /// Measure speed
@@ -135,7 +146,7 @@ pub(super) struct Up {
 
 #[derive(Debug, Args)]
 pub(super) struct Run {
-    /// A short name (smollm2:135m), org/repo:QUANT from the hub, or the path of a .gguf file
+    /// A short name (smollm2:135m), org/repo:QUANT from the hub, the path of a .gguf file, or `mesh`
     pub(super) model: String,
     /// What to ask; without it, and without piped input, a conversation begins
     pub(super) prompt: Vec<String>,
@@ -236,6 +247,42 @@ pub(super) struct Rm {
 #[derive(Debug, Args)]
 pub(super) struct Stop {
     pub(super) model: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Mesh {
+    /// A mesh of your own for friends and tests, with this node as its first
+    New(MeshNew),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MeshNew {
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Invite {
+    /// How long it opens the door: 30m, 24h, 7d
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    pub(super) expires: Lasting,
+    /// Take an invite back, by its name
+    #[arg(long, value_name = "NAME")]
+    pub(super) revoke: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Join {
+    /// What `quorate invite` printed on a node of the mesh; line breaks in it do no harm
+    #[arg(required = true)]
+    pub(super) invite: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Subcommand)]

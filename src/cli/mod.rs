@@ -3,7 +3,7 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Verb};
+use args::{Bench, Cli, Mesh, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ mod client;
 mod context;
 mod doctor;
 mod interrupt;
+mod mesh;
 mod models;
 mod node;
 mod run;
@@ -73,6 +74,11 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Ps(args) => node::ps(&command()?, args),
         Verb::Stop(args) => node::stop(&command()?, args),
         Verb::Status(args) => node::status(&command()?, args),
+        Verb::Mesh(Mesh::New(args)) => mesh::new(&command()?, args),
+        Verb::Invite(args) => mesh::invite(&command()?, args),
+        Verb::Join(args) => mesh::join(&command()?, args),
+        Verb::Leave => mesh::leave(&command()?),
+        Verb::Peers(args) => mesh::peers(&command()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)

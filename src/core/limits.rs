@@ -254,6 +254,10 @@ pub const REVERT_MAX: u8 = 16;
 
 /// Addresses of one node: two transports on a few interfaces, and two relays.
 pub const ADDRESSES_MAX: usize = 8;
+/// Invites that a node's owner took back: they expire by themselves, and each takes a line of a file.
+pub const INVITES_REVOKED_MAX: usize = 4096;
+/// Nodes that the owner's lists of allowed or blocked ones may name: all of the largest mesh that we test.
+pub const MESH_LISTED_MAX: usize = 1024;
 /// Bytes of a host name, by the DNS.
 pub const HOST_NAME_BYTES_MAX: usize = 253;
 /// Bytes of an invite before it becomes text: it is pasted into a chat.

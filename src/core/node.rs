@@ -141,7 +141,9 @@ struct Running {
 
 #[derive(Debug)]
 pub struct Node {
+    /// What the mesh has voted for; without one, what this node was started with.
     config: MeshConfig,
+    config_alone: MeshConfig,
     rights: Rights,
     running: BTreeMap<SessionId, Running>,
     waiting: VecDeque<Waiting>,
@@ -160,6 +162,7 @@ impl Node {
             host: Host::new(config.get(Key::ServingSessionsMax) as usize),
             host_permit: None,
             roster: Roster::default(),
+            config_alone: config.clone(),
             config,
             rights,
             running: BTreeMap::new(),
@@ -300,6 +303,10 @@ impl Node {
     }
 
     fn on_rights(&mut self, now: Micros, rights: Rights, out: &mut Vec<Output>) {
+        self.config = match rights.standing() {
+            Some(standing) => standing.snapshot().config.clone(),
+            None => self.config_alone.clone(),
+        };
         self.rights = rights;
         self.guests_under_rights(now, out);
         let refused = |permit: Permit| {

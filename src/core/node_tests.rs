@@ -438,3 +438,42 @@ proptest! {
         prop_assert_eq!((node.running(), node.waiting()), (0, 0));
     }
 }
+
+#[test]
+fn k_is_what_the_mesh_has_voted_for() {
+    let mut node = node();
+    let person = SigningKey::from_bytes(&[3; 32]).verifying_key().to_bytes();
+    let config = MeshConfig::default().with(Key::RouterK, 2).unwrap();
+    let config = config.with(Key::RouterSpares, 0).unwrap();
+    let genesis = Genesis::new(vec![person], config).unwrap();
+    let rights = Rights::alone().under(fold(&genesis, &Records::default()));
+    let mut out = Vec::new();
+    node.handle(Micros(0), Input::Rights(rights.clone()), &mut out);
+    let mesh = |session| Request {
+        experts: Experts::Mesh {
+            local: None,
+            sets: Sets::A,
+            k_max: None,
+        },
+        ..request(session, rights.mesh().unwrap())
+    };
+    for n in 1..=5 {
+        let introduced = Introduced {
+            expert: ExpertId([n; 32]),
+            peer: Some([n; 32]),
+            vocabulary: mesh(0).vocab.fingerprint(),
+            context: 16,
+            admitted: true,
+        };
+        node.handle(Micros(0), Input::Met(introduced), &mut out);
+    }
+    let opened = |out: &[Output]| {
+        let opens = |o: &&Output| matches!(o, Output::ToExpert(_, ExpertOp::Open(_)));
+        out.iter().filter(opens).count()
+    };
+    node.submit(Micros(1), mesh(1), &mut out).unwrap();
+    assert_eq!(opened(&out), 2);
+    // Out of the mesh, the node's own settings hold again.
+    node.handle(Micros(2), Input::Rights(Rights::alone()), &mut out);
+    assert_eq!(node.config, node.config_alone);
+}

@@ -1,9 +1,21 @@
 //! Where the loop and the token plane meet: routers of other nodes become guests here, experts of
 //! other nodes are adopted. Who belongs to the mesh is decided by whoever calls.
 
+mod dials;
+mod member;
+mod membership;
+mod neighbours;
+
+pub use dials::by_plane;
+pub use member::{Founding, Member};
+pub use membership::{Membership, Page, Reach};
+pub use neighbours::Neighbour;
+
 use crate::driver::{self, Node};
-use crate::expert::{Expert, ExpertFacts};
-use crate::net::plane::{Arrival, Plane};
+use crate::expert::ExpertFacts;
+use crate::net::frame::PATIENCE;
+use crate::identity;
+use crate::net::plane::{Arrival, Plane, Stream};
 use crate::net::remote::{Dial, Remote, RemoteExpert};
 use crate::net::serve::{self, Terms};
 use crate::wire::plane::{Letterhead, Opening};
@@ -11,9 +23,7 @@ use libp2p_identity::PeerId;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{GUEST_OPS_WAITING_MAX, GUESTS_MAX};
 use quorate_core::opinion::ExpertFailure;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -49,16 +59,29 @@ pub async fn serve_guests(
         let (node, terms, admits, stop) =
             (node.clone(), terms.clone(), admits.clone(), stop.clone());
         sessions.spawn(async move {
-            let open = |key, opening| guest(node, key, opening, admits);
-            let session = serve::serve(stream, key, &terms, open);
-            if let Some(ended) = stop.run_until_cancelled(session).await {
-                tracing::debug!(target: "quorate::mesh", %peer, ?ended, "a guest's session ended");
-            }
+            welcome(node, key, stream, &terms, admits, stop).await;
             drop(place);
         });
     }
     sessions.close();
     sessions.wait().await;
+}
+
+/// One stream, from its first frame to its last.
+async fn welcome(
+    node: Node,
+    peer: PeerKey,
+    stream: Stream,
+    terms: &Terms,
+    admits: Admits,
+    stop: CancellationToken,
+) {
+    let open = |key, opening| guest(node, key, opening, admits);
+    let session = serve::serve(stream, peer, terms, open);
+    if let Some(ended) = stop.run_until_cancelled(session).await {
+        let peer = identity::peer_id(&peer);
+        tracing::debug!(target: "quorate::mesh", peer, ?ended, "a guest's session ended");
+    }
 }
 
 /// A session of the node, as the plane's frames want it.
@@ -88,44 +111,20 @@ async fn guest(
     })
 }
 
-/// An expert of another node, and how to reach it.
-pub struct Neighbour {
-    pub peer: PeerId,
-    pub addresses: Vec<SocketAddr>,
-    pub facts: Arc<ExpertFacts>,
-    /// An expert here with the same vocabulary.
-    pub tokenizer: Option<Arc<dyn Expert>>,
-}
-
-/// Lets this node's requests use the neighbour's expert.
+/// Lets this node's requests use an expert of another node.
 pub async fn adopt(
-    plane: &Arc<Plane>,
     node: &Node,
-    neighbour: Neighbour,
+    facts: Arc<ExpertFacts>,
+    dial: Dial,
     letterhead: watch::Receiver<Letterhead>,
-    patience: Duration,
 ) -> Result<Arc<RemoteExpert>, ExpertFailure> {
-    let Neighbour {
-        peer,
-        addresses,
-        facts,
-        tokenizer,
-    } = neighbour;
-    let plane = plane.clone();
-    let dial: Dial = Arc::new(move || {
-        let (plane, addresses) = (plane.clone(), addresses.clone());
-        Box::pin(async move {
-            let connection = plane.dial(peer, &addresses).await;
-            let connection = connection.map_err(|error| error.to_string())?;
-            connection.open().await.map_err(|error| error.to_string())
-        })
-    });
     let remote = Remote {
         facts,
-        tokenizer,
+        // Prompts are tokenised by the model that was leased for the request.
+        tokenizer: None,
         letterhead,
         dial,
-        patience,
+        patience: PATIENCE,
     };
     let expert = Arc::new(RemoteExpert::new(remote, node.expert_events()));
     node.adopt(expert.clone()).await?;

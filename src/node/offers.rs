@@ -6,7 +6,9 @@ use crate::driver::{AcquireError, Offer};
 use crate::store::Resolved;
 use quorate_core::chat::Family;
 use quorate_core::host::Allow;
-use quorate_core::ids::{ExpertId, ExpertParts};
+use quorate_core::ids::{ExpertId, ExpertParts, Fingerprint};
+use quorate_core::limits::{ADVERT_EXPERTS_MAX, ADVERT_NAME_BYTES_MAX, SESSIONS_MAX};
+use quorate_core::mesh::ExpertRow;
 
 /// What a name leads to.
 pub(super) struct Wanted {
@@ -86,15 +88,30 @@ impl Library {
 
     /// Everything on offer that can be served now. What cannot is left out and logged.
     pub fn offers(&self) -> Vec<Offered> {
+        // Who says nothing about experts gives the model that the node has anyway.
+        if self.settings.experts.is_empty() {
+            let wanted = self.wanted(&self.settings.default_model);
+            return self.offered(wanted, Allow::Mesh).into_iter().collect();
+        }
         let shared = self.settings.experts.iter();
         let shared = shared.filter_map(|expert| Some((expert, expert.share.clone()?)));
-        let offered = shared.filter_map(|(expert, allow)| self.offered(expert, allow));
+        let offered =
+            shared.filter_map(|(expert, allow)| self.offered(self.wanted_expert(expert), allow));
         offered.collect()
     }
 
-    fn offered(&self, expert: &ExpertSettings, allow: Allow) -> Option<Offered> {
-        let wanted = self.wanted_expert(expert).inspect_err(|error| {
-            tracing::warn!(target: "quorate::models", expert = expert.name, %error, "not on offer");
+    /// What an advert says of them. Those whose vocabulary nobody has seen yet are not in it.
+    pub fn rows(&self) -> Vec<ExpertRow> {
+        let mut rows: Vec<ExpertRow> = self.offers().iter().filter_map(row).collect();
+        rows.sort_by_key(|row| row.expert);
+        rows.dedup_by_key(|row| row.expert);
+        rows.truncate(ADVERT_EXPERTS_MAX);
+        rows
+    }
+
+    fn offered(&self, wanted: Result<Wanted, AcquireError>, allow: Allow) -> Option<Offered> {
+        let wanted = wanted.inspect_err(|error| {
+            tracing::warn!(target: "quorate::models", %error, "not on offer");
         });
         let wanted = wanted.ok()?;
         let plan = self
@@ -122,4 +139,29 @@ impl Library {
             .map(|o| o.offer)
             .find(|o| o.id == id)
     }
+}
+
+fn row(offered: &Offered) -> Option<ExpertRow> {
+    // The name is the owner's, unless the prefix is private: then it would tell what it is about.
+    let model = match offered.private {
+        true => &offered.model,
+        false => &offered.offer.name,
+    };
+    let printable = |c: char| c.is_ascii_graphic();
+    let model = model.chars().filter(|c| printable(*c));
+    Some(ExpertRow {
+        expert: offered.offer.id,
+        model: model.take(ADVERT_NAME_BYTES_MAX).collect(),
+        file: bytes_of(&offered.sha256)?,
+        vocabulary: Fingerprint(bytes_of(offered.vocab_fingerprint.as_deref()?)?),
+        family: offered.family.name().into(),
+        context: offered.context,
+        slots: SESSIONS_MAX as u16,
+        needs_allow_list: offered.offer.allow != Allow::Mesh,
+    })
+}
+
+fn bytes_of(hex: &str) -> Option<[u8; 32]> {
+    let hash = blake3::Hash::from_hex(hex).ok()?;
+    Some(*hash.as_bytes())
 }

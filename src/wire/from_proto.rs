@@ -1,9 +1,10 @@
 //! Protobuf to checked types.
 
 use super::v1;
-use crate::wish::{Asked, Invalid, Prompt, Shape};
+use crate::wish::{Asked, Invalid, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
 use quorate_core::limits;
+use quorate_core::team::Sets;
 
 /// One request as typed; `Asked::check` does the rest.
 pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
@@ -26,6 +27,27 @@ pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
         frequency_penalty: sampling.frequency_penalty.map(f64::from),
         presence_penalty: sampling.presence_penalty.map(f64::from),
         bias: sampling.logit_bias.into_iter().collect(),
+        together: together(request.mesh)?,
+    })
+}
+
+fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
+    let Some(mesh) = mesh else {
+        return Ok(Together::default());
+    };
+    let sets = match mesh.semantics.as_str() {
+        "" => None,
+        "A" => Some(Sets::A),
+        "B" => Some(Sets::B),
+        other => {
+            let message = format!("mesh.semantics must be A or B, not {other}");
+            return Err(Invalid::value("mesh.semantics", message));
+        }
+    };
+    Ok(Together {
+        provenance: mesh.provenance,
+        k: mesh.k,
+        sets,
     })
 }
 

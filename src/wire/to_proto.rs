@@ -1,7 +1,8 @@
 //! Our types to protobuf.
 
 use super::v1;
-use quorate_core::generate::TokenEvent;
+use quorate_core::generate::{Provenance, TokenEvent, Voted};
+use quorate_core::team::Change;
 
 pub fn ready(ready: v1::Ready) -> v1::GenerateEvent {
     event(v1::generate_event::Event::Ready(ready))
@@ -9,6 +10,7 @@ pub fn ready(ready: v1::Ready) -> v1::GenerateEvent {
 
 pub fn token(token: TokenEvent) -> v1::GenerateEvent {
     let top = token.top.into_iter();
+    let Provenance { asked, asked_again } = token.provenance.map(|p| *p).unwrap_or_default();
     event(v1::generate_event::Event::Token(v1::Token {
         text: token.text,
         token: token.token,
@@ -16,7 +18,32 @@ pub fn token(token: TokenEvent) -> v1::GenerateEvent {
         top: top
             .map(|(token, ln_p)| v1::Alternative { token, ln_p })
             .collect(),
+        voices: asked.into_iter().map(voice).collect(),
+        asked_again,
     }))
+}
+
+fn voice(voted: Voted) -> v1::Voice {
+    v1::Voice {
+        expert: voted.expert.0.to_vec(),
+        weight: voted.weight,
+        ln_p: voted.ln_p,
+        arrived: voted.arrived,
+        answer_us: voted.answer_us,
+        compute_us: voted.compute_us,
+        bytes: voted.bytes,
+    }
+}
+
+pub fn change(change: &Change) -> v1::Change {
+    let weight = |(expert, weight): &(quorate_core::ids::ExpertId, f64)| v1::Weight {
+        expert: expert.0.to_vec(),
+        weight: *weight,
+    };
+    v1::Change {
+        position: change.position,
+        set: change.set.iter().map(weight).collect(),
+    }
 }
 
 pub fn finished(finished: v1::Finished) -> v1::GenerateEvent {

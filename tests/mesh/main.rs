@@ -6,8 +6,9 @@
 use libp2p_identity::{Keypair, PeerId};
 use quorate::driver::{self, Asked, Found, Generation, Lease, Models, Node, Offer, RefusedError};
 use quorate::expert::stub::{StubExpert, StubOptions};
-use quorate::mesh::{self, Neighbour};
+use quorate::mesh;
 use quorate::net::plane::Plane;
+use quorate::net::remote::Dial;
 use quorate::net::serve::Terms;
 use quorate::wire::plane::{Letterhead, Purpose};
 use quorate_core::chat::Segment;
@@ -144,13 +145,13 @@ async fn meet(asker: &Machine, other: &Machine) {
         cache_bytes: 0,
         processor: "elsewhere".into(),
     };
-    let neighbour = Neighbour {
-        peer: other.peer,
-        addresses: vec![other.plane.local_addr().unwrap()],
-        facts: Arc::new(facts),
-        tokenizer: None,
-    };
-    mesh::adopt(&asker.plane, &asker.node, neighbour, letterhead(), PATIENCE)
+    let (plane, peer) = (asker.plane.clone(), other.peer);
+    let addresses = [other.plane.local_addr().unwrap()];
+    let dial: Dial = Arc::new(move || {
+        let plane = plane.clone();
+        Box::pin(async move { mesh::by_plane(&plane, peer, &addresses).await })
+    });
+    mesh::adopt(&asker.node, Arc::new(facts), dial, letterhead())
         .await
         .unwrap();
 }

@@ -1,6 +1,6 @@
 //! `POST /v1/chat/completions`.
 
-use super::envelope::{Envelope, chat_logprob, provenance, put_json, reason};
+use super::envelope::{Envelope, chat_logprob, provenance, put_json, reason, told};
 use super::sse::{self, Writer};
 use super::{accept, request};
 use crate::api::ApiState;
@@ -57,6 +57,9 @@ async fn whole(
         {
             message.logprobs.get_or_insert_default().push(entry);
         }
+        if let Event::Token(token) = &event {
+            message.told.extend(told(token, &answer));
+        }
         if let Event::Finished { why, .. } = &event {
             message.finish = Some(why.clone());
         }
@@ -67,11 +70,13 @@ async fn whole(
             }
         }
     }
+    let told = messages.iter_mut().map(|m| std::mem::take(&mut m.told));
+    let told = told.collect();
     let choices = (0..)
         .zip(messages)
         .map(|(index, message)| message.choice(index))
         .collect();
-    Ok(Json(envelope.whole(choices, &answer)).into_response())
+    Ok(Json(envelope.whole(choices, told, &answer)).into_response())
 }
 
 /// One choice of a whole answer.
@@ -80,6 +85,7 @@ struct Message {
     content: String,
     calls: Vec<ToolCall>,
     logprobs: Option<Vec<Value>>,
+    told: Vec<Value>,
     finish: Option<Finish>,
 }
 
@@ -174,6 +180,9 @@ impl Writer for ChatWriter {
             Event::Finished { why, .. } => Some(why.clone()),
             Event::Ready { .. } | Event::Decided(_) | Event::Token(_) => None,
         };
+        if let Event::Token(token) = &event {
+            self.envelope.told_chunk(out, choice, token, answer);
+        }
         let deltas = self.speakers[choice].hear(event);
         if deltas.is_empty() && logprob.is_some() {
             self.delta(out, choice, &json!({}), logprob.as_ref());

@@ -1,6 +1,6 @@
 //! `POST /v1/completions`.
 
-use super::envelope::{Envelope, finite, provenance, put_json, reason, token_text};
+use super::envelope::{Envelope, finite, provenance, put_json, reason, token_text, told};
 use super::sse::{self, Writer};
 use super::{accept, request};
 use crate::api::ApiState;
@@ -46,6 +46,7 @@ async fn whole(mut answer: Answer, envelope: Envelope) -> Result<Response, ApiEr
             Event::Token(token) => {
                 text.logprobs
                     .add(&answer.facts.vocab, &token, &mut text.offset);
+                text.told.extend(told(&token, &answer));
                 text.text.push_str(&token.text);
             }
             Event::Finished {
@@ -56,11 +57,13 @@ async fn whole(mut answer: Answer, envelope: Envelope) -> Result<Response, ApiEr
             }
         }
     }
+    let told = texts.iter_mut().map(|t| std::mem::take(&mut t.told));
+    let told = told.collect();
     let choices = (0..)
         .zip(texts)
         .map(|(index, text)| text.choice(index))
         .collect();
-    Ok(Json(envelope.whole(choices, &answer)).into_response())
+    Ok(Json(envelope.whole(choices, told, &answer)).into_response())
 }
 
 /// One choice of a whole answer.
@@ -70,6 +73,7 @@ struct Text {
     logprobs: Logprobs,
     /// Characters of the tokens so far.
     offset: usize,
+    told: Vec<Value>,
     finish: Option<Finish>,
 }
 
@@ -135,6 +139,7 @@ impl Writer for TextWriter {
         match event {
             Event::Ready { .. } | Event::Decided(_) => {}
             Event::Token(token) => {
+                self.envelope.told_chunk(out, choice, &token, answer);
                 let mut logprobs = Logprobs::default();
                 logprobs.add(&answer.facts.vocab, &token, &mut self.offsets[choice]);
                 let logprobs = logprobs.object();

@@ -1,6 +1,7 @@
 //! What every answer, whole or in pieces, says about itself.
 
 use crate::api::answer::Answer;
+use crate::api::mesh::voices;
 use axum::body::Bytes;
 use bytes::{BufMut, BytesMut};
 use quorate_core::generate::{Finish, TokenEvent};
@@ -34,8 +35,18 @@ impl Envelope {
         Envelope { fields, chunk_head }
     }
 
-    /// A whole answer.
-    pub(super) fn whole(mut self, choices: Vec<Value>, answer: &Answer) -> Value {
+    /// A whole answer. Who said what is asked for, and then with each choice.
+    pub(super) fn whole(
+        mut self,
+        mut choices: Vec<Value>,
+        told: Vec<Vec<Value>>,
+        answer: &Answer,
+    ) -> Value {
+        if answer.tells {
+            for (choice, tokens) in choices.iter_mut().zip(told) {
+                choice["quorate"] = json!({"tokens": tokens});
+            }
+        }
         self.fields.insert("choices".into(), choices.into());
         self.fields.insert("usage".into(), usage(answer));
         self.fields.insert("quorate".into(), provenance(answer));
@@ -49,6 +60,23 @@ impl Envelope {
         out.put_u8(b',');
         rest(out);
         out.put_slice(b"}\n\n");
+    }
+
+    /// Who said what of one token, in a chunk of its own.
+    pub(super) fn told_chunk(
+        &self,
+        out: &mut BytesMut,
+        choice: usize,
+        token: &TokenEvent,
+        answer: &Answer,
+    ) {
+        let Some(told) = told(token, answer) else {
+            return;
+        };
+        self.chunk(out, |out| {
+            out.put_slice(b"\"choices\":[],\"quorate\":");
+            put_json(out, &json!({"index": choice, "token": told}));
+        });
     }
 
     /// The chunk after the last choice: no choices, only what they cost.
@@ -72,7 +100,7 @@ pub(super) fn take(out: &mut BytesMut) -> Bytes {
 /// What the answer is a function of: seed and law with prompt and model repeat it.
 pub(super) fn provenance(answer: &Answer) -> Value {
     let timings = &answer.timings;
-    json!({
+    let mut page = json!({
         "seed": answer.seed,
         "law": answer.law,
         "timings": {
@@ -80,7 +108,19 @@ pub(super) fn provenance(answer: &Answer) -> Value {
             "prefill_us": timings.prefill_us,
             "decode_us": timings.decode_us,
         },
-    })
+    });
+    if let Some(mesh) = answer.mesh() {
+        page["mesh"] = mesh;
+    }
+    page
+}
+
+/// None: nobody wants to know, or nobody was asked.
+pub(super) fn told(token: &TokenEvent, answer: &Answer) -> Option<Value> {
+    let provenance = token.provenance.as_ref().filter(|_| answer.tells)?;
+    let mut told = voices(provenance);
+    told["text"] = token_text(&answer.facts.vocab, token.token).into();
+    Some(told)
 }
 
 fn usage(answer: &Answer) -> Value {

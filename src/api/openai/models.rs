@@ -1,7 +1,7 @@
 //! `GET /v1/models` and `GET /v1/models/{id}`: what is installed, under the names that requests use.
 
 use crate::api::error::{ApiError, Kind};
-use crate::api::{ApiState, InstalledModel};
+use crate::api::{ApiState, InstalledModel, mesh};
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -16,6 +16,7 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
         .iter()
         .map(|model| object(&model.name, model))
         .chain(aliased)
+        .chain(all_of_us(&state))
         .collect();
     Json(json!({"object": "list", "data": data}))
 }
@@ -26,6 +27,11 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, ApiError> {
     let Path(id) =
         id.map_err(|error| ApiError::about("model", Kind::Malformed, error.body_text()))?;
+    if id == mesh::MODEL
+        && let Some(object) = all_of_us(&state)
+    {
+        return Ok(Json(object));
+    }
     let name = state.catalogue.resolve(&id);
     let installed = state.catalogue.list().await;
     match installed.iter().find(|model| model.name == name) {
@@ -35,6 +41,13 @@ pub(super) async fn one(
             Err(ApiError::unknown_model(&text, &(state.catalogue.near)(&id)))
         }
     }
+}
+
+/// All experts of the mesh as one model, while this node belongs to one.
+fn all_of_us(state: &ApiState) -> Option<Value> {
+    state.mesh.is_there().then(|| {
+        json!({"id": mesh::MODEL, "object": "model", "created": 0, "owned_by": "quorate"})
+    })
 }
 
 /// The four fields of OpenAI's, and what clients of local servers look for besides.

@@ -3,9 +3,10 @@
 use super::fields::{self, Fields};
 use super::messages;
 use super::unsupported;
-use crate::wish::{Asked, Choice, Defaults, Invalid, Prompt, Shape, Wish};
+use crate::wish::{Asked, Choice, Defaults, Invalid, Prompt, Shape, Together, Wish};
 use quorate_core::chat::Tool;
 use quorate_core::ids::Token;
+use quorate_core::team::Sets;
 use serde_json::Value;
 
 /// A wish and how its answer is to be delivered.
@@ -109,6 +110,29 @@ fn common(fields: &Fields<'_>) -> Result<Asked, Invalid> {
         frequency_penalty: fields.number("frequency_penalty")?,
         presence_penalty: fields.number("presence_penalty")?,
         bias: bias(fields)?,
+        together: together(fields)?,
+    })
+}
+
+/// `quorate`: what no other server knows.
+fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
+    let Some(value) = fields.get("quorate") else {
+        return Ok(Together::default());
+    };
+    let fields = Fields::of(value, "quorate")?;
+    let sets = match fields.text("semantics")? {
+        None => None,
+        Some("A") => Some(Sets::A),
+        Some("B") => Some(Sets::B),
+        Some(other) => {
+            let message = format!("quorate.semantics must be \"A\" or \"B\", not \"{other}\"");
+            return Err(Invalid::value("quorate.semantics", message));
+        }
+    };
+    Ok(Together {
+        provenance: fields.flag("provenance")?.unwrap_or(false),
+        k: fields.count("k")?,
+        sets,
     })
 }
 

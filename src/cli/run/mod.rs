@@ -11,6 +11,7 @@ use crate::error::{Failure, Kind, Outcome};
 use ask::{Ask, Options};
 use here::Here;
 use quorate_core::limits::BODY_BYTES_MAX;
+use serde_json::Value;
 use speaker::{Speaker, Told};
 use std::io::{IsTerminal, Read, Write};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ mod chat;
 mod here;
 mod speaker;
 mod there;
+
+/// The model that is all of us.
+const MESH: &str = "mesh";
 
 pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
     let options = Options::checked(&args.answer)?;
@@ -99,6 +103,16 @@ fn piped() -> Outcome<String> {
 
 /// The model's one name, after pulling it if it is not here.
 fn ensure_model(context: &Context, typed: &str) -> Outcome<String> {
+    if typed == MESH {
+        if context.home.running_node().is_none() {
+            return Err(Failure::new(
+                Kind::NotFound,
+                "a mesh is asked through the node of this home, and none is up",
+            )
+            .hint("start it: quorate up"));
+        }
+        return Ok(typed.to_owned());
+    }
     let name = context.model_name(typed)?;
     if let Some(manifest) = context.store().installed(&name)? {
         return Ok(manifest.name);
@@ -163,11 +177,46 @@ fn report(told: &Told, started: Instant) -> Outcome {
     row("total", seconds(started.elapsed()))?;
     row("seed", told.seed.to_string())?;
     row("law", told.law.clone())?;
+    let Some(mesh) = &told.mesh else {
+        return row(
+            "privacy",
+            "local (the prompt stayed on this machine)".to_owned(),
+        )
+        .map_err(Failure::from);
+    };
+    for (name, value) in mesh_rows(mesh) {
+        row(name, value)?;
+    }
     row(
         "privacy",
-        "local (the prompt stayed on this machine)".to_owned(),
+        "mesh (the experts that were asked can read the prompt)".to_owned(),
     )?;
     Ok(())
+}
+
+/// What asking others cost, and what nobody else would have cost.
+fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
+    let per_token = &mesh["per_token"];
+    let number = |name: &str| per_token[name].as_f64().unwrap_or(0.0);
+    let cost = format!(
+        "{:.1} ms compute + {:.1} ms network, {:.0} B by {:.1} experts",
+        number("compute_ms"),
+        number("network_ms"),
+        number("bytes"),
+        number("experts")
+    );
+    let mut rows = vec![("a token", cost)];
+    if let Some(solo) = per_token["solo_tokens_per_s"].as_f64() {
+        rows.push(("solo", format!("would have been {solo:.1} tokens/s")));
+    }
+    let changes = mesh["schedules"][0].as_array().map_or(0, Vec::len);
+    let semantics = mesh["semantics"].as_str().unwrap_or("?");
+    let sets = match changes {
+        0 | 1 => "one set of experts throughout".to_owned(),
+        n => format!("{n} sets of experts, one after another"),
+    };
+    rows.push(("experts", format!("{sets} (semantics {semantics})")));
+    rows
 }
 
 fn seconds(duration: Duration) -> String {

@@ -27,6 +27,8 @@ pub(super) struct Told {
     pub(super) seed: u64,
     pub(super) law: String,
     pub(super) first_token_at: Option<Instant>,
+    /// What a mesh answer says of itself.
+    pub(super) mesh: Option<serde_json::Value>,
     /// Time until the model was in memory, where this process put it there.
     pub(super) load: Option<Duration>,
 }

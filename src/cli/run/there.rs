@@ -87,6 +87,7 @@ fn hear(event: &Value, told: &mut Told, on_text: &mut OnText<'_>) -> Outcome {
         told.law = provenance["law"].as_str().unwrap_or_default().to_owned();
         told.prefill_us = number(&provenance["timings"]["prefill_us"]);
         told.decode_us = number(&provenance["timings"]["decode_us"]);
+        told.mesh = provenance.get("mesh").cloned();
     }
     Ok(())
 }

@@ -1,0 +1,122 @@
+//! The mesh behind the API: the model id `mesh`, what its tokens cost, and the page about it.
+
+use super::ApiState;
+use super::error::{ApiError, Kind};
+use crate::driver::{Asked, Lease};
+use crate::mesh::Reach;
+use crate::wish::Together;
+use quorate_core::generate::Provenance;
+use quorate_core::ids::ExpertId;
+use quorate_core::team::{Change, Sets};
+use serde_json::{Value, json};
+
+/// What clients ask for when they mean all of us.
+pub(crate) const MODEL: &str = "mesh";
+
+/// The model that reads the prompt.
+pub(super) fn model<'a>(state: &'a ApiState, wanted: &'a str) -> &'a str {
+    state.catalogue.resolve(match wanted {
+        MODEL => state.mesh.model(),
+        name => name,
+    })
+}
+
+/// Whom a request asks.
+pub(super) async fn asked(
+    state: &ApiState,
+    wanted: &str,
+    together: Together,
+    lease: &Lease,
+) -> Result<Asked, ApiError> {
+    if wanted != MODEL {
+        return Ok(Asked::Own);
+    }
+    match state.mesh.ready_for(lease).await {
+        Reach::NoMesh => {
+            let message = "this node belongs to no mesh; found one with `quorate mesh new`, \
+                           or enter one with `quorate join <invite>`";
+            Err(ApiError::about("model", Kind::ModelNotFound, message))
+        }
+        Reach::Alone => Ok(Asked::Own),
+        Reach::Together => Ok(Asked::Mesh {
+            sets: together.sets.unwrap_or(Sets::A),
+            k_max: together.k,
+        }),
+    }
+}
+
+/// What the tokens of an answer took, summed up.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Costs {
+    tokens: u64,
+    /// Of the answer that came last, for every token: nobody could go on before it.
+    answer_us: u64,
+    compute_us: u64,
+    bytes: u64,
+    voices: u64,
+    /// What the expert here computed, where it was asked.
+    here_us: u64,
+    here: u64,
+}
+
+impl Costs {
+    pub(super) fn add(&mut self, told: &Provenance, here: ExpertId) {
+        let arrived = || told.asked.iter().filter(|v| v.arrived);
+        let Some(last) = arrived().max_by_key(|v| v.answer_us) else {
+            return; // nobody was asked: a grammar left one token
+        };
+        self.tokens += 1;
+        self.answer_us += last.answer_us;
+        self.compute_us += last.compute_us.min(last.answer_us);
+        self.bytes += arrived().map(|v| u64::from(v.bytes)).sum::<u64>();
+        self.voices += arrived().count() as u64;
+        if let Some(own) = arrived().find(|v| v.expert == here) {
+            self.here_us += own.compute_us;
+            self.here += 1;
+        }
+    }
+
+    /// For each token; None if nobody was asked.
+    pub(super) fn page(&self) -> Option<Value> {
+        let tokens = (self.tokens > 0).then_some(self.tokens as f64)?;
+        let ms = |us: u64| us as f64 / tokens / 1000.0;
+        Some(json!({
+            "tokens": self.tokens,
+            "experts": self.voices as f64 / tokens,
+            "compute_ms": ms(self.compute_us),
+            "network_ms": ms(self.answer_us - self.compute_us),
+            "bytes": self.bytes as f64 / tokens,
+            "solo_tokens_per_s": (self.here_us > 0)
+                .then(|| self.here as f64 * 1e6 / self.here_us as f64),
+        }))
+    }
+}
+
+/// Who decided from which position on.
+pub(super) fn schedule(changes: &[Change]) -> Value {
+    let one = |change: &Change| {
+        let weight = |(expert, weight): &(ExpertId, f64)| {
+            json!({"expert": expert.to_string(), "weight": weight})
+        };
+        let set: Vec<Value> = change.set.iter().map(weight).collect();
+        json!({"position": change.position, "set": set})
+    };
+    changes.iter().map(one).collect()
+}
+
+/// Who said what of one token.
+pub(super) fn voices(told: &Provenance) -> Value {
+    let voice = |v: &quorate_core::generate::Voted| {
+        json!({
+            "expert": v.expert.to_string(),
+            "weight": v.weight,
+            "logprob": v.ln_p,
+            "arrived": v.arrived,
+            "compute_ms": v.compute_us as f64 / 1000.0,
+            "network_ms": v.answer_us.saturating_sub(v.compute_us) as f64 / 1000.0,
+            "bytes": v.bytes,
+        })
+    };
+    let voices: Vec<Value> = told.asked.iter().map(voice).collect();
+    json!({"experts": voices, "asked_again": told.asked_again})
+}
