@@ -5,6 +5,7 @@
 pub mod driver;
 pub mod expert;
 pub mod grammar;
+pub mod ledger;
 pub mod mesh;
 pub mod net;
 pub mod node;

@@ -35,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("expert", &[]),
     ("grammar", &[]),
     ("store", &[]),
+    ("ledger", &[]),
     ("net", &["expert", "wire"]),
     ("driver", &["expert", "grammar", "net", "store", "wire"]),
     (

@@ -310,6 +310,9 @@ pub const FRAME_BYTES_MAX: usize = RECORD_BYTES_MAX + 64;
 /// Bytes of a node's log, and of a file of records that is read: all that 16 members may ever say.
 /// Beyond it only halts are kept.
 pub const LEDGER_BYTES_MAX: u64 = 16 * FEED_BYTES_MAX as u64;
+/// Bytes beyond it for halts alone: of every participant as many as are kept.
+pub const LEDGER_HALT_BYTES_MAX: u64 =
+    (PARTICIPANTS_MAX * (HALTS_PER_AUTHOR_MAX + 1) * (HALT_BYTES_MAX + 64)) as u64;
 /// Bytes of a node's log from which on it is written anew, without what is over, when it is opened.
 pub const LEDGER_SPARSE_BYTES: u64 = 1 << 20;
 /// Halts in the latch beside those in the log: one holds the node, the others say who else.
