@@ -3,11 +3,16 @@
 use super::ApiState;
 use super::error::{ApiError, Kind};
 use crate::driver::{Asked, Lease};
-use crate::mesh::Reach;
+use crate::identity;
+use crate::mesh::{Neighbour, Page, Reach};
+use crate::net::swarm::PeerView;
 use crate::wish::Together;
 use quorate_core::generate::Provenance;
 use quorate_core::ids::ExpertId;
 use quorate_core::team::{Change, Sets};
+use axum::Json;
+use axum::extract::State;
+use quorate_core::mesh::{Address, Transport};
 use serde_json::{Value, json};
 
 /// What clients ask for when they mean all of us.
@@ -32,17 +37,19 @@ pub(super) async fn asked(
         return Ok(Asked::Own);
     }
     match state.mesh.ready_for(lease).await {
-        Reach::NoMesh => {
-            let message = "this node belongs to no mesh; found one with `quorate mesh new`, \
-                           or enter one with `quorate join <invite>`";
-            Err(ApiError::about("model", Kind::ModelNotFound, message))
-        }
+        Reach::NoMesh => Err(no_mesh()),
         Reach::Alone => Ok(Asked::Own),
         Reach::Together => Ok(Asked::Mesh {
             sets: together.sets.unwrap_or(Sets::A),
             k_max: together.k,
         }),
     }
+}
+
+fn no_mesh() -> ApiError {
+    let message = "this node belongs to no mesh; found one with `quorate mesh new`, \
+                   or enter one with `quorate join <invite>`";
+    ApiError::about("model", Kind::ModelNotFound, message)
 }
 
 /// What the tokens of an answer took, summed up.
@@ -119,4 +126,77 @@ pub(super) fn voices(told: &Provenance) -> Value {
     };
     let voices: Vec<Value> = told.asked.iter().map(voice).collect();
     json!({"experts": voices, "asked_again": told.asked_again})
+}
+
+/// `GET /api/mesh`: who is there, how they are reached, and what they serve.
+pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {
+    let page = state.mesh.page().await.ok_or_else(no_mesh)?;
+    let Page {
+        network,
+        is_unsafe,
+        phase,
+        halted,
+        members,
+        peers,
+        neighbours,
+        addresses,
+    } = page;
+    let peers = peers.iter().map(|peer| peer_object(peer, &neighbours));
+    Ok(Json(json!({
+        "network": network.to_string(),
+        "unsafe": is_unsafe,
+        "phase": phase,
+        "halted": halted,
+        "members": members,
+        "peers": peers.collect::<Vec<_>>(),
+        "addresses": addresses.iter().map(address).collect::<Vec<_>>(),
+    })))
+}
+
+fn peer_object(peer: &PeerView, neighbours: &[Neighbour]) -> Value {
+    let state = match (peer.is_member, peer.link) {
+        (false, _) => "stranger",
+        (true, Some(_)) => "here",
+        (true, None) => "silent",
+    };
+    let experts = neighbours.iter().filter(|n| n.peer == peer.key);
+    json!({
+        "node": identity::peer_id(&peer.key),
+        "state": state,
+        "path": peer.link.map(|link| link.to_string()),
+        "address": peer.address,
+        "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "heard_s_ago": peer.heard.map(|heard| heard.as_secs()),
+        "experts": experts.map(expert_object).collect::<Vec<_>>(),
+    })
+}
+
+fn expert_object(neighbour: &Neighbour) -> Value {
+    let Neighbour { row, status, .. } = neighbour;
+    json!({
+        "expert": row.expert.to_string(),
+        "model": row.model,
+        "vocabulary": row.vocabulary.to_string(),
+        "family": row.family,
+        "context": row.context,
+        "slots": row.slots,
+        "needs_allow_list": row.needs_allow_list,
+        "asked": status.is_some(),
+        "path": status.as_ref().and_then(|s| s.path).map(|path| path.to_string()),
+        "rtt_ms": status.as_ref().and_then(|s| s.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
+        "bytes_in": status.as_ref().map(|s| s.bytes_in),
+        "bytes_out": status.as_ref().map(|s| s.bytes_out),
+        "sessions": status.as_ref().map(|s| s.sessions),
+    })
+}
+
+fn address(address: &Address) -> Value {
+    json!({
+        "place": address.place.to_string(),
+        "transport": match address.transport {
+            Transport::Quic => "quic",
+            Transport::Tcp => "tcp",
+        },
+        "relay": address.relay.as_ref().map(identity::peer_id),
+    })
 }

@@ -8,15 +8,14 @@ use super::term;
 use crate::error::{Failure, Kind, Outcome};
 use crate::home::MeshHome;
 use crate::identity::{self, Identity};
-use crate::net::swarm;
+use crate::net::swarm::{self, unix_s};
 use libp2p_identity::Keypair;
 use quorate_core::config::MeshConfig;
-use quorate_core::governance::{Admission, Preset, Record, Terms};
+use quorate_core::governance::{Preset, Record, Terms};
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::INVITE_S_MAX;
 use quorate_core::mesh::{Address, BadInvite, Invite, Nonce, Place, Transport, canonical};
 use serde_json::{Value, json};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Founds a mesh for friends and first steps, with this node as its first.
 pub(super) fn new(context: &Context, args: &MeshNew) -> Outcome {
@@ -246,9 +245,4 @@ fn identity(context: &Context) -> Outcome<Identity> {
 fn public(keypair: &Keypair) -> PeerKey {
     let key = keypair.public().try_into_ed25519();
     key.expect("it was made so").to_bytes()
-}
-
-fn unix_s() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
 }

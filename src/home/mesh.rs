@@ -11,10 +11,11 @@
 use super::{Home, create_private_dir};
 use crate::error::{Failure, Kind, Outcome};
 use crate::ledger::Ledger;
+use crate::net::swarm::Seed;
 use quorate_core::governance::{Genesis, Record};
 use quorate_core::ids::NetworkId;
 use quorate_core::limits::{INVITES_REVOKED_MAX, RECORD_BYTES_MAX};
-use quorate_core::mesh::{Address, Invite, Nonce};
+use quorate_core::mesh::{Invite, Nonce};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -93,13 +94,13 @@ impl MeshHome {
         records: &[Record],
         way: Option<&Invite>,
     ) -> Outcome {
-        let mut ledger = Ledger::create(draft, genesis)?;
+        let mut ledger =
+            Ledger::create(draft, genesis).map_err(|lost| lost.at(draft.to_owned()))?;
         ledger.append(records)?;
-        if let Some(invite) = way {
-            write_new(&draft.join("invite"), invite.to_string().as_bytes())?;
+        match way {
+            Some(invite) => write_new(&draft.join("invite"), invite.to_string().as_bytes()),
+            None => Ok(()),
         }
-        // Last: a directory without it is none.
-        write_new(&draft.join("genesis"), &genesis.encode())
     }
 
     /// False if there was nothing to leave.
@@ -117,12 +118,19 @@ impl MeshHome {
     }
 
     /// Where the node that let us in was.
-    pub fn way(&self) -> Vec<Address> {
+    pub fn way(&self) -> Vec<Seed> {
         let path = self.dir.join("invite");
         let text = read_bounded(&path, RECORD_BYTES_MAX).ok().flatten();
         let text = text.and_then(|bytes| String::from_utf8(bytes).ok());
         let invite = text.and_then(|text| Invite::parse(&text).ok());
-        invite.map_or_else(Vec::new, |invite| invite.addresses)
+        let seeds = invite.map(|invite| {
+            let seed = |address| Seed {
+                node: Some(invite.issuer),
+                address,
+            };
+            invite.addresses.into_iter().map(seed).collect()
+        });
+        seeds.unwrap_or_default()
     }
 
     /// Takes an invite of this node back; a running node reads it at the next one who shows it.

@@ -38,7 +38,7 @@ impl Dials {
 
     async fn dial(&self, peer: PeerKey, places: &[Place]) -> Result<Stream, String> {
         let addresses = addresses(places).await;
-        let direct = by_plane(&self.plane, peer_id(&peer), &addresses).await;
+        let direct = by_plane(&self.plane, identity::peer_of(&peer), &addresses).await;
         let why = match direct {
             Ok(stream) => return Ok(stream),
             Err(why) => why,
@@ -73,9 +73,4 @@ async fn addresses(places: &[Place]) -> Vec<SocketAddr> {
     }
     addresses.truncate(PLANE_ADDRESSES_MAX);
     addresses
-}
-
-fn peer_id(key: &PeerKey) -> PeerId {
-    let id = identity::peer_id(key);
-    id.parse().expect("it was made of a key a line before")
 }

@@ -18,9 +18,9 @@ use crate::home::MeshHome;
 use crate::identity;
 use crate::ledger::Ledger;
 use crate::net::frame::PATIENCE;
-use crate::net::plane::Plane;
+use crate::net::plane::{Arrival, Plane};
 use crate::net::serve::Terms;
-use crate::net::swarm::{self, Event, PeerView};
+use crate::net::swarm::{self, Event, PeerView, Roll, Seed, unix_s};
 use crate::node::Library;
 use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
@@ -31,7 +31,7 @@ use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,14 +65,12 @@ impl Member {
     /// None: the home belongs to no mesh.
     pub async fn start(founding: &Founding) -> Outcome<Option<Member>> {
         let home = founding.home.clone();
-        let Some(genesis) = home.genesis()? else {
+        if home.network().is_none() {
             return Ok(None);
-        };
-        let (ledger, records) = Ledger::open(home.dir(), &genesis)?;
-        let (replica, unfit) = Replica::gather(genesis, records);
-        if !unfit.is_empty() {
-            tracing::warn!(target: "quorate::mesh", records = unfit.len(), "records that nothing rests on");
         }
+        let (ledger, stored) =
+            Ledger::open(home.dir()).map_err(|lost| lost.at(home.dir().to_owned()))?;
+        let replica = stored.replica;
         let mesh = &founding.settings.mesh;
         let plane = Plane::bind(founding.keypair.clone(), mesh.plane_listen)
             .map_err(|error| cannot_listen(mesh.plane_listen, "mesh.plane_listen", &error))?;
@@ -80,16 +78,21 @@ impl Member {
         let (rows_tx, rows) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let revoked = home.clone();
+        let mut bootstrap = home.way();
+        let anybody = |address: &Address| Seed {
+            node: None,
+            address: address.clone(),
+        };
+        bootstrap.extend(mesh.bootstrap.iter().map(anybody));
         let swarm_settings = swarm::Settings {
-            keypair: founding.keypair.clone(),
-            listen: mesh.listen,
             announce: mesh.announce.clone(),
             plane: places(&plane, &mesh.plane_announce),
-            bootstrap: [home.way(), mesh.bootstrap.clone()].concat(),
+            bootstrap,
             mdns: mesh.mdns,
             allow: mesh.allow.clone(),
             block: mesh.block.clone(),
             revoked: Arc::new(move |nonce| revoked.is_revoked(nonce)),
+            ..swarm::Settings::new(founding.keypair.clone(), mesh.listen)
         };
         let (swarm, events) = swarm::start(swarm_settings, replica.clone(), rows, stop.clone())
             .map_err(|error| cannot_listen(mesh.listen, "mesh.listen", &error))?;
@@ -104,9 +107,9 @@ impl Member {
         let member = Member {
             network,
             is_unsafe: replica.genesis().terms().preset.row().is_unsafe,
-            swarm,
+            swarm: swarm.clone(),
             neighbours: Arc::new(neighbours),
-            standing: standing.clone(),
+            standing,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -115,7 +118,7 @@ impl Member {
             me: key(&founding.keypair),
             patience: PATIENCE,
         };
-        let admits = admits(standing, mesh.allow.clone(), mesh.block.clone());
+        let admits = admits(swarm.roll().clone(), mesh.allow.clone(), mesh.block.clone());
         let guests = serve_guests(
             plane,
             founding.node.clone(),
@@ -216,9 +219,14 @@ impl Hearing {
                     self.neighbours.met(advert).await;
                 }
                 Event::Lost { node, why } => self.neighbours.lost(node, &why.to_string()).await,
-                Event::Synced => self.heard().await,
-                Event::Recorded(record) => self.recorded(*record).await,
-                Event::Arrival { peer, stream, .. } => {
+                Event::Recorded(record) => {
+                    self.recorded(*record).await;
+                    self.heard().await;
+                }
+                Event::Arrival(Arrival { peer, stream, .. }) => {
+                    let Some(peer) = identity::key_of(&peer) else {
+                        continue; // dropping the stream says no
+                    };
                     let (node, terms) = (self.node.clone(), self.terms.clone());
                     let (admits, stop) = (self.admits.clone(), self.stop.clone());
                     let Ok(place) = room.clone().try_acquire_owned() else {
@@ -251,15 +259,19 @@ impl Hearing {
         if self.replica.refold() {
             self.stands().await;
         }
-        let ledger = self.ledger.clone();
+        let (ledger, standing) = (self.ledger.clone(), self.replica.standing().clone());
         let kept = tokio::task::spawn_blocking(move || {
             let mut ledger = ledger.lock().expect("nobody panics with it");
-            ledger.append(&[record])
+            if let Record::Halt(halt) = &record {
+                ledger.hold(halt)?;
+            }
+            ledger.append(&[record])?;
+            ledger.settle(&standing, standing.snapshot().version, unix_s())
         });
         match kept.await {
             Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                tracing::error!(target: "quorate::mesh", %failure, "a record is not on the disk");
+            Ok(Err(error)) => {
+                tracing::error!(target: "quorate::mesh", %error, "a record is not on the disk");
             }
             Err(error) => {
                 tracing::error!(target: "quorate::mesh", %error, "a record is not on the disk");
@@ -297,17 +309,16 @@ fn letterhead(replica: &Replica) -> Letterhead {
 
 /// Admitted by the records, and not turned away by the owner of this node.
 fn admits(
-    standing: watch::Receiver<Arc<Standing>>,
+    roll: Roll,
     allow: Vec<PeerKey>,
     block: Vec<PeerKey>,
 ) -> Admits {
-    let (allow, block) = (
-        BTreeSet::from_iter(allow),
-        BTreeSet::<PeerKey>::from_iter(block),
-    );
+    let allow = BTreeSet::from_iter(allow);
+    let block = BTreeSet::<PeerKey>::from_iter(block);
     Arc::new(move |peer| {
-        let is_member = standing.borrow().admissions().admits(peer, unix_s());
-        is_member && !block.contains(peer) && (allow.is_empty() || allow.contains(peer))
+        roll.contains(peer)
+            && !block.contains(peer)
+            && (allow.is_empty() || allow.contains(peer))
     })
 }
 
@@ -382,9 +393,4 @@ fn cannot_listen(address: SocketAddr, key: &str, error: &dyn std::fmt::Display) 
 fn key(keypair: &Keypair) -> PeerKey {
     let public = keypair.public().try_into_ed25519();
     public.expect("identities are ed25519").to_bytes()
-}
-
-pub(super) fn unix_s() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.unwrap_or_default().as_secs()
 }

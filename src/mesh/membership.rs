@@ -1,10 +1,10 @@
 //! The mesh as the rest of the node sees it: it may begin, and end, while the node runs.
 
-use super::member::{Founding, Member, unix_s};
+use super::member::{Founding, Member};
 use super::neighbours::Neighbour;
 use crate::driver::Lease;
 use crate::home::MeshHome;
-use crate::net::swarm::PeerView;
+use crate::net::swarm::{PeerView, unix_s};
 use quorate_core::ids::NetworkId;
 use quorate_core::mesh::Address;
 use std::sync::{Arc, RwLock};

@@ -19,7 +19,6 @@ use crate::net::plane::{Arrival, Plane, Stream};
 use crate::net::remote::{Dial, Remote, RemoteExpert};
 use crate::net::serve::{self, Terms};
 use crate::wire::plane::{Letterhead, Opening};
-use libp2p_identity::PeerId;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{GUEST_OPS_WAITING_MAX, GUESTS_MAX};
 use quorate_core::opinion::ExpertFailure;
@@ -30,14 +29,6 @@ use tokio_util::task::TaskTracker;
 
 /// Is this key's node a member of the mesh?
 pub type Admits = Arc<dyn Fn(&PeerKey) -> bool + Send + Sync>;
-
-/// The key that a peer's name is made of; None for a name that hides its key.
-pub fn key_of(peer: &PeerId) -> Option<PeerKey> {
-    let multihash = peer.to_bytes();
-    // An identity multihash of a protobuf: code 0, length 36, then type ed25519 and its 32 bytes.
-    let key = multihash.strip_prefix(&[0x00, 0x24, 0x08, 0x01, 0x12, 0x20])?;
-    key.try_into().ok()
-}
 
 /// Serves whoever opens a stream, until `stop`. Sessions under way end with their streams.
 pub async fn serve_guests(
@@ -53,7 +44,7 @@ pub async fn serve_guests(
     while let Some(Some(Arrival { peer, stream, .. })) =
         stop.run_until_cancelled(plane.accept()).await
     {
-        let (Some(key), Ok(place)) = (key_of(&peer), room.clone().try_acquire_owned()) else {
+        let (Some(key), Ok(place)) = (identity::key_of(&peer), room.clone().try_acquire_owned()) else {
             continue; // dropping the stream says no
         };
         let (node, terms, admits, stop) =
@@ -129,17 +120,4 @@ pub async fn adopt(
     let expert = Arc::new(RemoteExpert::new(remote, node.expert_events()));
     node.adopt(expert.clone()).await?;
     Ok(expert)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_gives_its_key_back() {
-        let pair = libp2p_identity::Keypair::generate_ed25519();
-        let key = pair.public().try_into_ed25519().expect("it is one");
-        assert_eq!(key_of(&pair.public().to_peer_id()), Some(key.to_bytes()));
-        assert_eq!(key_of(&PeerId::random()), None);
-    }
 }

@@ -92,7 +92,7 @@ async fn machine(name: &'static str, admits: mesh::Admits) -> Machine {
     let plane = Arc::new(Plane::bind(keypair, here).unwrap());
     let terms = Terms {
         network: NETWORK,
-        me: mesh::key_of(&peer).unwrap(),
+        me: quorate::identity::key_of(&peer).unwrap(),
         patience: PATIENCE,
     };
     let serving = mesh::serve_guests(plane.clone(), node.clone(), terms, admits, stop.clone());
@@ -134,7 +134,7 @@ async fn mesh_of(names: &[&'static str]) -> Vec<Machine> {
 async fn meet(asker: &Machine, other: &Machine) {
     let facts = quorate::expert::ExpertFacts {
         id: other.lease.facts().id,
-        peer: mesh::key_of(&other.peer),
+        peer: quorate::identity::key_of(&other.peer),
         model: other.name.into(),
         sha256: String::new(),
         family: asker.lease.facts().family,

@@ -1,7 +1,7 @@
 //! OpenAI's HTTP API, and the node's own pages beside it.
 
 use super::error::{ApiError, Kind};
-use super::{ApiState, body, guard, health};
+use super::{ApiState, body, guard, health, mesh};
 use crate::wish::{Defaults, Invalid};
 use axum::Router;
 use axum::body::Body;
@@ -35,6 +35,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/metrics", get(health::metrics))
         .route("/api/status", get(health::status))
         .route("/api/ps", get(health::ps))
+        .route("/api/mesh", get(mesh::page))
         .route("/api/unload", post(health::unload))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
