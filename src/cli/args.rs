@@ -2,6 +2,7 @@
 //! verbs do that.
 
 use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
+use super::testnet::{Millis, Percent};
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -89,6 +90,9 @@ pub(super) enum Verb {
     Leave,
     /// Show the other nodes of the mesh
     Peers(ReadVerb),
+    /// Several nodes on this machine, with made-up distances between them
+    #[command(subcommand)]
+    Testnet(Testnet),
     /// Check everything a node needs, with a remedy for each fault
     Doctor(ReadVerb),
     /// Measure speed
@@ -261,6 +265,44 @@ pub(super) struct MeshNew {
     #[arg(long)]
     pub(super) json: bool,
 }
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Testnet {
+    /// Start it, and keep it up until Ctrl-C
+    Up(TestnetUp),
+    /// Stop the one that was started on this home
+    Down(TestnetDown),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestnetUp {
+    /// How many nodes
+    pub(super) nodes: usize,
+    /// Round trip between any two nodes, e.g. 100ms
+    #[arg(long, value_name = "TIME")]
+    pub(super) rtt: Option<Millis>,
+    /// Packets that are lost on the way, e.g. 1%
+    #[arg(long, value_name = "SHARE")]
+    pub(super) loss: Option<Percent>,
+    /// A named link: lan, metro, continent, intercontinental, satellite, absurd
+    #[arg(long, value_name = "NAME")]
+    pub(super) link: Option<String>,
+    /// Experts asked for every token [default: as a new mesh has it]
+    #[arg(long, value_name = "K")]
+    pub(super) k: Option<u32>,
+    /// The model of every node, each with a prefix of its own [default: the default model]
+    #[arg(long, value_name = "MODEL")]
+    pub(super) model: Option<String>,
+    /// Ten ports a node, from here on
+    #[arg(long, value_name = "PORT", default_value = "17860")]
+    pub(super) base_port: u16,
+    /// Report as lines of JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TestnetDown {}
 
 #[derive(Debug, Args)]
 pub(super) struct Invite {

@@ -3,7 +3,7 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Mesh, Verb};
+use args::{Bench, Cli, Mesh, Testnet, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
@@ -20,6 +20,7 @@ mod models;
 mod node;
 mod run;
 mod term;
+mod testnet;
 mod up;
 
 /// The whole program.
@@ -79,6 +80,8 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Join(args) => mesh::join(&command()?, args),
         Verb::Leave => mesh::leave(&command()?),
         Verb::Peers(args) => mesh::peers(&command()?, args),
+        Verb::Testnet(Testnet::Up(args)) => testnet::up(&command()?, args),
+        Verb::Testnet(Testnet::Down(args)) => testnet::down(&command()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)
