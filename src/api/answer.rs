@@ -1,9 +1,9 @@
 //! From a wish to a stream of events: acquire the model, render, tokenise, generate. HTTP chat, HTTP
 //! completions and gRPC all come through here.
 
-use super::{ApiState, mesh};
 use super::error::{ApiError, Kind};
 use super::metrics::{Outcome, Running};
+use super::{ApiState, mesh};
 use crate::driver::{Asked, Generation, GenerationStream, Lease, RefusedError};
 use crate::expert::ExpertFacts;
 use crate::grammar::tools::ToolChoice;

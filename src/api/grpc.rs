@@ -143,7 +143,13 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
                 usage: Some(usage),
                 seed: answer.seed,
                 law: answer.law.clone(),
-                schedule: answer.is_of_mesh().then_some(schedule).iter().flatten().map(wire::change).collect(),
+                schedule: answer
+                    .is_of_mesh()
+                    .then_some(schedule)
+                    .iter()
+                    .flatten()
+                    .map(wire::change)
+                    .collect(),
             })
         }
     })

@@ -7,12 +7,12 @@ use crate::identity;
 use crate::mesh::{Neighbour, Page, Reach};
 use crate::net::swarm::PeerView;
 use crate::wish::Together;
-use quorate_core::generate::Provenance;
-use quorate_core::ids::ExpertId;
-use quorate_core::team::{Change, Sets};
 use axum::Json;
 use axum::extract::State;
+use quorate_core::generate::Provenance;
+use quorate_core::ids::ExpertId;
 use quorate_core::mesh::{Address, Transport};
+use quorate_core::team::{Change, Sets};
 use serde_json::{Value, json};
 
 /// What clients ask for when they mean all of us.
@@ -102,9 +102,7 @@ impl Costs {
 /// Who decided from which position on.
 pub(super) fn schedule(changes: &[Change]) -> Value {
     let one = |change: &Change| {
-        let weight = |(expert, weight): &(ExpertId, f64)| {
-            json!({"expert": expert.to_string(), "weight": weight})
-        };
+        let weight = |(expert, weight): &(ExpertId, f64)| json!({"expert": expert.to_string(), "weight": weight});
         let set: Vec<Value> = change.set.iter().map(weight).collect();
         json!({"position": change.position, "set": set})
     };

@@ -282,7 +282,13 @@ fn api_state(
             aliases: settings.aliases.clone(),
             near: Arc::new(move |typed| node::near_names(&near_store, typed)),
         },
-        mesh: Membership::new(settings.mesh.model.as_deref().unwrap_or(&settings.default_model)),
+        mesh: Membership::new(
+            settings
+                .mesh
+                .model
+                .as_deref()
+                .unwrap_or(&settings.default_model),
+        ),
         default_model: Some(settings.default_model.clone()),
         defaults: Defaults {
             transforms: Transforms::NEUTRAL,

@@ -36,7 +36,8 @@ pub(super) fn new(context: &Context, args: &MeshNew) -> Outcome {
     }
     for line in [
         format!("mesh      {network}"),
-        "preset    lab: for tests and friends; its keys are unsafe for anything that matters".into(),
+        "preset    lab: for tests and friends; its keys are unsafe for anything that matters"
+            .into(),
         "next      quorate up, then quorate invite".to_owned(),
     ] {
         term::line(line)?;
@@ -51,15 +52,23 @@ pub(super) fn invite(context: &Context, args: &InviteArgs) -> Outcome {
     };
     if let Some(text) = &args.revoke {
         let nonce = Nonce::parse(text).ok_or_else(|| {
-            Failure::new(Kind::Usage, format!("'{text}' is not the name of an invite"))
-                .hint("`quorate invite` printed it: 32 letters and digits after \"name\"")
+            Failure::new(
+                Kind::Usage,
+                format!("'{text}' is not the name of an invite"),
+            )
+            .hint("`quorate invite` printed it: 32 letters and digits after \"name\"")
         })?;
         home.revoke(nonce)?;
-        return term::line(format!("taken back: nobody comes in on invite {nonce} any more"));
+        return term::line(format!(
+            "taken back: nobody comes in on invite {nonce} any more"
+        ));
     }
     let lasts_s = args.expires.0.as_secs();
     if !(1..=INVITE_S_MAX).contains(&lasts_s) {
-        let message = format!("an invite lasts from 1 second to {} days", INVITE_S_MAX / 86_400);
+        let message = format!(
+            "an invite lasts from 1 second to {} days",
+            INVITE_S_MAX / 86_400
+        );
         return Err(Failure::new(Kind::Usage, message));
     }
     let addresses = addresses(context)?;
@@ -153,7 +162,11 @@ pub(super) fn join(context: &Context, args: &Join) -> Outcome {
                 "is the node that wrote the invite up, and reachable from here? `quorate doctor` checks this side",
             )
         })?;
-    let records = joined.chain.into_iter().map(Record::Admission).collect::<Vec<_>>();
+    let records = joined
+        .chain
+        .into_iter()
+        .map(Record::Admission)
+        .collect::<Vec<_>>();
     home.enter(&joined.genesis, &records, Some(&invite))?;
     let network = joined.genesis.network_id();
     if args.json {
@@ -218,11 +231,17 @@ fn row(peer: &Value) -> [String; 6] {
     let asked = experts.iter().filter(|e| e["asked"] == true).count();
     [
         // As people compare them: the ends differ first.
-        node.get(node.len().saturating_sub(12)..).unwrap_or(&node).to_owned(),
+        node.get(node.len().saturating_sub(12)..)
+            .unwrap_or(&node)
+            .to_owned(),
         text("state"),
         text("path"),
         rtt,
-        if names.is_empty() { "-".to_owned() } else { names.join(", ") },
+        if names.is_empty() {
+            "-".to_owned()
+        } else {
+            names.join(", ")
+        },
         format!("{asked} of {}", experts.len()),
     ]
 }

@@ -34,7 +34,9 @@ impl FromStr for Millis {
         let millis = number.trim().parse::<f64>().map(|n| n * unit);
         match millis {
             Ok(ms) if (0.0..=4_000.0).contains(&ms) => Ok(Millis(ms)),
-            _ => Err(format!("'{text}' is no time up to four seconds; write 100ms or 0.2s")),
+            _ => Err(format!(
+                "'{text}' is no time up to four seconds; write 100ms or 0.2s"
+            )),
         }
     }
 }
@@ -57,7 +59,11 @@ impl FromStr for Percent {
 pub(super) fn up(context: &Context, args: &TestnetUp) -> Outcome {
     let place = Place::of(context);
     let _lock = place.lock()?;
-    let name = context.model_name(args.model.as_deref().unwrap_or(&context.settings.default_model))?;
+    let name = context.model_name(
+        args.model
+            .as_deref()
+            .unwrap_or(&context.settings.default_model),
+    )?;
     if context.store().installed(&name)?.is_none() {
         models::pull_with_bar(context, &name)?;
     }
@@ -118,7 +124,10 @@ impl Place {
         if let Some(home) = self.dir.parent() {
             crate::home::create_private_dir(home)?;
         }
-        let opened = OpenOptions::new().create(true).append(true).open(&self.lock);
+        let opened = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.lock);
         let file = opened.map_err(|error| Failure::file("open", &self.lock, &error))?;
         match file.try_lock() {
             Ok(()) => {}

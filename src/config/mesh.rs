@@ -11,9 +11,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 /// The swarm: QUIC on UDP and TCP, on one port.
-pub const SWARM_PORT_DEFAULT: u16 = 7868;
+const SWARM_PORT_DEFAULT: u16 = 7868;
 /// The token plane: QUIC on UDP.
-pub const PLANE_PORT_DEFAULT: u16 = 7869;
+const PLANE_PORT_DEFAULT: u16 = 7869;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MeshSettings {

@@ -165,7 +165,9 @@ impl MeshHome {
         if nonces.len() >= INVITES_REVOKED_MAX {
             return Err(Failure::new(
                 Kind::TooLarge,
-                format!("{INVITES_REVOKED_MAX} invites were taken back, which is as many as are kept"),
+                format!(
+                    "{INVITES_REVOKED_MAX} invites were taken back, which is as many as are kept"
+                ),
             )
             .hint(format!(
                 "invites expire by themselves: move {} away and take back those that still count",
@@ -253,7 +255,11 @@ mod tests {
         assert!(mesh.leave().unwrap());
         mesh.enter(&other, &[], None).unwrap();
         assert_eq!(mesh.network(), Some(other.network_id()));
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no drafts stay");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            1,
+            "no drafts stay"
+        );
     }
 
     #[test]
@@ -266,7 +272,10 @@ mod tests {
         mesh.revoke(one).unwrap();
         assert!(mesh.is_revoked(&one) && !mesh.is_revoked(&other));
         let path = mesh.dir().join("revoked");
-        assert_eq!(fs::metadata(&path).unwrap().len() as usize, NONCE_LINE_BYTES);
+        assert_eq!(
+            fs::metadata(&path).unwrap().len() as usize,
+            NONCE_LINE_BYTES
+        );
         fs::write(&path, format!("{one}\n").repeat(INVITES_REVOKED_MAX)).unwrap();
         assert!(mesh.is_revoked(&other));
         assert_eq!(mesh.revoke(other).unwrap_err().kind, Kind::TooLarge);

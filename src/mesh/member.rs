@@ -128,9 +128,9 @@ impl Member {
         );
         member.tasks.spawn(guests);
         let offers = offer(founding.library.clone(), founding.node.clone(), rows_tx);
-        member
-            .tasks
-            .spawn(async move { drop(stop.run_until_cancelled(offers).await) });
+        member.tasks.spawn(async move {
+            stop.run_until_cancelled(offers).await;
+        });
         let hearing = Hearing {
             node: founding.node.clone(),
             neighbours: member.neighbours.clone(),
@@ -308,17 +308,11 @@ fn letterhead(replica: &Replica) -> Letterhead {
 }
 
 /// Admitted by the records, and not turned away by the owner of this node.
-fn admits(
-    roll: Roll,
-    allow: Vec<PeerKey>,
-    block: Vec<PeerKey>,
-) -> Admits {
+fn admits(roll: Roll, allow: Vec<PeerKey>, block: Vec<PeerKey>) -> Admits {
     let allow = BTreeSet::from_iter(allow);
     let block = BTreeSet::<PeerKey>::from_iter(block);
     Arc::new(move |peer| {
-        roll.contains(peer)
-            && !block.contains(peer)
-            && (allow.is_empty() || allow.contains(peer))
+        roll.contains(peer) && !block.contains(peer) && (allow.is_empty() || allow.contains(peer))
     })
 }
 

@@ -13,8 +13,8 @@ pub use neighbours::Neighbour;
 
 use crate::driver::{self, Node};
 use crate::expert::ExpertFacts;
-use crate::net::frame::PATIENCE;
 use crate::identity;
+use crate::net::frame::PATIENCE;
 use crate::net::plane::{Arrival, Plane, Stream};
 use crate::net::remote::{Dial, Remote, RemoteExpert};
 use crate::net::serve::{self, Terms};
@@ -44,7 +44,8 @@ pub async fn serve_guests(
     while let Some(Some(Arrival { peer, stream, .. })) =
         stop.run_until_cancelled(plane.accept()).await
     {
-        let (Some(key), Ok(place)) = (identity::key_of(&peer), room.clone().try_acquire_owned()) else {
+        let (Some(key), Ok(place)) = (identity::key_of(&peer), room.clone().try_acquire_owned())
+        else {
             continue; // dropping the stream says no
         };
         let (node, terms, admits, stop) =

@@ -4,7 +4,8 @@
 //! vocabulary that its answers are checked against. It is let go when its node says, or shows, that
 //! it is gone.
 
-use super::{Dials, adopt};
+use super::adopt;
+use super::dials::Dials;
 use crate::driver::Node;
 use crate::expert::ExpertFacts;
 use crate::identity;
@@ -119,7 +120,11 @@ impl Neighbours {
         let mut fresh = Vec::new();
         let mut fit = 0;
         for (peer, (advert, places)) in &known.nodes {
-            for row in advert.experts.iter().filter(|r| r.vocabulary == fingerprint) {
+            for row in advert
+                .experts
+                .iter()
+                .filter(|r| r.vocabulary == fingerprint)
+            {
                 fit += 1;
                 if !known.adopted.contains_key(&row.expert) {
                     fresh.push((*peer, row.clone(), places.clone()));

@@ -120,7 +120,10 @@ pub async fn up(plan: &Plan) -> Outcome<Testnet> {
 
 fn check(plan: &Plan) -> Outcome {
     if !(1..=TESTNET_NODES_MAX).contains(&plan.nodes) {
-        let message = format!("a testnet has 1 to {TESTNET_NODES_MAX} nodes, not {}", plan.nodes);
+        let message = format!(
+            "a testnet has 1 to {TESTNET_NODES_MAX} nodes, not {}",
+            plan.nodes
+        );
         return Err(Failure::new(Kind::Usage, message));
     }
     let last = plan.nodes as u32 * u32::from(PORTS_PER_NODE) + u32::from(plan.base_port);
@@ -134,10 +137,11 @@ fn check(plan: &Plan) -> Outcome {
         for offset in 0..3 {
             let address = local(port(plan, n, offset));
             if let Err(error) = std::net::TcpListener::bind(address) {
-                return Err(
-                    Failure::new(Kind::Taken, format!("cannot listen on {address}: {error}"))
-                        .hint("another testnet? stop it with `quorate testnet down`; or --base-port"),
-                );
+                return Err(Failure::new(
+                    Kind::Taken,
+                    format!("cannot listen on {address}: {error}"),
+                )
+                .hint("another testnet? stop it with `quorate testnet down`; or --base-port"));
             }
         }
     }
@@ -246,7 +250,11 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
 
 impl Node {
     async fn wait_until_up(&mut self) -> Outcome {
-        let stdout = self.child.stdout.take().expect("it is piped, and taken once");
+        let stdout = self
+            .child
+            .stdout
+            .take()
+            .expect("it is piped, and taken once");
         let mut lines = BufReader::new(stdout).lines();
         let first = timeout(UP_MAX, lines.next_line()).await;
         // Nobody reads on: a node says one line.

@@ -45,9 +45,10 @@ pub(super) async fn one(
 
 /// All experts of the mesh as one model, while this node belongs to one.
 fn all_of_us(state: &ApiState) -> Option<Value> {
-    state.mesh.is_there().then(|| {
-        json!({"id": mesh::MODEL, "object": "model", "created": 0, "owned_by": "quorate"})
-    })
+    state
+        .mesh
+        .is_there()
+        .then(|| json!({"id": mesh::MODEL, "object": "model", "created": 0, "owned_by": "quorate"}))
 }
 
 /// The four fields of OpenAI's, and what clients of local servers look for besides.
