@@ -14,16 +14,23 @@ const PEER_ID_HEAD: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 /// The key behind the id of a node, as people copy it; None if it is no such id.
 pub fn peer_key(id: &str) -> Option<PeerKey> {
-    let bytes = id.parse::<PeerId>().ok()?.to_bytes();
+    key_of(&id.parse::<PeerId>().ok()?)
+}
+
+/// The key in an id; None for an id that hides its key.
+pub fn key_of(peer: &PeerId) -> Option<PeerKey> {
+    let bytes = peer.to_bytes();
     bytes.strip_prefix(&PEER_ID_HEAD)?.try_into().ok()
 }
 
 /// The id of a node, from its key.
 pub fn peer_id(key: &PeerKey) -> String {
+    peer_of(key).to_string()
+}
+
+pub fn peer_of(key: &PeerKey) -> PeerId {
     let bytes = [&PEER_ID_HEAD[..], key].concat();
-    PeerId::from_bytes(&bytes)
-        .expect("a multihash of 36 bytes is a peer id")
-        .to_string()
+    PeerId::from_bytes(&bytes).expect("a multihash of 36 bytes is a peer id")
 }
 
 /// Bits that let anybody but the owner in.

@@ -5,3 +5,4 @@ pub mod frame;
 pub mod plane;
 pub mod remote;
 pub mod serve;
+pub mod swarm;

@@ -1,0 +1,185 @@
+//! Whom to dial next, and when: members that are not connected, and seeds while nobody is.
+
+use super::Seed;
+use super::reach::multiaddr_of;
+use crate::identity::peer_of;
+use libp2p::Multiaddr;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use quorate_core::ids::PeerKey;
+use quorate_core::limits::{ADDRESSES_MAX, MDNS_STRANGERS_MAX, REDIAL_MS_MAX};
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1_000);
+const LAST_PAUSE: Duration = Duration::from_millis(REDIAL_MS_MAX);
+
+struct Pace {
+    next: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace {
+            next: now,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// True, and later again: each time after a longer pause.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.next <= now;
+        if is_due {
+            self.next = now + self.pause;
+            self.pause = LAST_PAUSE.min(2 * self.pause);
+        }
+        is_due
+    }
+}
+
+pub(super) struct Dials {
+    seeds: Vec<(Seed, Pace)>,
+    members: BTreeMap<PeerKey, Pace>,
+    /// Where a node was found that no advert tells of: by us, on the LAN, by Kademlia.
+    hints: BTreeMap<PeerKey, Vec<Multiaddr>>,
+    /// Nodes of the LAN that were no members when they were tried.
+    strangers: BTreeMap<PeerKey, Instant>,
+    next_lookup: Instant,
+}
+
+impl Dials {
+    pub(super) fn new(now: Instant, seeds: Vec<Seed>) -> Dials {
+        Dials {
+            seeds: seeds.into_iter().map(|s| (s, Pace::new(now))).collect(),
+            members: BTreeMap::new(),
+            hints: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            next_lookup: now,
+        }
+    }
+
+    pub(super) fn seeds_due(&mut self, now: Instant, own: &PeerKey) -> Vec<DialOpts> {
+        let others = self
+            .seeds
+            .iter_mut()
+            .filter(|(seed, _)| seed.node.as_ref() != Some(own));
+        let due = others.filter_map(|(seed, pace)| pace.is_due(now).then_some(&*seed));
+        due.filter_map(|Seed { node, address }| {
+            let address = multiaddr_of(address, node.as_ref())?;
+            Some(match node {
+                Some(node) => dial(node, vec![address]),
+                None => DialOpts::unknown_peer_id().address(address).build(),
+            })
+        })
+        .collect()
+    }
+
+    /// `told`: where its advert says that it is. None: it is not time, or no way is known.
+    pub(super) fn member_due(
+        &mut self,
+        now: Instant,
+        member: &PeerKey,
+        told: Vec<Multiaddr>,
+    ) -> Option<DialOpts> {
+        let mut ways = told;
+        ways.extend(self.hints.get(member).into_iter().flatten().cloned());
+        ways.dedup();
+        if ways.is_empty() {
+            return None;
+        }
+        let pace = self.members.entry(*member).or_insert(Pace::new(now));
+        pace.is_due(now).then(|| dial(member, ways))
+    }
+
+    /// May Kademlia be asked for a member that nobody told of?
+    pub(super) fn may_look_up(&mut self, now: Instant) -> bool {
+        let may = self.next_lookup <= now;
+        if may {
+            self.next_lookup = now + Duration::from_secs(10);
+        }
+        may
+    }
+
+    pub(super) fn hint(&mut self, member: PeerKey, address: Multiaddr) {
+        let known = self.hints.entry(member).or_default();
+        if !known.contains(&address) {
+            known.insert(0, address);
+            known.truncate(ADDRESSES_MAX);
+        }
+    }
+
+    /// It is connected, or has just said where it is.
+    pub(super) fn forgive(&mut self, member: &PeerKey) {
+        self.members.remove(member);
+    }
+
+    /// Nobody is connected any more: seeds are tried at once.
+    pub(super) fn forgive_seeds(&mut self, now: Instant) {
+        for (_, pace) in &mut self.seeds {
+            *pace = Pace::new(now);
+        }
+    }
+
+    /// A node of the LAN that may be a member that is not known yet. Once a minute.
+    pub(super) fn may_try_stranger(&mut self, now: Instant, key: PeerKey) -> bool {
+        self.strangers
+            .retain(|_, tried| now.duration_since(*tried) < LAST_PAUSE);
+        let may = self.strangers.len() < MDNS_STRANGERS_MAX && !self.strangers.contains_key(&key);
+        if may {
+            self.strangers.insert(key, now);
+        }
+        may
+    }
+
+    pub(super) fn keep_members(&mut self, is_member: impl Fn(&PeerKey) -> bool) {
+        self.members.retain(|key, _| is_member(key));
+        self.hints.retain(|key, _| is_member(key));
+    }
+}
+
+pub(super) fn dial(node: &PeerKey, ways: Vec<Multiaddr>) -> DialOpts {
+    DialOpts::peer_id(peer_of(node))
+        .addresses(ways)
+        .condition(PeerCondition::DisconnectedAndNotDialing)
+        .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_minute_and_a_sign_of_life_ends_them() {
+        let start = Instant::now();
+        let (mut dials, node) = (Dials::new(start, vec![]), [3; 32]);
+        let way: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        let mut due = |dials: &mut Dials, s: u64| {
+            let now = start + Duration::from_secs(s);
+            dials.member_due(now, &node, vec![way.clone()]).is_some()
+        };
+        let tried: Vec<u64> = (0..200).filter(|s| due(&mut dials, *s)).collect();
+        assert_eq!(tried, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+        assert!(!due(&mut dials, 200));
+        dials.forgive(&node);
+        assert!(due(&mut dials, 200));
+        assert!(dials.member_due(start, &[4; 32], vec![]).is_none());
+    }
+
+    #[test]
+    fn the_lan_cannot_make_us_dial_without_end() {
+        let now = Instant::now();
+        let mut dials = Dials::new(now, vec![]);
+        let key = |n: usize| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&n.to_le_bytes());
+            key
+        };
+        let tried = (0..2 * MDNS_STRANGERS_MAX).filter(|n| dials.may_try_stranger(now, key(*n)));
+        assert_eq!(tried.count(), MDNS_STRANGERS_MAX);
+        assert!(
+            !dials.may_try_stranger(now, key(0)),
+            "not twice in a minute"
+        );
+        assert!(dials.may_try_stranger(now + LAST_PAUSE, key(0)));
+    }
+}

@@ -1,0 +1,110 @@
+//! What the node may ask of its swarm.
+
+use super::behaviour::PLANE;
+use super::gate::Roll;
+use super::links::Relayed;
+use super::pipe::Pipe;
+use crate::identity::peer_of;
+use crate::net::plane::Stream;
+use libp2p_stream::Control;
+use quorate_core::governance::{Record, Taken};
+use quorate_core::ids::PeerKey;
+use quorate_core::limits::REMOTE_DIAL_MS_MAX;
+use quorate_core::mesh::{Address, Advert};
+use std::fmt;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Insert(Record, oneshot::Sender<Taken>),
+    Peers(oneshot::Sender<Vec<PeerView>>),
+    Addresses(oneshot::Sender<Vec<Address>>),
+}
+
+/// How two swarms are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    Quic,
+    Tcp,
+    Relayed,
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Link::Quic => "direct, quic",
+            Link::Tcp => "direct, tcp",
+            Link::Relayed => "relayed",
+        })
+    }
+}
+
+/// What is known of another node.
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    pub key: PeerKey,
+    pub is_member: bool,
+    /// None: not connected.
+    pub link: Option<Link>,
+    /// Its end of the connection.
+    pub address: Option<String>,
+    pub rtt: Option<Duration>,
+    /// The last one that is not over.
+    pub advert: Option<Advert>,
+    /// Since it, or an advert of it, was heard.
+    pub heard: Option<Duration>,
+}
+
+/// Commands wait for the task; if it has ended, the answers are empty.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) control: Control,
+    pub(super) roll: Roll,
+    pub(super) relayed: Relayed,
+}
+
+impl Handle {
+    /// A record that was made here, and is written down already: kept, and pushed to every member
+    /// that is connected. None: the swarm has ended.
+    pub async fn insert(&self, record: Record) -> Option<Taken> {
+        self.ask(|answer| Command::Insert(record, answer)).await
+    }
+
+    /// All that are connected, and all members that were heard of.
+    pub async fn peers(&self) -> Vec<PeerView> {
+        self.ask(Command::Peers).await.unwrap_or_default()
+    }
+
+    /// What an invite of this node should name.
+    pub async fn addresses(&self) -> Vec<Address> {
+        self.ask(Command::Addresses).await.unwrap_or_default()
+    }
+
+    /// Who is a member now: may be asked at any time, from any thread.
+    pub fn roll(&self) -> &Roll {
+        &self.roll
+    }
+
+    /// A stream of the token plane over the swarm's own connection: the way that is left where no
+    /// direct one is.
+    pub async fn stream(&self, peer: PeerKey) -> Result<Stream, String> {
+        let Some(relayed) = self.relayed.of(&peer) else {
+            return Err("the swarm is not connected to this node".into());
+        };
+        let mut control = self.control.clone();
+        let opening = control.open_stream(peer_of(&peer), PLANE);
+        let opened = timeout(Duration::from_millis(REMOTE_DIAL_MS_MAX), opening).await;
+        let stream = opened.map_err(|_| "the node does not answer".to_owned())?;
+        let stream = stream.map_err(|error| error.to_string())?;
+        Ok(Stream::over(Pipe(stream), relayed))
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.ok()?;
+        answered.await.ok()
+    }
+}

@@ -1,0 +1,202 @@
+//! Who is connected, by which connections, and how far away.
+
+use super::handle::Link;
+use super::reach::is_relayed;
+use libp2p::Multiaddr;
+use libp2p::core::ConnectedPoint;
+use libp2p::multiaddr::Protocol;
+use libp2p::swarm::ConnectionId;
+use quorate_core::ids::PeerKey;
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+/// Of two connections that do the same, one goes after this: streams had time to move.
+const SURPLUS_AFTER: Duration = Duration::from_secs(3);
+
+/// Connected members, and whether only through a relay. For handles.
+#[derive(Clone, Default)]
+pub(super) struct Relayed(Arc<RwLock<BTreeMap<PeerKey, bool>>>);
+
+impl Relayed {
+    /// None: not connected.
+    pub(super) fn of(&self, peer: &PeerKey) -> Option<bool> {
+        let all = self.0.read().expect("nobody panics with it");
+        all.get(peer).copied()
+    }
+
+    fn set(&self, peer: PeerKey, relayed: Option<bool>) {
+        let mut all = self.0.write().expect("nobody panics with it");
+        match relayed {
+            Some(relayed) => all.insert(peer, relayed),
+            None => all.remove(&peer),
+        };
+    }
+}
+
+pub(super) struct Connection {
+    pub(super) id: ConnectionId,
+    pub(super) address: Multiaddr,
+    pub(super) we_dialled: bool,
+    /// It began when the peer was a member: all protocols are spoken on it.
+    pub(super) is_open: bool,
+    /// It does not answer, and is being closed.
+    is_dead: bool,
+    since: Instant,
+    rtt: Option<Duration>,
+}
+
+pub(super) struct Peer {
+    pub(super) connections: Vec<Connection>,
+    pub(super) since: Instant,
+    pub(super) heard: Instant,
+    /// Questions under way.
+    pub(super) flights: usize,
+    /// It has answered that this node is known there.
+    pub(super) knows_us: bool,
+    /// Its records are being read.
+    pub(super) is_pulling: bool,
+    /// It has told who is there.
+    pub(super) knows_adverts: bool,
+    pub(super) next_greeting: Option<Instant>,
+    pub(super) next_sync: Instant,
+    /// It carries connections to others.
+    pub(super) is_relay: bool,
+}
+
+impl Peer {
+    fn live(&self) -> impl Iterator<Item = &Connection> {
+        self.connections.iter().filter(|c| !c.is_dead)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.live().any(|connection| connection.is_open)
+    }
+
+    pub(super) fn best(&self) -> Option<(Link, &Connection)> {
+        self.live()
+            .map(|connection| (link_of(&connection.address), connection))
+            .min_by_key(|(link, connection)| (*link, connection.since))
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.best()?.1.rtt
+    }
+}
+
+fn link_of(address: &Multiaddr) -> Link {
+    if is_relayed(address) {
+        Link::Relayed
+    } else if address.iter().any(|part| part == Protocol::QuicV1) {
+        Link::Quic
+    } else {
+        Link::Tcp
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Links {
+    pub(super) peers: BTreeMap<PeerKey, Peer>,
+    pub(super) relayed: Relayed,
+}
+
+impl Links {
+    /// Is it the peer's first?
+    pub(super) fn add(
+        &mut self,
+        now: Instant,
+        key: PeerKey,
+        id: ConnectionId,
+        endpoint: &ConnectedPoint,
+        is_open: bool,
+    ) -> bool {
+        let peer = self.peers.entry(key).or_insert_with(|| Peer {
+            connections: vec![],
+            since: now,
+            heard: now,
+            flights: 0,
+            knows_us: false,
+            is_pulling: false,
+            knows_adverts: false,
+            next_greeting: None,
+            next_sync: now,
+            is_relay: false,
+        });
+        peer.connections.push(Connection {
+            id,
+            address: endpoint.get_remote_address().clone(),
+            we_dialled: endpoint.is_dialer(),
+            is_open,
+            is_dead: false,
+            since: now,
+            rtt: None,
+        });
+        let is_first = peer.connections.len() == 1;
+        self.tell(&key);
+        is_first
+    }
+
+    /// The connection that is gone; the peer is forgotten with its last one.
+    pub(super) fn remove(&mut self, key: &PeerKey, id: ConnectionId) -> Option<Connection> {
+        let peer = self.peers.get_mut(key)?;
+        let at = peer.connections.iter().position(|c| c.id == id)?;
+        let connection = peer.connections.swap_remove(at);
+        if peer.connections.is_empty() {
+            self.peers.remove(key);
+        }
+        self.tell(key);
+        Some(connection)
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        key: &PeerKey,
+        id: ConnectionId,
+        rtt: Duration,
+    ) {
+        if let Some(peer) = self.peers.get_mut(key) {
+            peer.heard = now;
+            for connection in peer.connections.iter_mut().filter(|c| c.id == id) {
+                connection.rtt = Some(rtt);
+            }
+        }
+    }
+
+    /// A connection that does not answer. Is there still one that does?
+    pub(super) fn died(&mut self, key: &PeerKey, id: ConnectionId) -> bool {
+        let Some(peer) = self.peers.get_mut(key) else {
+            return false;
+        };
+        for connection in peer.connections.iter_mut().filter(|c| c.id == id) {
+            connection.is_dead = true;
+        }
+        let lives = peer.is_open();
+        self.tell(key);
+        lives
+    }
+
+    fn tell(&self, key: &PeerKey) {
+        let open = self.peers.get(key).filter(|peer| peer.is_open());
+        let direct = |peer: &Peer| {
+            let mut open = peer.live().filter(|c| c.is_open);
+            open.any(|c| !is_relayed(&c.address))
+        };
+        self.relayed.set(*key, open.map(|peer| !direct(peer)));
+    }
+
+    /// Connections that do what another one does. Only one side of a pair decides, so that the two do
+    /// not close one each: that with the smaller key.
+    pub(super) fn surplus(&self, now: Instant, own: &PeerKey) -> Vec<ConnectionId> {
+        let pairs = self.peers.iter().filter(|(key, _)| own < *key);
+        let mut surplus = Vec::new();
+        for (_, peer) in pairs {
+            let mut open: Vec<&Connection> = peer.live().filter(|c| c.is_open).collect();
+            open.sort_by_key(|c| (is_relayed(&c.address), c.since));
+            let late = open.iter().skip(1);
+            let old = late.filter(|c| now.duration_since(c.since) >= SURPLUS_AFTER);
+            surplus.extend(old.map(|c| c.id));
+        }
+        surplus
+    }
+}
