@@ -298,7 +298,49 @@ pub const SYNC_PAGES_MAX: u32 = 64;
 /// Bytes of an answer to an invite: a genesis, and a chain of admissions.
 pub const WELCOME_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
 
+/// Members that a node dials of itself; who dials in comes on top. Enough for every member of a small
+/// mesh, so that a crash is noticed by its pings.
+pub const SWARM_LINKS_MAX: usize = 48;
+/// Swarm connections in all: members, and strangers at the door.
+pub const SWARM_CONNECTIONS_MAX: u32 = 256;
+/// Connections in the middle of a handshake, from others: each costs a key exchange.
+pub const SWARM_PENDING_MAX: u32 = 16;
+/// Of one peer: dialled by both at once, one through a relay, one to test an address.
+pub const SWARM_CONNECTIONS_PER_PEER_MAX: u32 = 4;
+/// Connected peers that are no members: they show an invite or an admission, or leave.
+pub const STRANGERS_MAX: usize = 32;
+/// A stranger leaves within this: three round trips of half a second, and slow hands.
+pub const STRANGER_MS_MAX: u64 = 10_000;
+/// Dials under way.
+pub const SWARM_DIALS_MAX: usize = 16;
+/// Pause between two dials of one peer: it doubles from the first to this.
+pub const REDIAL_MS_MAX: u64 = 60_000;
+/// Questions under way to one peer, pushed news counted; what is not pushed is synced.
+pub const SYNC_FLIGHTS_MAX: usize = 16;
+/// An answer is there within this.
+pub const SYNC_MS_MAX: u64 = 10_000;
+/// Pause between two syncs with one peer.
+pub const SYNC_EVERY_MS: u64 = 30_000;
+/// Events that wait for the node.
+pub const SWARM_EVENTS_MAX: usize = 256;
+/// Commands that wait for the swarm.
+pub const SWARM_COMMANDS_MAX: usize = 64;
+/// Nodes on the LAN that are no members and are not dialled again for a while.
+pub const MDNS_STRANGERS_MAX: usize = 256;
+/// Relays through which a node that nobody can reach is reached: one may go.
+pub const RELAYS_MAX: usize = 2;
+/// Reservations and circuits of a relay: all of a testnet; each circuit costs a task and a buffer.
+pub const RELAY_CIRCUITS_MAX: usize = 64;
+/// Bytes of one circuit: hours of opinions, or a few long prompts.
+pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 256 << 20;
+/// A join is answered within this, or another address is needed.
+pub const JOIN_MS_MAX: u64 = 20_000;
+/// Last words are heard within this, or the node leaves without.
+pub const LEAVE_MS_MAX: u64 = 1_000;
+
 const _: () = {
+    assert!(SYNC_FLIGHTS_MAX * SYNC_BYTES_MAX <= 2 << 20);
+    assert!(SWARM_LINKS_MAX + STRANGERS_MAX < SWARM_CONNECTIONS_MAX as usize);
     assert!(ADMISSION_CHAIN_MAX * 256 + RECORD_BYTES_MAX < WELCOME_BYTES_MAX);
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);

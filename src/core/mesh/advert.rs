@@ -50,6 +50,11 @@ pub struct Advert {
 }
 
 impl Advert {
+    /// Do these bytes begin as an advert does?
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.starts_with(TAG)
+    }
+
     /// What the node signs.
     pub fn body(&self) -> Vec<u8> {
         let mut out = Writer::default();

@@ -6,7 +6,7 @@ use super::{Address, Advert, BadInvite, Host, Invite, Nonce, Place, Transport, j
 use crate::governance::Malformed;
 use crate::limits::{
     ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_EXPERTS_MAX, INVITE_BYTES_MAX, INVITE_S_MAX,
-    INVITE_TEXT_BYTES_MAX, SYNC_IDS_MAX,
+    INVITE_TEXT_BYTES_MAX, RECORD_BYTES_MAX, SYNC_IDS_MAX,
 };
 use proptest::prelude::*;
 
@@ -225,6 +225,8 @@ fn asks() -> impl Strategy<Value = sync::Question> {
     prop_oneof![
         any::<[u8; 32]>().prop_map(sync::Question::Same),
         any::<[u8; 32]>().prop_map(|after| sync::Question::Adverts { after }),
+        proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)
+            .prop_map(sync::Question::Take),
         page,
     ]
 }
@@ -300,4 +302,23 @@ fn a_page_with_too_many_names_is_refused() {
     };
     assert!(sync::Ask::decode(&ask(SYNC_IDS_MAX).encode()).is_ok());
     assert!(sync::Ask::decode(&ask(SYNC_IDS_MAX + 1).encode()).is_err());
+}
+
+#[test]
+fn what_is_handed_over_goes_in_as_few_messages_as_it_fits() {
+    let most = vec![7; RECORD_BYTES_MAX];
+    let items = vec![vec![1; 100], most.clone(), vec![2; 100], vec![3; 100]];
+    let parcels = sync::parcels(items.clone());
+    assert_eq!(parcels.len(), 3);
+    let mut arrived = Vec::new();
+    for question in parcels {
+        let network = genesis(&[]).network_id();
+        let ask = sync::Ask { network, question };
+        let sync::Question::Take(items) = sync::Ask::decode(&ask.encode()).unwrap().question else {
+            panic!("something else");
+        };
+        arrived.extend(items);
+    }
+    assert_eq!(arrived, items);
+    assert!(sync::parcels(vec![]).is_empty());
 }

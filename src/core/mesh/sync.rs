@@ -25,6 +25,9 @@ pub enum Question {
     Page(Page),
     /// Who is there, after this key?
     Adverts { after: Author },
+    /// Take these: the admissions that lead to me, my advert, or news. `Same`: you are known here.
+    /// `Differ`: you are now; connect anew, for this connection began as a stranger's.
+    Take(Vec<Vec<u8>>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,10 @@ impl Ask {
                 out.u8(2).raw(first).raw(last).list(have.iter())
             }
             Question::Adverts { after } => out.u8(3).raw(after),
+            Question::Take(items) => {
+                out.u8(4);
+                write_items(items, &mut out)
+            }
         };
         out.0
     }
@@ -74,6 +81,7 @@ impl Ask {
             3 => Question::Adverts {
                 after: read.array()?,
             },
+            4 => Question::Take(read_items(&mut read)?),
             _ => return Err(Malformed::Range("the question")),
         };
         read.end()?;
@@ -89,11 +97,8 @@ impl Answer {
             Answer::Same => out.u8(1),
             Answer::Differ => out.u8(2),
             Answer::Some { items, more } => {
-                out.u8(3).u8(u8::from(*more)).u16(items.len() as u16);
-                for item in items {
-                    out.u32(item.len() as u32).raw(item);
-                }
-                &mut out
+                out.u8(3).u8(u8::from(*more));
+                write_items(items, &mut out)
             }
         };
         out.0
@@ -111,11 +116,7 @@ impl Answer {
                     1 => true,
                     _ => return Err(Malformed::Range("a flag")),
                 };
-                let n = usize::from(read.u16()?);
-                let mut items = Vec::new(); // no room is made on the word of a peer
-                for _ in 0..n {
-                    items.push(read.bytes(RECORD_BYTES_MAX, "a record")?.to_vec());
-                }
+                let items = read_items(&mut read)?;
                 Answer::Some { items, more }
             }
             _ => return Err(Malformed::Range("the answer")),
@@ -123,6 +124,40 @@ impl Answer {
         read.end()?;
         Ok(answer)
     }
+}
+
+fn write_items<'a>(items: &[Vec<u8>], out: &'a mut Writer) -> &'a mut Writer {
+    out.u16(items.len() as u16);
+    for item in items {
+        out.u32(item.len() as u32).raw(item);
+    }
+    out
+}
+
+fn read_items(read: &mut Reader) -> Result<Vec<Vec<u8>>, Malformed> {
+    let n = read.u16()?;
+    let mut items = Vec::new(); // no room is made on the word of a peer
+    for _ in 0..n {
+        items.push(read.bytes(RECORD_BYTES_MAX, "a record")?.to_vec());
+    }
+    Ok(items)
+}
+
+/// As many messages as it takes to hand all these over.
+pub fn parcels(items: Vec<Vec<u8>>) -> Vec<Question> {
+    let (mut parcels, mut parcel, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        bytes += item.len() + 4;
+        if bytes > RECORD_BYTES_MAX && !parcel.is_empty() {
+            bytes = item.len() + 4;
+            parcels.push(Question::Take(std::mem::take(&mut parcel)));
+        }
+        parcel.push(item);
+    }
+    if !parcel.is_empty() {
+        parcels.push(Question::Take(parcel));
+    }
+    parcels
 }
 
 /// The hash of all names, whatever their order of arrival.
@@ -158,6 +193,8 @@ pub fn answer<'a>(
             let others = adverts.filter(|advert| advert.node > *after);
             fill(first.into_iter().chain(others.map(Advert::encode)))
         }
+        // Whoever keeps the records takes them; here is only what is told.
+        Question::Take(_) => Answer::Refused,
     }
 }
 

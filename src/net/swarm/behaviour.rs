@@ -7,9 +7,9 @@ use crate::identity::{key_of, peer_of};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::{
-    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, autonat, connection_limits,
-    dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, noise, ping, quic, relay,
-    request_response, tcp, yamux,
+    Multiaddr, PeerId, StreamProtocol, Swarm, SwarmBuilder, allow_block_list, autonat,
+    connection_limits, dcutr, gossipsub, identify, kad, mdns, memory_connection_limits, noise,
+    ping, quic, relay, request_response, tcp, yamux,
 };
 use libp2p_identity::Keypair;
 use quorate_core::ids::{NetworkId, PeerKey};
@@ -110,7 +110,7 @@ pub(super) fn swarm(
     Ok(swarm.build())
 }
 
-fn quic_config(mut config: quic::Config) -> quic::Config {
+pub(super) fn quic_config(mut config: quic::Config) -> quic::Config {
     // Plane streams may pass here; a peer that does not read is no reason to keep more.
     config.max_stream_data = 256 << 10;
     config.max_connection_data = 2 << 20;
@@ -159,6 +159,12 @@ impl Behaviour {
             sync: sync(),
             members: Gate::new(Inside::new(own, wishes.network)?, wishes.roll.clone()),
         })
+    }
+}
+
+impl Gate<Inside> {
+    pub(super) fn control(&self) -> libp2p_stream::Control {
+        self.look().streams.new_control()
     }
 }
 
@@ -281,10 +287,10 @@ fn relay_of(own: PeerId, roll: Roll) -> relay::Behaviour {
         max_circuit_bytes: RELAY_CIRCUIT_BYTES_MAX,
         ..Default::default()
     };
-    config
-        .reservation_rate_limiters
-        .push(Box::new(move |peer: PeerId, _: &Multiaddr, _: Instant| {
+    config.reservation_rate_limiters.push(Box::new(
+        move |peer: PeerId, _: &Multiaddr, _: Instant| {
             key_of(&peer).is_some_and(|key| roll.contains(&key))
-        }));
+        },
+    ));
     relay::Behaviour::new(own, config)
 }

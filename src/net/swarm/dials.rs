@@ -124,8 +124,7 @@ impl Dials {
     pub(super) fn may_try_stranger(&mut self, now: Instant, key: PeerKey) -> bool {
         self.strangers
             .retain(|_, tried| now.duration_since(*tried) < LAST_PAUSE);
-        let may =
-            self.strangers.len() < MDNS_STRANGERS_MAX && !self.strangers.contains_key(&key);
+        let may = self.strangers.len() < MDNS_STRANGERS_MAX && !self.strangers.contains_key(&key);
         if may {
             self.strangers.insert(key, now);
         }
@@ -177,7 +176,10 @@ mod tests {
         };
         let tried = (0..2 * MDNS_STRANGERS_MAX).filter(|n| dials.may_try_stranger(now, key(*n)));
         assert_eq!(tried.count(), MDNS_STRANGERS_MAX);
-        assert!(!dials.may_try_stranger(now, key(0)), "not twice in a minute");
+        assert!(
+            !dials.may_try_stranger(now, key(0)),
+            "not twice in a minute"
+        );
         assert!(dials.may_try_stranger(now + LAST_PAUSE, key(0)));
     }
 }

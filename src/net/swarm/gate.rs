@@ -27,11 +27,14 @@ impl Roll {
     }
 
     /// Has it changed?
-    pub(super) fn set<'a>(&self, members: impl Iterator<Item = &'a PeerKey> + Clone) -> bool {
+    pub(super) fn set<'a, I>(&self, members: impl Fn() -> I) -> bool
+    where
+        I: Iterator<Item = &'a PeerKey>,
+    {
         let mut known = self.0.write().expect("nobody panics with it");
-        let changed = !known.iter().eq(members.clone());
+        let changed = !known.iter().eq(members());
         if changed {
-            *known = members.copied().collect();
+            *known = members().copied().collect();
         }
         changed
     }
@@ -58,6 +61,10 @@ impl<B: NetworkBehaviour> Gate<B> {
 
     pub(super) fn is_open(&self, connection: ConnectionId) -> bool {
         self.open.contains_key(&connection)
+    }
+
+    pub(super) fn look(&self) -> &B {
+        self.inner.as_ref().expect("it is made with one")
     }
 
     pub(super) fn inner(&mut self) -> &mut B {

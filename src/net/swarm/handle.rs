@@ -3,6 +3,7 @@
 use super::behaviour::PLANE;
 use super::gate::Roll;
 use super::links::Relayed;
+use super::pipe::Pipe;
 use crate::identity::peer_of;
 use crate::net::plane::Stream;
 use libp2p_stream::Control;
@@ -14,7 +15,6 @@ use std::fmt;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -99,7 +99,7 @@ impl Handle {
         let opened = timeout(Duration::from_millis(REMOTE_DIAL_MS_MAX), opening).await;
         let stream = opened.map_err(|_| "the node does not answer".to_owned())?;
         let stream = stream.map_err(|error| error.to_string())?;
-        Ok(Stream::over(stream.compat(), relayed))
+        Ok(Stream::over(Pipe(stream), relayed))
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

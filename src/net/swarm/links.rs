@@ -56,6 +56,8 @@ pub(super) struct Peer {
     pub(super) knows_us: bool,
     /// Its records are being read.
     pub(super) is_pulling: bool,
+    /// It has told who is there.
+    pub(super) knows_adverts: bool,
     pub(super) next_greeting: Option<Instant>,
     pub(super) next_sync: Instant,
     /// It carries connections to others.
@@ -115,6 +117,7 @@ impl Links {
             flights: 0,
             knows_us: false,
             is_pulling: false,
+            knows_adverts: false,
             next_greeting: None,
             next_sync: now,
             is_relay: false,
@@ -145,7 +148,13 @@ impl Links {
         Some(connection)
     }
 
-    pub(super) fn answered(&mut self, now: Instant, key: &PeerKey, id: ConnectionId, rtt: Duration) {
+    pub(super) fn answered(
+        &mut self,
+        now: Instant,
+        key: &PeerKey,
+        id: ConnectionId,
+        rtt: Duration,
+    ) {
         if let Some(peer) = self.peers.get_mut(key) {
             peer.heard = now;
             for connection in peer.connections.iter_mut().filter(|c| c.id == id) {

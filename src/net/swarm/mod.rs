@@ -7,7 +7,8 @@
 //!                       ├─ dials      whom to dial next, and when
 //!                       ├─ records    signed records: taken, told, passed on
 //!                       ├─ adverts    who serves what: ours, and what is heard
-//!                       └─ door       invites that are shown here
+//!                       ├─ door       invites that are shown here
+//!                       └─ tend       what time brings
 //! join()                a guest's short visit, before there is a task
 //! ```
 //!
@@ -23,9 +24,11 @@ mod gate;
 mod handle;
 mod join;
 mod links;
+mod pipe;
 mod reach;
 mod records;
 mod task;
+mod tend;
 
 pub use gate::Roll;
 pub use handle::{Handle, Link, PeerView};

@@ -6,7 +6,7 @@ use libp2p::multiaddr::Protocol;
 use quorate_core::ids::PeerKey;
 use quorate_core::mesh::{Address, Bound, Host, Place, Transport, canonical, is_announced};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// `node` is who is expected there; a relay has to be told.
 pub(super) fn multiaddr_of(address: &Address, node: Option<&PeerKey>) -> Option<Multiaddr> {
@@ -132,8 +132,12 @@ impl Interfaces {
             .lines()
             .filter_map(|line| {
                 let columns: Vec<&str> = line.split_whitespace().collect();
-                let (name, to, via, mask) =
-                    (columns.first()?, columns.get(1)?, columns.get(2)?, columns.get(7)?);
+                let (name, to, via, mask) = (
+                    columns.first()?,
+                    columns.get(1)?,
+                    columns.get(2)?,
+                    columns.get(7)?,
+                );
                 let (to, via, mask) = (hex(to)?, hex(via)?, hex(mask)?);
                 (via == 0 && mask != 0).then(|| (to, mask, (*name).to_owned()))
             })
@@ -155,7 +159,10 @@ impl Interfaces {
             IpAddr::V4(ip) => {
                 let ip = u32::from(ip);
                 let on = |(to, mask, _): &&(u32, u32, String)| ip & mask == *to;
-                self.routes.iter().find(on).map(|(_, _, name)| name.as_str())
+                self.routes
+                    .iter()
+                    .find(on)
+                    .map(|(_, _, name)| name.as_str())
             }
             IpAddr::V6(ip) => self.v6.get(&ip).map(String::as_str),
         }
@@ -185,16 +192,12 @@ pub(super) fn is_relayed(multiaddr: &Multiaddr) -> bool {
     multiaddr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
-/// What an owner writes as "all interfaces".
-pub(super) fn is_everywhere(ip: IpAddr) -> bool {
-    ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) || ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const ROUTE: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
+    const ROUTE: &str =
+        "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
 eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
 docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
 br-0123456789ab\t000012AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
@@ -240,7 +243,12 @@ eth0\t0002A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
                 assert_eq!(multiaddr_of(&address, None).is_none(), relay.is_some());
             }
         }
-        for odd in ["/ip4/1.2.3.4/udp/5", "/ip4/1.2.3.4/tcp/5/ws", "/ip4/0.0.0.0/tcp/5", "/memory/5"] {
+        for odd in [
+            "/ip4/1.2.3.4/udp/5",
+            "/ip4/1.2.3.4/tcp/5/ws",
+            "/ip4/0.0.0.0/tcp/5",
+            "/memory/5",
+        ] {
             assert_eq!(address_of(&odd.parse().unwrap()), None, "{odd}");
         }
     }

@@ -8,10 +8,11 @@ use super::dials::{Dials, dial};
 use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
 use super::links::Links;
-use super::reach::{address_of, announced, free_port, is_relayed, listen_addresses, multiaddr_of};
+use super::pipe::Pipe;
+use super::reach::{address_of, announced, free_port, is_relayed, listen_addresses};
 use super::records::Flight;
 use super::{Event, Settings, StartError};
-use crate::identity::{key_of, peer_of};
+use crate::identity::key_of;
 use crate::net::plane::{Arrival, Stream};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
@@ -21,21 +22,15 @@ use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, mdns, ping, relay
 use libp2p_stream::IncomingStreams;
 use quorate_core::governance::{Author, Replica};
 use quorate_core::ids::{Micros, NetworkId, PeerKey};
-use quorate_core::limits::{
-    LEAVE_MS_MAX, PLANE_ARRIVALS_MAX, RELAYS_MAX, STRANGER_MS_MAX, STRANGERS_MAX, SWARM_DIALS_MAX,
-    SWARM_LINKS_MAX,
-};
+use quorate_core::limits::{LEAVE_MS_MAX, PLANE_ARRIVALS_MAX, STRANGERS_MAX};
 use quorate_core::mesh::{Address, Advert, Book, ExpertRow, Input, Moment, canonical};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
-use tokio_util::compat::FuturesAsyncReadCompatExt;
 use tokio_util::sync::CancellationToken;
 
 const TICK: Duration = Duration::from_millis(250);
-/// A member whose connection began as a stranger's and was not made anew by then.
-const STALE_AFTER: Duration = Duration::from_secs(2);
 
 pub(super) struct Task {
     pub(super) swarm: Swarm<Behaviour>,
@@ -60,11 +55,11 @@ pub(super) struct Task {
     pub(super) events: mpsc::Sender<Event>,
     /// What the node has not taken yet: of every node the last.
     pub(super) owed: BTreeMap<(bool, Author), Event>,
-    listens: BTreeSet<Multiaddr>,
+    pub(super) listens: BTreeSet<Multiaddr>,
     /// Others could not reach us, and at no address since could they.
-    is_hidden: bool,
-    relays: BTreeSet<PeerKey>,
-    dialling: usize,
+    pub(super) is_hidden: bool,
+    pub(super) relays: BTreeSet<PeerKey>,
+    pub(super) dialling: usize,
 }
 
 impl Task {
@@ -88,7 +83,10 @@ impl Task {
             },
         )?;
         let mut at = settings.listen;
-        let refused = |error: String| StartError::Listen { address: at, error };
+        let refused = |error: String| StartError::Listen {
+            address: settings.listen,
+            error,
+        };
         if at.port() == 0 {
             let port = free_port(at.ip()).map_err(|error| refused(error.to_string()))?;
             at.set_port(port);
@@ -202,7 +200,7 @@ impl Task {
             return;
         };
         let relayed = self.links.relayed.of(&key).unwrap_or(true);
-        let stream = Stream::over(stream.compat(), relayed);
+        let stream = Stream::over(Pipe(stream), relayed);
         let path = stream.route.path;
         let arrival = Arrival { peer, path, stream };
         if self.events.try_send(Event::Arrival(arrival)).is_err() {
@@ -273,9 +271,8 @@ impl Task {
             SwarmEvent::ConnectionClosed {
                 peer_id,
                 connection_id,
-                num_established,
                 ..
-            } => self.disconnected(peer_id, connection_id, num_established),
+            } => self.disconnected(peer_id, connection_id),
             SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
                 self.dialling = self.dialling.saturating_sub(1);
                 tracing::debug!(target: "quorate::swarm", ?peer_id, %error, "no way to a node");
@@ -345,7 +342,7 @@ impl Task {
         self.links.add(now, key, id, endpoint, is_open);
         if is_open {
             self.input(Input::Linked(key));
-            self.dials.forgive(&key);
+            self.add_to_kad(&key);
         }
         // Who dials shows who he is; a stranger at the door is told nothing.
         if is_open || endpoint.is_dialer() {
@@ -358,23 +355,23 @@ impl Task {
         peers.filter(|key| !self.book.is_member(key)).count()
     }
 
-    fn disconnected(&mut self, peer: PeerId, id: ConnectionId, left: u32) {
+    fn disconnected(&mut self, peer: PeerId, id: ConnectionId) {
         let Some(key) = key_of(&peer) else {
             return;
         };
         let Some(connection) = self.links.remove(&key, id) else {
             return;
         };
-        let stays = self.links.peers.get(&key).is_some_and(|peer| peer.is_open());
+        let stays = self
+            .links
+            .peers
+            .get(&key)
+            .is_some_and(|peer| peer.is_open());
         if connection.is_open && !stays {
             self.input(Input::Silent(key));
         }
         if self.book.is_member(&key) && connection.we_dialled && !is_relayed(&connection.address) {
-            self.dials.hint(key, connection.address.clone());
-            // It knows us since a moment ago: the connection is made anew, with all protocols.
-            if left == 0 && !connection.is_open {
-                self.dial(dial(&key, vec![connection.address]));
-            }
+            self.dials.hint(key, connection.address);
         }
         if !self.links.peers.values().any(|peer| peer.is_open()) {
             self.dials.forgive_seeds(Instant::now());
@@ -425,7 +422,8 @@ impl Task {
         }
         for (key, ways) in ways {
             if self.book.is_member(&key) {
-                ways.iter().for_each(|way| self.dials.hint(key, way.clone()));
+                ways.iter()
+                    .for_each(|way| self.dials.hint(key, way.clone()));
             }
             let is_new = !self.links.peers.contains_key(&key);
             if is_new && self.dials.may_try_stranger(now, key) {
@@ -459,118 +457,6 @@ impl Task {
         // Connected already, or being dialled: as good.
         if self.swarm.dial(opts).is_ok() {
             self.dialling += 1;
-        }
-    }
-
-    fn tick(&mut self) {
-        let now = Instant::now();
-        self.input(Input::Tick);
-        if self.advertise_at <= now {
-            self.advertise(false);
-        }
-        self.tend_links(now);
-        self.dial_members(now);
-        if !self.links.peers.values().any(|peer| peer.is_open()) {
-            for seed in self.dials.seeds_due(now, &self.own) {
-                self.dial(seed);
-            }
-        }
-        if self.is_hidden && self.settings.announce.is_empty() {
-            self.seek_relay();
-        }
-    }
-
-    /// Greets and syncs who is due, shows strangers out, closes what is not needed.
-    fn tend_links(&mut self, now: Instant) {
-        let (mut greet, mut sync, mut close) = (vec![], vec![], vec![]);
-        for (key, peer) in &mut self.links.peers {
-            let age = now.duration_since(peer.since);
-            let is_member = self.book.is_member(key);
-            let is_stale = is_member && !peer.is_open() && age >= STALE_AFTER;
-            if is_stale || (!is_member && age >= Duration::from_millis(STRANGER_MS_MAX)) {
-                close.extend(peer.connections.iter().map(|c| c.id));
-            } else if peer.next_greeting.is_some_and(|at| at <= now) {
-                peer.next_greeting = None;
-                greet.push(*key);
-            } else if peer.is_open() && peer.knows_us && !peer.is_pulling && peer.next_sync <= now {
-                sync.push(*key);
-            }
-        }
-        close.extend(self.links.surplus(now, &self.own));
-        close.into_iter().for_each(|id| {
-            self.swarm.close_connection(id);
-        });
-        greet.iter().for_each(|key| self.greet(key));
-        sync.iter().for_each(|key| self.pull(key));
-    }
-
-    fn dial_members(&mut self, now: Instant) {
-        let linked = self.links.peers.values().filter(|peer| peer.is_open());
-        let room = SWARM_LINKS_MAX.saturating_sub(linked.count());
-        let mut room = room.min(SWARM_DIALS_MAX.saturating_sub(self.dialling));
-        let members: Vec<PeerKey> = self.book.members().copied().collect();
-        let mut is_missing = false;
-        for key in members {
-            if room == 0 || key == self.own || self.links.peers.contains_key(&key) {
-                continue;
-            }
-            let advert = self.book.advert_of(&key);
-            if advert.is_some_and(|advert| advert.leaves) {
-                continue; // it comes back by itself
-            }
-            let told = advert.into_iter().flat_map(|advert| &advert.addresses);
-            let told: Vec<Multiaddr> = told.filter_map(|a| multiaddr_of(a, Some(&key))).collect();
-            is_missing |= told.is_empty();
-            if let Some(opts) = self.dials.member_due(now, &key, told) {
-                self.dial(opts);
-                room -= 1;
-            }
-        }
-        if is_missing && self.dials.may_look_up(now) {
-            self.look_up();
-        }
-    }
-
-    /// Asks Kademlia where the first member is that no advert tells of.
-    fn look_up(&mut self) {
-        let is_lost = |key: &&PeerKey| {
-            **key != self.own
-                && !self.links.peers.contains_key(*key)
-                && self.book.advert_of(key).is_none()
-        };
-        let missing: Vec<PeerKey> = self.book.members().filter(is_lost).copied().collect();
-        let turn = self.started.elapsed().as_secs() as usize / 10;
-        if let Some(key) = missing.get(turn % missing.len().max(1)) {
-            let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-            kad.get_closest_peers(peer_of(key));
-        }
-    }
-
-    /// Nobody reaches this node: a member that can be reached carries its connections.
-    fn seek_relay(&mut self) {
-        if self.relays.len() >= RELAYS_MAX {
-            return;
-        }
-        let candidate = self.links.peers.iter().find_map(|(key, peer)| {
-            let (link, connection) = peer.best()?;
-            let fits = peer.is_relay && connection.we_dialled && connection.is_open;
-            let is_new = !self.relays.contains(key) && link != super::Link::Relayed;
-            (fits && is_new).then(|| (*key, connection.address.clone()))
-        });
-        let Some((key, mut address)) = candidate else {
-            return;
-        };
-        if !address.ends_with(&libp2p::multiaddr::Protocol::P2p(peer_of(&key)).into()) {
-            address.push(libp2p::multiaddr::Protocol::P2p(peer_of(&key)));
-        }
-        address.push(libp2p::multiaddr::Protocol::P2pCircuit);
-        match self.swarm.listen_on(address) {
-            Ok(_) => {
-                self.relays.insert(key);
-            }
-            Err(error) => {
-                tracing::debug!(target: "quorate::swarm", %error, "no reservation at a relay");
-            }
         }
     }
 

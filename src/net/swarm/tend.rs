@@ -1,0 +1,145 @@
+//! What is looked at a few times a second: connections that are due for something, members that are
+//! not connected, a way in from outside.
+
+use super::handle::Link;
+use super::reach::multiaddr_of;
+use super::task::Task;
+use crate::identity::peer_of;
+use libp2p::Multiaddr;
+use libp2p::multiaddr::Protocol;
+use quorate_core::ids::PeerKey;
+use quorate_core::limits::{RELAYS_MAX, STRANGER_MS_MAX, SWARM_DIALS_MAX, SWARM_LINKS_MAX};
+use quorate_core::mesh::Input;
+use std::time::{Duration, Instant};
+
+/// A member whose connection began as a stranger's and was not made anew by then.
+const STALE_AFTER: Duration = Duration::from_secs(2);
+
+impl Task {
+    pub(super) fn tick(&mut self) {
+        let now = Instant::now();
+        self.input(Input::Tick);
+        if self.advertise_at <= now {
+            self.advertise(false);
+        }
+        self.tend_links(now);
+        self.dial_members(now);
+        if !self.links.peers.values().any(|peer| peer.is_open()) {
+            for seed in self.dials.seeds_due(now, &self.own) {
+                self.dial(seed);
+            }
+        }
+        if self.is_hidden && self.settings.announce.is_empty() {
+            self.seek_relay();
+        }
+    }
+
+    /// Greets and syncs who is due, shows strangers out, closes what is not needed.
+    fn tend_links(&mut self, now: Instant) {
+        let (mut greet, mut sync, mut close) = (vec![], vec![], vec![]);
+        for (key, peer) in &mut self.links.peers {
+            let age = now.duration_since(peer.since);
+            let is_member = self.book.is_member(key);
+            let is_stale = is_member && !peer.is_open() && age >= STALE_AFTER;
+            if is_stale || (!is_member && age >= Duration::from_millis(STRANGER_MS_MAX)) {
+                close.extend(peer.connections.iter().map(|c| c.id));
+            } else if peer.next_greeting.is_some_and(|at| at <= now) {
+                peer.next_greeting = None;
+                greet.push(*key);
+            } else if peer.is_open() && peer.knows_us && !peer.is_pulling && peer.next_sync <= now {
+                sync.push(*key);
+            }
+        }
+        close.extend(self.links.surplus(now, &self.own));
+        close.into_iter().for_each(|id| {
+            self.swarm.close_connection(id);
+        });
+        greet.iter().for_each(|key| self.greet(key));
+        sync.iter().for_each(|key| self.pull(key));
+    }
+
+    fn dial_members(&mut self, now: Instant) {
+        let linked = self.links.peers.values().filter(|peer| peer.is_open());
+        let room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        let mut room = room.min(SWARM_DIALS_MAX.saturating_sub(self.dialling));
+        let members: Vec<PeerKey> = self.book.members().copied().collect();
+        let mut is_missing = false;
+        for key in members {
+            if room == 0 || key == self.own || self.links.peers.contains_key(&key) {
+                continue;
+            }
+            let advert = self.book.advert_of(&key);
+            if advert.is_some_and(|advert| advert.leaves) {
+                continue; // it comes back by itself
+            }
+            let told = advert.into_iter().flat_map(|advert| &advert.addresses);
+            let told: Vec<Multiaddr> = told.filter_map(|a| multiaddr_of(a, Some(&key))).collect();
+            is_missing |= told.is_empty();
+            if let Some(opts) = self.dials.member_due(now, &key, told) {
+                self.dial(opts);
+                room -= 1;
+            }
+        }
+        if is_missing && self.dials.may_look_up(now) {
+            self.look_up();
+        }
+    }
+
+    /// Asks Kademlia where the first member is that no advert tells of.
+    fn look_up(&mut self) {
+        let is_lost = |key: &&PeerKey| {
+            **key != self.own
+                && !self.links.peers.contains_key(*key)
+                && self.book.advert_of(key).is_none()
+        };
+        let missing: Vec<PeerKey> = self.book.members().filter(is_lost).copied().collect();
+        let turn = self.started.elapsed().as_secs() as usize / 10;
+        if let Some(key) = missing.get(turn % missing.len().max(1)) {
+            let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
+            kad.get_closest_peers(peer_of(key));
+        }
+    }
+
+    /// Nobody reaches this node: a member that can be reached carries its connections.
+    fn seek_relay(&mut self) {
+        if self.relays.len() >= RELAYS_MAX {
+            return;
+        }
+        let candidate = self.links.peers.iter().find_map(|(key, peer)| {
+            let (link, connection) = peer.best()?;
+            let fits = peer.is_relay && connection.we_dialled && connection.is_open;
+            let is_new = !self.relays.contains(key) && link != Link::Relayed;
+            (fits && is_new).then(|| (*key, connection.address.clone()))
+        });
+        let Some((key, mut address)) = candidate else {
+            return;
+        };
+        if !address.ends_with(&Protocol::P2p(peer_of(&key)).into()) {
+            address.push(Protocol::P2p(peer_of(&key)));
+        }
+        address.push(Protocol::P2pCircuit);
+        match self.swarm.listen_on(address) {
+            Ok(_) => {
+                self.relays.insert(key);
+            }
+            Err(error) => {
+                tracing::debug!(target: "quorate::swarm", %error, "no reservation at a relay");
+            }
+        }
+    }
+
+    /// Members ask each other where a member is.
+    pub(super) fn add_to_kad(&mut self, node: &PeerKey) {
+        let Some(advert) = self.book.advert_of(node) else {
+            return;
+        };
+        let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
+        for address in advert
+            .addresses
+            .iter()
+            .filter_map(|a| multiaddr_of(a, None))
+        {
+            kad.add_address(&peer_of(node), address);
+        }
+    }
+}
