@@ -17,6 +17,7 @@ mod doctor;
 mod interrupt;
 mod models;
 mod node;
+mod replay;
 mod run;
 mod term;
 mod up;
@@ -66,6 +67,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
             args,
             started,
         ),
+        Verb::Replay(args) => replay::replay(args),
         Verb::Pull(args) => models::pull(&command()?, args),
         Verb::List(args) => models::list(&command()?, args),
         Verb::Show(args) => models::show(&command()?, args),
