@@ -17,6 +17,7 @@ use quorate_core::governance::{Genesis, Records, Rights, fold};
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, NetworkId, PeerKey};
 use quorate_core::law::{Law, ListLaw, Transforms};
+use quorate_core::record;
 use quorate_core::residency::KeepAlive;
 use quorate_core::team::{Schedule, Sets};
 use std::collections::BTreeSet;
@@ -183,11 +184,8 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
             record: false,
         },
     };
-    let mut stream = machine
-        .node
-        .generate(&machine.lease, generation)
-        .await
-        .unwrap();
+    let (node, tape) = machine.node.recorded();
+    let mut stream = node.generate(&machine.lease, generation).await.unwrap();
     let (mut text, mut provenance) = (String::new(), Vec::new());
     while let Some(event) = stream.next().await {
         match event {
@@ -203,6 +201,10 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
                 ..
             } => {
                 text += &rest;
+                // Whatever happened to whom: what was recorded is what decided.
+                let bytes = record::encode(&tape.take().unwrap()).unwrap();
+                let recording = record::decode(&bytes).unwrap();
+                assert_eq!(record::replay(&recording), Ok(text.clone()));
                 return Told {
                     text,
                     why,
