@@ -258,6 +258,20 @@ pub(super) struct Stop {
 pub(super) enum Bench {
     /// This program against a bare llama.cpp loop, side by side
     Solo(BenchSolo),
+    /// What it costs to decide every token together: bytes, exactness, rates, gaps
+    Mesh(BenchMesh),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchMesh {
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// How long the four real experts speak, for bytes and exactness
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub(super) seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

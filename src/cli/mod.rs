@@ -79,6 +79,9 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Bench(Bench::Mesh(args)) => {
+            bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
+        }
         Verb::Completions(args) => completions(args.shell),
     }
 }

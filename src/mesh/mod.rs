@@ -2,7 +2,7 @@
 //! other nodes are adopted. Who belongs to the mesh is decided by whoever calls.
 
 use crate::driver::{self, Node};
-use crate::expert::{Expert, ExpertFacts};
+use crate::expert::{EventSender, Expert, ExpertFacts};
 use crate::net::plane::{Arrival, Plane};
 use crate::net::remote::{Dial, Remote, RemoteExpert};
 use crate::net::serve::{self, Terms};
@@ -105,6 +105,20 @@ pub async fn adopt(
     letterhead: watch::Receiver<Letterhead>,
     patience: Duration,
 ) -> Result<Arc<RemoteExpert>, ExpertFailure> {
+    let events = node.expert_events();
+    let expert = Arc::new(reach(plane, neighbour, letterhead, patience, events));
+    node.adopt(expert.clone()).await?;
+    Ok(expert)
+}
+
+/// The neighbour's expert, as something to ask. Needs a tokio runtime.
+pub fn reach(
+    plane: &Arc<Plane>,
+    neighbour: Neighbour,
+    letterhead: watch::Receiver<Letterhead>,
+    patience: Duration,
+    events: EventSender,
+) -> RemoteExpert {
     let Neighbour {
         peer,
         addresses,
@@ -127,9 +141,7 @@ pub async fn adopt(
         dial,
         patience,
     };
-    let expert = Arc::new(RemoteExpert::new(remote, node.expert_events()));
-    node.adopt(expert.clone()).await?;
-    Ok(expert)
+    RemoteExpert::new(remote, events)
 }
 
 #[cfg(test)]
