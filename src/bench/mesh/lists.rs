@@ -240,3 +240,56 @@ fn size(event: &ExpertEvent) -> Result<u32> {
     let frame = event_frame(event).map_err(|error| BenchError::new("a frame", error))?;
     Ok(frame.len() as u32)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::panel::decide;
+    use super::super::tables::Tables;
+    use super::*;
+
+    fn text(tables: &Tables) -> Text {
+        Text {
+            session: SessionId(1),
+            vocab: tables.vocab(),
+            experts: Tables::experts(4),
+            prompt: vec![1; 5],
+            seed: 3,
+            tokens: 300,
+        }
+    }
+
+    #[test]
+    fn the_check_agrees_with_the_router_and_would_notice_another_choice() {
+        let mut tables = Tables::new(2_000);
+        let text = text(&tables);
+        let mut lists = Lists::new(&text, true, Tally::default());
+        decide(&text, &mut *tables.asker(), &mut lists).unwrap();
+        let tally = lists.tally;
+        assert_eq!((tally.positions, tally.wrong), (300, 0));
+        assert!(tally.asked_again > 0 && tally.second_ask_pct() < 20.0);
+        assert!(tally.bytes_max() as usize <= quorate_core::limits::OPINION_BYTES_MAX);
+        assert!(tally.bytes_mean() < tally.bytes_mean_plain());
+        assert!((0.01..1.0).contains(&tally.variation()), "{}", tally.variation());
+        let tails: Vec<f64> = tally.tail_mass().into_values().collect();
+        assert!(tails.windows(2).all(|two| two[0] > two[1]), "{tails:?}");
+
+        let mut other = Lists::new(&text, false, Tally::default());
+        other.secret = Secret::from_seed(4, 0);
+        decide(&text, &mut *tables.asker(), &mut other).unwrap();
+        assert!(other.tally.wrong > 30, "{}", other.tally.wrong);
+    }
+
+    #[test]
+    fn what_lists_leave_out_is_counted_by_hand() {
+        let mut tally = Tally::default();
+        let flat = vec![1.0 / 64.0; 64];
+        let mut half = vec![0.0; 64];
+        half[..32].fill(1.0 / 32.0);
+        tally.compare(&[flat, half]);
+        assert!((tally.variation() - 0.5).abs() < 1e-12);
+        // Half of the flat one is outside of its 32 tokens, and nothing of the other.
+        assert!((tally.tail_mass()[&32] - 0.25).abs() < 1e-12);
+        assert!(tally.divergence()[&32] > 0.0);
+        assert!(tally.tail_mass()[&64].abs() < 1e-12 && tally.divergence()[&64].abs() < 1e-12);
+    }
+}
