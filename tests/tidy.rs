@@ -43,7 +43,12 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["driver", "expert", "grammar", "net", "store", "wire"],
     ),
     ("api", &["driver", "expert", "grammar", "wire"]),
-    ("bench", &["driver", "expert", "grammar", "node", "store"]),
+    (
+        "bench",
+        &[
+            "driver", "expert", "grammar", "mesh", "net", "node", "store", "testnet", "wire",
+        ],
+    ),
     ("mesh", &["driver", "expert", "net", "wire"]),
     ("testnet", &[]),
     (

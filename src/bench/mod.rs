@@ -7,10 +7,12 @@
 
 mod child;
 mod http;
+mod mesh;
 mod opinions;
 mod ours;
 
 pub use child::{Child, child};
+pub use mesh::{MeshOptions, MeshReport, mesh};
 
 use crate::driver::Node;
 use crate::expert::EventSender;

@@ -64,6 +64,8 @@ pub(super) enum Verb {
     Up(Up),
     /// Ask a model: once, from a pipe, or in a conversation
     Run(Box<Run>),
+    /// Decide a recorded answer again, from the recorded opinions, and compare
+    Replay(Replay),
     /// Fetch a model
     Pull(Pull),
     /// Show installed models
@@ -157,10 +159,24 @@ pub(super) struct Run {
     /// Print load time, prompt rate and answer rate afterwards
     #[arg(long)]
     pub(super) verbose: bool,
+    /// Write all that the answer was decided by to a new file, for `quorate replay`. The file holds
+    /// your prompt: it is private, and only you may read it
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) record: Option<PathBuf>,
     #[command(flatten)]
     pub(super) answer: AnswerFlags,
     #[command(flatten)]
     pub(super) machine: MachineFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Replay {
+    /// What `quorate run --record` has written
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// How answers are drawn.
@@ -331,6 +347,20 @@ pub(super) struct Join {
 pub(super) enum Bench {
     /// This program against a bare llama.cpp loop, side by side
     Solo(BenchSolo),
+    /// What it costs to decide every token together: bytes, exactness, rates, gaps
+    Mesh(BenchMesh),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchMesh {
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// How long the four real experts speak, for bytes and exactness
+    #[arg(long, value_name = "SECONDS", default_value_t = 180)]
+    pub(super) seconds: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,25 +1,36 @@
-//! `bench solo`: starts a whole node in this process and hands it to the measurement.
+//! `bench solo`: starts a whole node in this process and hands it to the measurement. `bench mesh`
+//! takes only its models: it makes nodes of its own.
 
-use super::args::BenchSolo;
+use super::args::{BenchMesh, BenchSolo};
 use super::context::Context;
 use crate::error::Outcome;
 
 #[cfg(not(feature = "llama"))]
 pub(super) fn solo(_: &Context, _: &BenchSolo) -> Outcome {
-    Err(crate::error::Failure::new(
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
+pub(super) fn mesh(_: &Context, _: &BenchMesh) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
+fn without_llama() -> crate::error::Failure {
+    crate::error::Failure::new(
         crate::error::Kind::Failed,
-        "this quorate was built without llama.cpp, so there is nothing to compare with",
-    ))
+        "this quorate was built without llama.cpp, so there is nothing to measure",
+    )
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::solo;
+pub(super) use with_llama::{mesh, solo};
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use super::{BenchSolo, Context, Outcome};
+    use super::{BenchMesh, BenchSolo, Context, Outcome};
     use crate::app::App;
-    use crate::bench::{self, BenchError, Child, SoloOptions, SoloReport};
+    use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
     use crate::error::{Failure, Kind};
     use crate::node::Audience;
     use crate::{api, cli::term};
@@ -93,6 +104,72 @@ mod with_llama {
         } else {
             term::line(table(&report))
         }
+    }
+
+    pub(in crate::cli) fn mesh(context: &Context, args: &BenchMesh) -> Outcome {
+        let settings = Arc::new(context.settings.clone());
+        let runtime = tokio::runtime::Runtime::new()
+            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, &settings, Audience::Alone)?;
+        drop(in_runtime);
+        let (library, typed) = (app.library.clone(), settings.default_model.clone());
+        let found = library.find(&typed)?;
+        let options = MeshOptions {
+            models: library.models(),
+            model: found.name,
+            memory_bytes: found.bytes,
+            request: Box::new(move |events| library.load_request(&typed, events)),
+            speak: std::time::Duration::from_secs(args.seconds),
+            progress: Box::new(|what| tracing::info!(target: "quorate::bench", what)),
+        };
+        let measured = bench::mesh(&options, runtime.handle()).map_err(failed);
+        runtime.block_on(app.shut_down());
+        let report = measured?;
+        if args.json {
+            term::json(&report)
+        } else {
+            term::line(mesh_table(&report))
+        }
+    }
+
+    fn mesh_table(r: &MeshReport) -> String {
+        let tail: Vec<String> = r
+            .tail_mass
+            .iter()
+            .map(|(length, mass)| format!("{length}: {:.2} %", 100.0 * mass))
+            .collect();
+        format!(
+            "naive loop         {:.2} tokens/s at 100 ms one way\n\
+             opinion            {:.1} bytes ({:.1} plain, {} at most)\n\
+             second questions   {:.2} % of {} positions, {} wrong (tables: {:.2} % of {}, {} wrong)\n\
+             outside of lists   {}\n\
+             experts differ by  {:.3}\n\
+             router, K = 16     {:.0} us a token\n\
+             over loopback      {:.3} of the local rate\n\
+             an expert lost     {:.0} ms (deadline {:.0} ms, an answer {:.0} ms; closed: {:.0} ms)\n\
+             8 routers          fairness {:.2}, {:.3} of four experts' own rate",
+            r.naive_tps,
+            r.bytes_mean,
+            r.bytes_mean_plain,
+            r.bytes_max,
+            r.second_ask_pct,
+            r.positions,
+            r.wrong_choices,
+            r.second_ask_pct_tables,
+            r.positions_tables,
+            r.wrong_choices_tables,
+            tail.join(", "),
+            r.expert_tv,
+            r.router_us_k16,
+            r.loopback_ratio,
+            r.kill_gap_ms,
+            r.kill_deadline_ms,
+            r.kill_answer_ms,
+            r.kill_gap_closed_ms,
+            r.fairness,
+            r.aggregate_ratio,
+        )
     }
 
     fn failed(error: impl ToString) -> Failure {

@@ -156,19 +156,12 @@ pub(super) fn join(context: &Context, args: &Join) -> Outcome {
         .build()
         .map_err(|error| Failure::new(Kind::Failed, format!("cannot start: {error}")))?;
     let joined = runtime
-        .block_on(swarm::join(identity.keypair, &invite, unix_s()))
-        .map_err(|error| {
-            Failure::new(Kind::Network, format!("not joined: {error}")).hint(
-                "is the node that wrote the invite up, and reachable from here? `quorate doctor` checks this side",
-            )
-        })?;
-    let records = joined
-        .chain
-        .into_iter()
-        .map(Record::Admission)
-        .collect::<Vec<_>>();
-    home.enter(&joined.genesis, &records, Some(&invite))?;
-    let network = joined.genesis.network_id();
+        .block_on(swarm::join(&identity.keypair, &invite, unix_s()))
+        .map_err(|error| Failure::new(Kind::Network, format!("not joined: {error}")))?;
+    let genesis = joined.replica.genesis();
+    let records: Vec<Record> = joined.replica.records().iter().collect();
+    home.enter(genesis, &records, Some(&invite))?;
+    let network = genesis.network_id();
     if args.json {
         return term::json(&json!({"network": network.to_string()}));
     }

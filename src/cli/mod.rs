@@ -18,6 +18,7 @@ mod interrupt;
 mod mesh;
 mod models;
 mod node;
+mod replay;
 mod run;
 mod term;
 mod testnet;
@@ -68,6 +69,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
             args,
             started,
         ),
+        Verb::Replay(args) => replay::replay(args),
         Verb::Pull(args) => models::pull(&command()?, args),
         Verb::List(args) => models::list(&command()?, args),
         Verb::Show(args) => models::show(&command()?, args),
@@ -85,6 +87,9 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)
+        }
+        Verb::Bench(Bench::Mesh(args)) => {
+            bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
         Verb::Completions(args) => completions(args.shell),
     }

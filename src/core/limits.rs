@@ -113,6 +113,16 @@ pub const ALLOWED_PEERS_MAX: usize = 1024;
 /// Experts of other nodes that one node knows: all nodes of the largest mesh that we test.
 pub const REMOTE_EXPERTS_MAX: usize = 1024;
 
+// --- recordings ---------------------------------------------------------------------------------
+
+/// Bytes of a recording: a full context of 128k tokens with four short lists each, or 10,000 tokens
+/// with four of the longest.
+pub const RECORDING_BYTES_MAX: usize = 256 << 20;
+/// Entries of a vocabulary in a recording: four times the largest of today's.
+pub const VOCABULARY_MAX: u32 = 1 << 20;
+/// Bytes of a token in a recording: the longest runs of spaces in today's vocabularies have 128.
+pub const PIECE_BYTES_MAX: usize = 1024;
+
 // --- the token plane -----------------------------------------------------------------------------
 
 /// Tokens of a session's text as it crosses a network: the longest context of today's small models.

@@ -78,6 +78,9 @@ impl Plan {
     }
 }
 
+/// How far from one the sum of sixteen weights may be that were divided by their sum.
+const ROUNDING: f64 = 1e-14;
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPlan {
     #[error("there is no expert to ask")]
@@ -236,9 +239,13 @@ impl Team {
         }
     }
 
-    /// The weights of these members, restricted and renormalised; uniform if nobody has any.
+    /// The weights of these members, restricted and renormalised; uniform if nobody has any. Those of
+    /// a schedule are what this gave once: dividing again would move the last bit.
     pub(crate) fn weights(&self, set: &[usize]) -> Vec<f64> {
         let total: f64 = set.iter().map(|&i| self.members[i].weight).sum();
+        if self.script.is_some() && (total - 1.0).abs() <= ROUNDING {
+            return set.iter().map(|&i| self.members[i].weight).collect();
+        }
         let share = |&i: &usize| {
             if total > 0.0 {
                 self.members[i].weight / total

@@ -1,6 +1,8 @@
 //! What the rest of the program holds of the loop: a cloneable handle, leases on models, and
 //! streams of events. Dropping a stream cancels its generation; dropping a lease lets its model go.
 
+pub use tape::Tape;
+
 use crate::driver::{Command, Dropped, NodeStatus, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
@@ -16,6 +18,8 @@ use quorate_core::seeded::Secret;
 use quorate_core::team::Sets;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+
+mod tape;
 
 /// One response to make.
 #[derive(Debug)]
@@ -105,6 +109,7 @@ pub struct GenerationStream {
     session: SessionId,
     events: mpsc::Receiver<Event>,
     dropped: mpsc::UnboundedSender<Dropped>,
+    tape: Option<Tape>,
     /// The model stays while anybody listens.
     _lease: Lease,
 }
@@ -112,7 +117,11 @@ pub struct GenerationStream {
 impl GenerationStream {
     /// None after `Event::Finished`, or if the node went away.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let event = self.events.recv().await?;
+        if let Some(tape) = &self.tape {
+            tape.hear(&event);
+        }
+        Some(event)
     }
 }
 
@@ -234,6 +243,8 @@ pub struct Node {
     pub(super) models: Models,
     pub(super) events: EventSender,
     pub(super) lists: ListLaw,
+    /// Where what this handle generates is recorded.
+    pub(super) tape: Option<Tape>,
 }
 
 impl Node {
@@ -268,6 +279,8 @@ impl Node {
     ) -> Result<GenerationStream, RefusedError> {
         let facts = lease.facts();
         let session = SessionId(u128::from_ne_bytes(random()));
+        let mut notes = generation.notes;
+        notes.record |= self.tape.is_some();
         let room = facts.context.saturating_sub(generation.prompt.len() as u32);
         let max_tokens = generation.max_tokens.unwrap_or(room).min(room);
         let spec = Spec {
@@ -281,8 +294,11 @@ impl Node {
             logprobs: generation.logprobs,
             grammar: generation.grammar.is_some(),
             context: facts.context,
-            notes: generation.notes,
+            notes,
         };
+        if let Some(tape) = &self.tape {
+            tape.begin(&spec, facts.id, &facts.vocab);
+        }
         let experts = match generation.asked {
             Asked::Own => Experts::These(vec![(facts.id, 1.0)]),
             Asked::Mesh { sets, k_max } => Experts::Mesh {
@@ -292,7 +308,7 @@ impl Node {
             },
         };
         // Room for every event it can have: the loop never waits for a slow client.
-        let each = 1 + usize::from(generation.notes.record);
+        let each = 1 + usize::from(notes.record);
         let (events_tx, events) = mpsc::channel(each * (max_tokens as usize + 1) + 8);
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
@@ -313,6 +329,7 @@ impl Node {
             session,
             events,
             dropped: self.dropped.clone(),
+            tape: self.tape.clone(),
             _lease: lease.clone(),
         })
     }

@@ -20,7 +20,7 @@ mod status;
 pub use guest::{Guest, GuestOps, Offer};
 pub use handle::{
     AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
-    Offers, RefusedError,
+    Offers, RefusedError, Tape,
 };
 pub use status::{ModelStatus, NodeStatus, Residence};
 
@@ -158,6 +158,7 @@ pub fn start(
         models: models.clone(),
         events: events_tx.clone(),
         lists: settings.config.lists(),
+        tape: None,
     };
     let driver = Driver {
         node: node::Node::new(settings.config.clone(), Rights::alone()),

@@ -48,12 +48,16 @@ impl Dials {
     }
 }
 
-/// One stream over the token plane's own connection.
-pub async fn by_plane(
-    plane: &Plane,
-    peer: PeerId,
-    addresses: &[SocketAddr],
-) -> Result<Stream, String> {
+/// Only by the token plane's own connection, to places that are known.
+pub fn directly(plane: &Arc<Plane>, peer: PeerId, addresses: Vec<SocketAddr>) -> Dial {
+    let plane = plane.clone();
+    Arc::new(move || {
+        let (plane, addresses) = (plane.clone(), addresses.clone());
+        Box::pin(async move { by_plane(&plane, peer, &addresses).await })
+    })
+}
+
+async fn by_plane(plane: &Plane, peer: PeerId, addresses: &[SocketAddr]) -> Result<Stream, String> {
     let connection = plane.dial(peer, addresses).await;
     let connection = connection.map_err(|error| error.to_string())?;
     connection.open().await.map_err(|error| error.to_string())

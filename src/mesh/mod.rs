@@ -6,13 +6,13 @@ mod member;
 mod membership;
 mod neighbours;
 
-pub use dials::by_plane;
+pub use dials::directly;
 pub use member::{Founding, Member};
 pub use membership::{Membership, Page, Reach};
 pub use neighbours::Neighbour;
 
 use crate::driver::{self, Node};
-use crate::expert::ExpertFacts;
+use crate::expert::{EventSender, ExpertFacts};
 use crate::identity;
 use crate::net::frame::PATIENCE;
 use crate::net::plane::{Arrival, Plane, Stream};
@@ -110,15 +110,23 @@ pub async fn adopt(
     dial: Dial,
     letterhead: watch::Receiver<Letterhead>,
 ) -> Result<Arc<RemoteExpert>, ExpertFailure> {
+    let expert = Arc::new(reach(facts, dial, letterhead, node.expert_events()));
+    node.adopt(expert.clone()).await?;
+    Ok(expert)
+}
+
+/// An expert of another node, as something to ask. Needs a tokio runtime.
+pub fn reach(
+    facts: Arc<ExpertFacts>,
+    dial: Dial,
+    letterhead: watch::Receiver<Letterhead>,
+    events: EventSender,
+) -> RemoteExpert {
     let remote = Remote {
         facts,
-        // Prompts are tokenised by the model that was leased for the request.
-        tokenizer: None,
         letterhead,
         dial,
         patience: PATIENCE,
     };
-    let expert = Arc::new(RemoteExpert::new(remote, node.expert_events()));
-    node.adopt(expert.clone()).await?;
-    Ok(expert)
+    RemoteExpert::new(remote, events)
 }

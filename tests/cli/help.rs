@@ -10,6 +10,7 @@ fn no_argument_prints_help_and_touches_nothing() {
     for verb in [
         "up",
         "run",
+        "replay",
         "pull",
         "list",
         "show",

@@ -9,6 +9,7 @@ mod models;
 mod node;
 mod places;
 mod real_model;
+mod replay;
 mod settings;
 
 /// A file that nobody names is a test that never runs.

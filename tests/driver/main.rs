@@ -15,6 +15,7 @@ use quorate_core::config::MeshConfig;
 use quorate_core::generate::{Event, Finish};
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::limits::{QUEUE_MAX, SESSIONS_MAX};
+use quorate_core::record;
 use quorate_core::residency::KeepAlive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,6 +163,35 @@ async fn the_seed_and_the_text_make_the_answer_alone_or_in_company() {
             n % 2 == 1 || answer == alone,
             "answer {n} differs in company"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_a_handle_records_is_what_was_said_and_other_handles_record_nothing() {
+    let setup = forever(StubOptions::default());
+    let lease = setup.node.acquire("a").await.unwrap();
+    let (node, tape) = setup.node.recorded();
+    for (seed, stop) in [(7, vec![]), (8, vec!["e".to_owned()])] {
+        let mut generation = generation(&lease, seed, 40).await;
+        generation.stop = stop;
+        let mut stream = node.generate(&lease, generation).await.unwrap();
+        assert_eq!(tape.take(), None, "it has not ended");
+        assert!(stream.next().await.is_some());
+        drop(stream);
+        let again = self::generation(&lease, seed, 40).await;
+        let mut stream = node.generate(&lease, again).await.unwrap();
+        let mut text = String::new();
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Token(token) => text += &token.text,
+                Event::Finished { text: rest, .. } => text += &rest,
+                Event::Ready { .. } | Event::Decided(_) => {}
+            }
+        }
+        assert_eq!(text, say(&setup, &lease, seed, 40).await);
+        let recording = tape.take().unwrap();
+        assert_eq!(record::replay(&recording), Ok(text));
+        assert_eq!(tape.take(), None);
     }
 }
 

@@ -8,7 +8,6 @@ use quorate::driver::{self, Asked, Found, Generation, Lease, Models, Node, Offer
 use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate::mesh;
 use quorate::net::plane::Plane;
-use quorate::net::remote::Dial;
 use quorate::net::serve::Terms;
 use quorate::wire::plane::{Letterhead, Purpose};
 use quorate_core::chat::Segment;
@@ -18,6 +17,7 @@ use quorate_core::governance::{Genesis, Records, Rights, fold};
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, NetworkId, PeerKey};
 use quorate_core::law::{Law, ListLaw, Transforms};
+use quorate_core::record;
 use quorate_core::residency::KeepAlive;
 use quorate_core::team::{Schedule, Sets};
 use std::collections::BTreeSet;
@@ -145,12 +145,8 @@ async fn meet(asker: &Machine, other: &Machine) {
         cache_bytes: 0,
         processor: "elsewhere".into(),
     };
-    let (plane, peer) = (asker.plane.clone(), other.peer);
-    let addresses = [other.plane.local_addr().unwrap()];
-    let dial: Dial = Arc::new(move || {
-        let plane = plane.clone();
-        Box::pin(async move { mesh::by_plane(&plane, peer, &addresses).await })
-    });
+    let addresses = vec![other.plane.local_addr().unwrap()];
+    let dial = mesh::directly(&asker.plane, other.peer, addresses);
     mesh::adopt(&asker.node, Arc::new(facts), dial, letterhead())
         .await
         .unwrap();
@@ -184,11 +180,8 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
             record: false,
         },
     };
-    let mut stream = machine
-        .node
-        .generate(&machine.lease, generation)
-        .await
-        .unwrap();
+    let (node, tape) = machine.node.recorded();
+    let mut stream = node.generate(&machine.lease, generation).await.unwrap();
     let (mut text, mut provenance) = (String::new(), Vec::new());
     while let Some(event) = stream.next().await {
         match event {
@@ -204,6 +197,10 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
                 ..
             } => {
                 text += &rest;
+                // Whatever happened to whom: what was recorded is what decided.
+                let bytes = record::encode(&tape.take().unwrap()).unwrap();
+                let recording = record::decode(&bytes).unwrap();
+                assert_eq!(record::replay(&recording), Ok(text.clone()));
                 return Told {
                     text,
                     why,

@@ -105,7 +105,6 @@ impl Pair {
         let (events_tx, events) = mpsc::channel(64);
         let remote = Remote {
             facts,
-            tokenizer: None,
             letterhead: watch::channel(letterhead()).1,
             dial: self.dial.clone(),
             patience: Duration::from_secs(10),

@@ -9,11 +9,12 @@ use crate::app::App;
 use crate::cli::client::refused;
 use crate::cli::context::Context;
 use crate::cli::interrupt::Interrupt;
-use crate::driver::Lease;
+use crate::driver::{Lease, Tape};
 use crate::error::{Failure, Kind, Outcome};
 use crate::node::Audience;
 use crate::wish::Wish;
 use quorate_core::generate::{Event, Finish};
+use quorate_core::record::Recording;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -23,11 +24,18 @@ pub(super) struct Here {
     app: Option<App>,
     /// The model stays for the whole conversation.
     lease: Option<Lease>,
+    /// Where answers are recorded, if they are.
+    tape: Option<Tape>,
     load: Option<Duration>,
 }
 
 impl Here {
-    pub(super) fn start(context: &Context, model: &str, interrupt: &Interrupt) -> Outcome<Here> {
+    pub(super) fn start(
+        context: &Context,
+        model: &str,
+        interrupt: &Interrupt,
+        record: bool,
+    ) -> Outcome<Here> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -45,11 +53,17 @@ impl Here {
             };
             Outcome::Ok((app, lease))
         });
-        let (app, lease) = loaded?;
+        let (mut app, lease) = loaded?;
+        let mut tape = None;
+        if record {
+            let (node, made) = app.state.node.recorded();
+            (app.state.node, tape) = (node, Some(made));
+        }
         Ok(Here {
             runtime,
             app: Some(app),
             lease: Some(lease),
+            tape,
             load: Some(began.elapsed()),
         })
     }
@@ -88,6 +102,11 @@ impl Here {
             None => told.interrupted = true,
         }
         Ok(told)
+    }
+
+    /// Of the last answer, if it is recorded and has ended.
+    pub(super) fn recording(&self) -> Option<Recording> {
+        self.tape.as_ref()?.take()
     }
 }
 

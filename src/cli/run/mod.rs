@@ -11,6 +11,7 @@ use crate::error::{Failure, Kind, Outcome};
 use ask::{Ask, Options};
 use here::Here;
 use quorate_core::limits::BODY_BYTES_MAX;
+use record::Target;
 use serde_json::Value;
 use speaker::{Speaker, Told};
 use std::io::{IsTerminal, Read, Write};
@@ -20,6 +21,7 @@ use there::There;
 mod ask;
 mod chat;
 mod here;
+mod record;
 mod speaker;
 mod there;
 
@@ -29,10 +31,21 @@ const MESH: &str = "mesh";
 pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
     let options = Options::checked(&args.answer)?;
     let prompt = prompt(args)?;
+    let target = args.record.as_deref().map(Target::checked).transpose()?;
+    if prompt.is_none() && target.is_some() {
+        return Err(Failure::new(
+            Kind::Usage,
+            "--record is for one question, not for a conversation",
+        )
+        .hint(format!(
+            "quorate run {} --record FILE \"Why is the sky blue?\"",
+            args.model
+        )));
+    }
     let model = ensure_model(&context, &args.model)?;
     let interrupt = Interrupt::install()?;
     let history = context.home.history();
-    let mut speaker = speaker(context, &model, &interrupt)?;
+    let mut speaker = speaker(context, &model, &interrupt, target.is_some())?;
     let Some(prompt) = prompt else {
         return chat::converse(
             &mut speaker,
@@ -44,7 +57,11 @@ pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
         );
     };
     let ask = Ask::once(model, &options, prompt);
-    let told = answer(&mut speaker, &ask, &interrupt)?;
+    let told = answer(&mut speaker, &ask, &interrupt);
+    if let Some(target) = target {
+        keep(&target, &mut speaker)?;
+    }
+    let told = told?;
     if args.verbose {
         report(&told, started)?;
     }
@@ -127,13 +144,35 @@ fn ensure_model(context: &Context, typed: &str) -> Outcome<String> {
     }
 }
 
-fn speaker(context: Context, model: &str, interrupt: &Interrupt) -> Outcome<Speaker> {
+fn speaker(context: Context, model: &str, interrupt: &Interrupt, record: bool) -> Outcome<Speaker> {
     if let Some(client) = Client::of_running_node(&context)? {
+        if record {
+            let node = context.home.running_node();
+            let pid = node.and_then(|node| node.pid);
+            let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            return Err(Failure::new(
+                Kind::Taken,
+                format!(
+                    "a node is up on this home{process}: it answers, and who answers has to record"
+                ),
+            )
+            .hint("end it (Ctrl-C where it runs), and ask with --record again"));
+        }
         return Ok(Speaker::There(There::new(client)));
     }
-    Ok(Speaker::Here(Box::new(Here::start(
-        &context, model, interrupt,
-    )?)))
+    let here = Here::start(&context, model, interrupt, record)?;
+    Ok(Speaker::Here(Box::new(here)))
+}
+
+/// The recording of what was just answered, also where it failed half-way.
+fn keep(target: &Target, speaker: &mut Speaker) -> Outcome {
+    match speaker.recording() {
+        Some(recording) => target.write(&recording),
+        None => Ok(writeln!(
+            std::io::stderr(),
+            "nothing is recorded: the answer did not come to an end"
+        )?),
+    }
 }
 
 /// Asks, and prints the answer as it comes.

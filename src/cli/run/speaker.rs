@@ -5,6 +5,7 @@ use super::here::Here;
 use super::there::There;
 use crate::cli::interrupt::Interrupt;
 use crate::error::Outcome;
+use quorate_core::record::Recording;
 use std::time::{Duration, Instant};
 
 pub(super) enum Speaker {
@@ -59,6 +60,14 @@ impl Speaker {
         match self {
             Speaker::Here(here) => here.ask(ask, interrupt, on_text),
             Speaker::There(there) => there.ask(ask, interrupt, on_text),
+        }
+    }
+
+    /// Of the last answer, if it is recorded and has ended.
+    pub(super) fn recording(&mut self) -> Option<Recording> {
+        match self {
+            Speaker::Here(here) => here.recording(),
+            Speaker::There(_) => None,
         }
     }
 

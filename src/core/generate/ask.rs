@@ -197,6 +197,10 @@ impl Generate {
             self.asked_again = 0;
             self.set.clear();
             self.log.forget_answers();
+            // Also of whoever is not asked now: it may come back at this very position.
+            for part in &mut self.parts {
+                (part.opinion, part.exact) = (None, None);
+            }
         }
         self.state = State::Asking(query.clone());
         for i in self.team.group().to_vec() {

@@ -394,7 +394,9 @@ impl Generate {
         let (ln_p, top) = self.raw_of(token);
         let position = self.position();
         self.team.decided(position, &self.set);
-        out.extend(self.log.decided(position, token));
+        let (team, set) = (&self.team, &self.set);
+        let counts = |expert: &ExpertId| team.at(*expert).is_some_and(|i| set.contains(&i));
+        out.extend(self.log.decided(position, token, counts));
         if self.vocab.ends_turn(token) {
             return self.finish(Finish::Stop, now, out);
         }
@@ -463,6 +465,8 @@ impl Generate {
     }
 }
 
+#[cfg(test)]
+mod record_tests;
 #[cfg(test)]
 mod team_tests;
 #[cfg(test)]

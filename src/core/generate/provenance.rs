@@ -74,12 +74,21 @@ impl Log {
         self.answers.clear();
     }
 
-    pub(super) fn decided(&mut self, position: Position, token: Token) -> Option<Output> {
+    /// Keeps the answers of those that decided: who answered and then left, or was one too many, had
+    /// no part in it.
+    pub(super) fn decided(
+        &mut self,
+        position: Position,
+        token: Token,
+        counts: impl Fn(&ExpertId) -> bool,
+    ) -> Option<Output> {
+        let mut answers = std::mem::take(&mut self.answers);
+        answers.retain(|(_, expert, _)| counts(expert));
         let decided = Decided {
             position,
             token,
             mask: self.mask.take(),
-            answers: std::mem::take(&mut self.answers),
+            answers,
         };
         self.on
             .then(|| Output::Event(Event::Decided(Box::new(decided))))

@@ -6,27 +6,26 @@ use super::*;
 use crate::law::{ListLaw, Sampler, Transforms};
 use crate::opinion::{ExpertFailure, Query, Said, Want};
 use crate::pace::{Pace, Patience};
-use crate::record::{self, Recording};
 use crate::team::{Candidate, Change, Sets};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 /// How one expert's machine and link behave.
 #[derive(Clone, Debug)]
-struct Ways {
+pub(super) struct Ways {
     /// One way, drawn anew for every message from this range.
-    delay_us: (u64, u64),
+    pub(super) delay_us: (u64, u64),
     /// From this moment on nothing comes back, and nobody says so.
-    silent_from: u64,
+    pub(super) silent_from: u64,
     /// Until it answers again.
-    silent_until: u64,
+    pub(super) silent_until: u64,
     /// From this moment on its connection is known to be gone.
-    gone_at: u64,
+    pub(super) gone_at: u64,
     /// It answers every question with this instead.
-    instead: Option<ExpertEvent>,
+    pub(super) instead: Option<ExpertEvent>,
 }
 
-const CALM: Ways = Ways {
+pub(super) const CALM: Ways = Ways {
     delay_us: (1_000, 5_000),
     silent_from: u64::MAX,
     silent_until: u64::MAX,
@@ -35,16 +34,16 @@ const CALM: Ways = Ways {
 };
 
 #[derive(Debug)]
-struct Story {
-    tokens: Vec<Token>,
-    why: Finish,
-    schedule: Schedule,
-    decided: Vec<Decided>,
-    failed: Vec<(ExpertId, Trouble)>,
-    provenance: Vec<Provenance>,
-    ended_us: u64,
+pub(super) struct Story {
+    pub(super) tokens: Vec<Token>,
+    pub(super) why: Finish,
+    pub(super) schedule: Schedule,
+    pub(super) decided: Vec<Decided>,
+    pub(super) failed: Vec<(ExpertId, Trouble)>,
+    pub(super) provenance: Vec<Provenance>,
+    pub(super) ended_us: u64,
     /// When each token came.
-    at_us: Vec<u64>,
+    pub(super) at_us: Vec<u64>,
 }
 
 impl Story {
@@ -53,7 +52,7 @@ impl Story {
     }
 }
 
-fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
+pub(super) fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
     let mut quick = Pace::default();
     (0..64).for_each(|_| quick.answered(10_000));
     (0..64).for_each(|_| quick.read(1, 10_000));
@@ -140,7 +139,7 @@ impl World {
 }
 
 /// Runs a request to its end in virtual time.
-fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
+pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
     let notes = Notes {
         provenance: true,
         record: true,
@@ -218,7 +217,7 @@ fn replayed(spec: Spec, plan: Plan, names: &[u8], schedule: &Schedule) -> Vec<To
     live(spec, plan, &calm, 99).tokens
 }
 
-fn long(seed: u64) -> Spec {
+pub(super) fn long(seed: u64) -> Spec {
     Spec {
         secret: Secret::from_seed(seed, 0),
         max_tokens: 30,
@@ -226,7 +225,7 @@ fn long(seed: u64) -> Spec {
     }
 }
 
-const NAMES: [u8; 5] = [1, 2, 3, 4, 5];
+pub(super) const NAMES: [u8; 5] = [1, 2, 3, 4, 5];
 
 #[test]
 fn a_dead_expert_is_replaced_at_the_first_undecided_position() {
@@ -561,88 +560,4 @@ fn a_law_without_keys_gives_none_away() {
     let asks: Vec<&Query> = asks.collect();
     assert_eq!(asks.len(), 4);
     assert!(asks.iter().all(|q| matches!(q.want, Want::Plain { .. })));
-}
-
-fn recording(spec: &Spec, story: &Story, local: Option<ExpertId>) -> Recording {
-    let text: String = story.tokens.iter().map(|t| format!("{t} ")).collect();
-    Recording {
-        prompt: spec.prompt.clone(),
-        law: spec.law.clone(),
-        secret: spec.secret.to_bytes(),
-        max_tokens: spec.max_tokens,
-        stop: spec.stop.clone(),
-        context: spec.context,
-        grammar: spec.grammar,
-        local,
-        schedule: story.schedule.clone(),
-        decided: story.decided.clone(),
-        vocabulary: vocab().len(),
-        pieces: record::pieces(&vocab(), &story.decided),
-        text,
-    }
-}
-
-/// A recording of a troubled request stands, and falls with any of its parts.
-#[test]
-fn a_recording_stands_and_falls_with_every_part() {
-    let death = Ways {
-        silent_from: 100_000,
-        ..CALM
-    };
-    let ways = [(1, CALM), (2, death), (3, CALM), (4, CALM)];
-    for sampler in [Sampler::Seeded, Sampler::SeededPlain, Sampler::Rejection] {
-        let spec = Spec {
-            law: law(1.0).sampled(sampler),
-            ..long(21)
-        };
-        let story = live(spec.clone(), plan(&[1, 2, 3, 4], 3, 1), &ways, 5);
-        assert_eq!(story.tokens.len(), 30);
-        let whole = recording(&spec, &story, None);
-        assert_eq!(
-            record::replay(&whole).as_ref(),
-            Ok(&whole.text),
-            "{sampler:?}"
-        );
-        let broken = |change: &dyn Fn(&mut Recording)| {
-            let mut other = whole.clone();
-            change(&mut other);
-            record::replay(&other).unwrap_err()
-        };
-        broken(&|r| r.secret[0] ^= 1);
-        broken(&|r| r.prompt.push(5));
-        broken(&|r| r.text.push('x'));
-        broken(&|r| r.schedule[0].set[0].1 *= 3.0);
-        broken(&|r| r.schedule[0].set[0].1 = f64::NAN);
-        broken(&|r| drop(r.schedule.remove(0)));
-        broken(&|r| drop(r.decided[7].answers.pop()));
-        broken(&|r| drop(r.decided.pop()));
-        broken(&|r| {
-            let extra = r.decided[7].answers[0].clone();
-            r.decided[7].answers.push(extra);
-        });
-        broken(&|r| r.decided[3].token += 1);
-        // The winning token's own probability, in every list that has it: somebody else wins.
-        let winner = whole.decided[9].token;
-        broken(&|r| {
-            for (_, _, said) in &mut r.decided[9].answers {
-                match said {
-                    Said::List(list) => list.entries.retain(|e| e.token != winner),
-                    Said::Scalars(values) => values.fill(LnP::ZERO_MASS),
-                }
-            }
-        });
-    }
-}
-
-#[test]
-fn a_recording_that_was_cut_short_stands_as_far_as_it_goes() {
-    let gone = Ways {
-        gone_at: 100_000,
-        ..CALM
-    };
-    let spec = long(21);
-    let story = live(spec.clone(), plan(&[1], 1, 0), &[(1, gone)], 5);
-    assert!(matches!(story.why, Finish::Failed(_)) && story.tokens.len() < 30);
-    let cut = recording(&spec, &story, None);
-    assert_eq!(record::replay(&cut).as_ref(), Ok(&cut.text));
 }

@@ -32,8 +32,6 @@ pub type Dial = Arc<dyn Fn() -> BoxFuture<'static, Result<Stream, String>> + Sen
 /// All that has to be known of an expert elsewhere.
 pub struct Remote {
     pub facts: Arc<ExpertFacts>,
-    /// An expert here with the same vocabulary: text becomes tokens on this machine.
-    pub tokenizer: Option<Arc<dyn Expert>>,
     /// Read at every `Open`: the config and the state of governance move.
     pub letterhead: watch::Receiver<Letterhead>,
     pub dial: Dial,
@@ -137,13 +135,11 @@ impl Expert for RemoteExpert {
         }
     }
 
-    fn tokenize(&self, segments: &[Segment], bos: bool) -> Result<Vec<Token>, TokenizeError> {
-        match &self.remote.tokenizer {
-            Some(here) => here.tokenize(segments, bos),
-            None => Err(TokenizeError::Failed(
-                "the model is on another machine, and none with its vocabulary is here".into(),
-            )),
-        }
+    /// Text becomes tokens where it is typed: by the expert here that the request was leased.
+    fn tokenize(&self, _: &[Segment], _: bool) -> Result<Vec<Token>, TokenizeError> {
+        Err(TokenizeError::Failed(
+            "the model is on another machine".into(),
+        ))
     }
 }
 

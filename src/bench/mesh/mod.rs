@@ -1,0 +1,259 @@
+//! `quorate bench mesh`: what it costs to decide every token together.
+//!
+//! - `lists` over `panel`: the router's state machine over four real experts that differ (private
+//!   prefixes of one model), and over tables for the numbers that need many positions
+//! - `speeds` and `loss` over `machines`: whole nodes of this process over QUIC on loopback, with
+//!   stubs that take a fixed time for a token; a real expert where two rates are compared
+//!
+//! Nothing here decides a token: the core does, and so does its check over the whole vocabulary.
+
+mod lists;
+mod loss;
+mod machines;
+mod panel;
+mod real;
+mod speeds;
+mod tables;
+
+use super::{BenchError, Result, Turns};
+use crate::driver::Models;
+use crate::expert::EventSender;
+use crate::expert::llama::LoadRequest;
+use lists::{Lists, Tally};
+use loss::Way;
+use panel::{Ask, Text, Watch, decide};
+use quorate_core::ids::{Position, SessionId, Token};
+use quorate_core::opinion::ExpertEvent;
+use real::{PROMPTS, Real};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+use tables::Tables;
+use tokio::runtime::Handle;
+
+/// Texts of the real experts.
+const REAL_TOKENS: u32 = 96;
+/// Positions over tables: the issue's number. The vocabulary is small, since every choice is checked
+/// against all of it.
+const TABLE_POSITIONS: u64 = 100_000;
+const TABLE_VOCABULARY: u32 = 4_096;
+const TABLE_TOKENS: u32 = 1_000;
+/// The router's own work, with the vocabulary of the default model.
+const CROWD: u8 = 16;
+const CROWD_VOCABULARY: u32 = 49_152;
+const CROWD_TOKENS: u32 = 128;
+const CROWD_TURNS: u64 = 5;
+/// Experts that are closer than this do not differ, and what they decide together shows nothing.
+const VARIATION_MIN: f64 = 0.1;
+
+/// What to measure.
+pub struct MeshOptions {
+    /// Finds and loads...
+    pub models: Models,
+    /// ...this model, by its one name.
+    pub model: String,
+    pub memory_bytes: u64,
+    /// The same model and plan, for the experts with private prefixes.
+    pub request: Box<dyn Fn(EventSender) -> std::result::Result<LoadRequest, String> + Send>,
+    /// How long the real experts may speak.
+    pub speak: Duration,
+    pub progress: Box<dyn Fn(&str) + Send>,
+}
+
+/// The keys of the issue. `experts` says for each what stood behind it; `missing` why one is null.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct MeshReport {
+    pub naive_tps: f64,
+    pub bytes_max: u32,
+    pub bytes_mean: f64,
+    pub bytes_mean_plain: f64,
+    /// Mass outside lists of so many tokens.
+    pub tail_mass: BTreeMap<usize, f64>,
+    /// Of the mixture of such lists from the whole mixture, in nats.
+    pub divergence: BTreeMap<usize, f64>,
+    pub second_ask_pct: f64,
+    pub second_ask_pct_tables: f64,
+    pub wrong_choices: u64,
+    pub wrong_choices_tables: u64,
+    pub positions: u64,
+    pub positions_tables: u64,
+    pub expert_tv: f64,
+    pub router_us_k16: f64,
+    pub loopback_ratio: f64,
+    pub kill_gap_ms: f64,
+    pub kill_deadline_ms: f64,
+    /// A question to an expert that stayed, and its answer.
+    pub kill_answer_ms: f64,
+    /// The same where the lost one's connection closes.
+    pub kill_gap_closed_ms: f64,
+    pub fairness: f64,
+    pub aggregate_ratio: f64,
+    pub sim_sizes_ok: Option<bool>,
+    pub gossip_bytes_per_s: Option<f64>,
+    pub experts: BTreeMap<&'static str, &'static str>,
+    pub missing: BTreeMap<&'static str, &'static str>,
+}
+
+const REAL: &str = "real: one model, four private prefixes";
+const TABLES: &str = "tables";
+const STUBS: &str = "stubs that take a fixed time for a token";
+
+/// Measures everything. Takes some minutes; blocks, so give it a thread that may.
+pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
+    let mut report = MeshReport::default();
+    for (key, experts) in [
+        ("naive_tps", STUBS),
+        ("bytes_max", REAL),
+        ("bytes_mean", REAL),
+        ("bytes_mean_plain", REAL),
+        ("tail_mass", REAL),
+        ("divergence", REAL),
+        ("second_ask_pct", REAL),
+        ("second_ask_pct_tables", TABLES),
+        ("wrong_choices", REAL),
+        ("wrong_choices_tables", TABLES),
+        ("expert_tv", REAL),
+        ("router_us_k16", TABLES),
+        ("loopback_ratio", "real: one expert"),
+        ("kill_gap_ms", STUBS),
+        ("kill_deadline_ms", STUBS),
+        ("kill_answer_ms", STUBS),
+        ("kill_gap_closed_ms", STUBS),
+        ("fairness", STUBS),
+        ("aggregate_ratio", STUBS),
+    ] {
+        report.experts.insert(key, experts);
+    }
+    let missing = &mut report.missing;
+    missing.insert(
+        "sim_sizes_ok",
+        "the simulator measures it, not this command",
+    );
+    missing.insert(
+        "gossip_bytes_per_s",
+        "swarms on the memory transport measure it, not this command",
+    );
+    let say = &options.progress;
+    say("four real experts");
+    real_experts(options, &mut report)?;
+    say("tables");
+    many_positions(&mut report)?;
+    say("the router's own work");
+    report.router_us_k16 = router_us()?;
+    say("one expert over loopback");
+    let ratio =
+        speeds::loopback_ratio(options.models.clone(), &options.model, options.memory_bytes);
+    report.loopback_ratio = runtime.block_on(ratio)?;
+    say("the naive loop");
+    report.naive_tps = runtime.block_on(speeds::naive_tps())?;
+    say("losses");
+    let silence = runtime.block_on(loss::gap(Way::Silence))?;
+    report.kill_gap_ms = silence.gap_ms;
+    report.kill_deadline_ms = silence.deadline_ms;
+    report.kill_answer_ms = silence.answer_ms;
+    report.kill_gap_closed_ms = runtime.block_on(loss::gap(Way::Ends))?.gap_ms;
+    say("eight routers and four experts");
+    let shared = runtime.block_on(speeds::shared())?;
+    (report.fairness, report.aggregate_ratio) = (shared.fairness, shared.aggregate_ratio);
+    Ok(report)
+}
+
+fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
+    let mut real = Real::load(&*options.request)?;
+    let (vocab, experts) = (real.vocab()?, real.ids());
+    let mut tally = Tally::default();
+    let begun = Instant::now();
+    let prompts = PROMPTS.iter().cycle();
+    for (seed, prompt) in (1u64..).zip(prompts) {
+        if begun.elapsed() >= options.speak {
+            break;
+        }
+        let text = Text {
+            session: SessionId(u128::from(seed)),
+            vocab: vocab.clone(),
+            experts: experts.clone(),
+            prompt: real.tokens(prompt)?,
+            seed,
+            tokens: REAL_TOKENS,
+        };
+        let mut lists = Lists::new(&text, true, tally);
+        decide(&text, &mut *real.asker(), &mut lists)?;
+        tally = lists.tally;
+    }
+    report.bytes_max = tally.bytes_max();
+    report.bytes_mean = tally.bytes_mean();
+    report.bytes_mean_plain = tally.bytes_mean_plain();
+    report.tail_mass = tally.tail_mass();
+    report.divergence = tally.divergence();
+    report.second_ask_pct = tally.second_ask_pct();
+    report.wrong_choices = tally.wrong;
+    report.positions = tally.positions;
+    report.expert_tv = tally.variation();
+    if report.expert_tv < VARIATION_MIN {
+        let why = format!(
+            "they differ by {}, less than {VARIATION_MIN}",
+            report.expert_tv
+        );
+        return Err(BenchError::new("the experts", why));
+    }
+    Ok(())
+}
+
+fn many_positions(report: &mut MeshReport) -> Result<()> {
+    let mut tables = Tables::new(TABLE_VOCABULARY);
+    let (vocab, experts) = (tables.vocab(), Tables::experts(4));
+    let mut tally = Tally::default();
+    for seed in 1.. {
+        if tally.positions >= TABLE_POSITIONS {
+            break;
+        }
+        let text = Text {
+            session: SessionId(u128::from(seed)),
+            vocab: vocab.clone(),
+            experts: experts.clone(),
+            prompt: vec![1; 1 + (seed % 977) as usize],
+            seed,
+            tokens: TABLE_TOKENS,
+        };
+        let mut lists = Lists::new(&text, false, tally);
+        decide(&text, &mut *tables.asker(), &mut lists)?;
+        tally = lists.tally;
+    }
+    report.second_ask_pct_tables = tally.second_ask_pct();
+    report.wrong_choices_tables = tally.wrong;
+    report.positions_tables = tally.positions;
+    Ok(())
+}
+
+/// Time of the core for a token of sixteen experts, from their answers to the next questions.
+fn router_us() -> Result<f64> {
+    /// Nothing is compared: only the router's time counts.
+    struct Nothing;
+
+    impl Watch for Nothing {
+        fn asked(&mut self, _: Position, _: &mut Ask<'_>) -> Result<()> {
+            Ok(())
+        }
+        fn answer(&mut self, _: &ExpertEvent) -> Result<()> {
+            Ok(())
+        }
+        fn decided(&mut self, _: Token) {}
+    }
+
+    let mut tables = Tables::new(CROWD_VOCABULARY);
+    let (vocab, experts) = (tables.vocab(), Tables::experts(CROWD));
+    let mut turns = Turns::new();
+    for seed in 1..=CROWD_TURNS {
+        let text = Text {
+            session: SessionId(u128::from(seed)),
+            vocab: vocab.clone(),
+            experts: experts.clone(),
+            prompt: vec![1; 8],
+            seed,
+            tokens: CROWD_TOKENS,
+        };
+        let (router, tokens) = decide(&text, &mut *tables.asker(), &mut Nothing)?;
+        turns.add(router.as_secs_f64() * 1e6 / f64::from(tokens.max(1)));
+    }
+    Ok(turns.median())
+}

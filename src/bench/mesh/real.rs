@@ -1,0 +1,111 @@
+//! Four real experts on one model: each has a private prefix, so each expects something else.
+
+use super::super::{BenchError, Result};
+use super::panel::Ask;
+use crate::expert::llama::{LoadRequest, load};
+use crate::expert::{EventSender, Expert};
+use quorate_core::chat::Segment;
+use quorate_core::ids::{ExpertId, Token};
+use quorate_core::opinion::{ExpertEvent, ExpertOp, FromExpert};
+use quorate_core::vocab::Vocab;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Who they are told to be.
+const PREFIXES: [&str; 4] = [
+    "You are an old sea captain. You speak of storms, ships, ropes and tides, in short rough \
+     sentences, and you trust nobody who was born far from the sea.\n\n",
+    "You are a professor of mathematics. You define every word before you use it, and you prove \
+     what you say: Theorem. Let n be a natural number. Proof. By induction on n.\n\n",
+    "fn main() { let items: Vec<u32> = (0..10).collect(); for item in &items { \
+     println!(\"{item}\"); } } // You are a compiler: you answer in source code only.\n\n",
+    "Du bist ein deutscher Koch und sprichst von Butter, Mehl, Zwiebeln und langen Abenden in \
+     einer warmen Küche. Rezept: Zuerst die Zwiebeln in Butter anbraten.\n\n",
+];
+/// Tokens of a session here: a prefix, a prompt and an answer.
+const CONTEXT: u32 = 1024;
+
+/// What the texts begin with.
+pub(super) const PROMPTS: [&str; 6] = [
+    "Once upon a time, in a village by the sea, there lived an old fisherman who",
+    "The capital of France is",
+    "To sort a list of numbers, you first",
+    "User: How do I make a good soup?\nAssistant:",
+    "In the year 1905, Albert Einstein",
+    "My favourite memory of my grandmother is",
+];
+
+pub(super) struct Real {
+    experts: BTreeMap<ExpertId, Arc<dyn Expert>>,
+    events: mpsc::Receiver<FromExpert>,
+}
+
+impl Real {
+    pub(super) fn load(
+        request: &dyn Fn(EventSender) -> std::result::Result<LoadRequest, String>,
+    ) -> Result<Real> {
+        let (events_tx, events) = mpsc::channel(64);
+        let mut experts = BTreeMap::new();
+        for (name, prefix) in (1u8..).zip(PREFIXES) {
+            let plain = request(events_tx.clone());
+            let plain = plain.map_err(|why| BenchError::new("the model", why))?;
+            let id = ExpertId([name; 32]);
+            let request = LoadRequest {
+                prefix: prefix.into(),
+                id,
+                context: plain.context.min(CONTEXT),
+                cells: plain.cells.min(CONTEXT),
+                ..plain
+            };
+            experts.insert(id, load(request)?);
+        }
+        Ok(Real { experts, events })
+    }
+
+    pub(super) fn ids(&self) -> Vec<ExpertId> {
+        self.experts.keys().copied().collect()
+    }
+
+    fn any(&self) -> Result<&Arc<dyn Expert>> {
+        let first = self.experts.values().next();
+        first.ok_or_else(|| BenchError::new("the model", "no expert is loaded"))
+    }
+
+    pub(super) fn vocab(&self) -> Result<Arc<Vocab>> {
+        Ok(self.any()?.facts().vocab.clone())
+    }
+
+    pub(super) fn tokens(&self, text: &str) -> Result<Vec<Token>> {
+        let tokens = self.any()?.tokenize(&[Segment::Text(text.into())], true);
+        tokens.map_err(|error| BenchError::new("tokenising", error))
+    }
+
+    pub(super) fn asker(&mut self) -> Box<Ask<'_>> {
+        Box::new(|expert, op| {
+            let asks = match &op {
+                ExpertOp::Draft { queries, .. } => !queries.is_empty(),
+                ExpertOp::Ask { .. } => true,
+                _ => false,
+            };
+            let known = self.experts.get(&expert);
+            let known = known.ok_or_else(|| BenchError::new("deciding", "an unknown expert"))?;
+            let sent = known.submit(op);
+            sent.map_err(|error| BenchError::new("deciding", error))?;
+            while asks {
+                let from = self.events.blocking_recv();
+                let from = from.ok_or_else(|| BenchError::new("deciding", "the engine is gone"))?;
+                match from.event {
+                    ExpertEvent::Failed { why, .. } => {
+                        return Err(BenchError::new("deciding", why));
+                    }
+                    event @ ExpertEvent::Opinions { .. } if from.expert == expert => {
+                        return Ok(Some(event));
+                    }
+                    _ => {}
+                }
+            }
+            Ok(None)
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! Rates and gaps of whole nodes: drivers, the token plane over QUIC on loopback, made-up distances
+//! where the name says so.
+
+use super::super::{BenchError, Result, Turns, rate};
+use super::machines::{Machine, paced};
+use crate::driver::{Asked, GenerationStream, Models};
+use quorate_core::chat::Segment;
+use quorate_core::generate::{Event, Finish, Provenance};
+use quorate_core::ids::Token;
+use quorate_core::link::Link;
+use quorate_core::team::Sets;
+use std::time::{Duration, Instant};
+
+/// One token at a time, four experts of whom three are this far away, and what a token takes each.
+const NAIVE_ONE_WAY_US: u32 = 100_000;
+const NAIVE_STEP: Duration = Duration::from_millis(114);
+const NAIVE_TOKENS: u32 = 25;
+
+/// A stub's token, where throughput is measured: slow enough for two cores to serve all of them.
+const SHARED_STEP: Duration = Duration::from_millis(10);
+const EXPERTS: usize = 4;
+const ROUTERS: usize = 8;
+const SESSIONS_EACH: usize = 8;
+/// Until everybody runs, and then how long tokens are counted.
+const SETTLE: Duration = Duration::from_secs(2);
+const WINDOW: Duration = Duration::from_secs(8);
+
+const LOOPBACK_TOKENS: u32 = 96;
+const LOOPBACK_TURNS: usize = 5;
+const SEEDS: u64 = 64;
+
+pub(super) const MESH: Asked = Asked::Mesh {
+    sets: Sets::A,
+    k_max: None,
+};
+/// To a stub, any prompt is a prompt.
+pub(super) const PROMPT: [Token; 3] = [104, 105, 33];
+
+/// A link without losses, as quick as a cable may be.
+pub(super) fn distance(one_way_us: u32) -> Link {
+    Link {
+        delay_us: one_way_us,
+        jitter_us: 0,
+        loss_ppm: 0,
+        reorder_ppm: 0,
+        duplicate_ppm: 0,
+        rate_bps: 1_000_000_000,
+        queue_bytes: 1 << 20,
+    }
+}
+
+/// When each token came, and who had part in it.
+pub(super) struct Heard {
+    pub(super) at: Vec<Instant>,
+    pub(super) provenance: Vec<Provenance>,
+    pub(super) text: String,
+}
+
+/// The whole answer; `on_token` hears how many there are.
+pub(super) async fn listen(
+    stream: &mut GenerationStream,
+    mut on_token: impl FnMut(&Heard),
+) -> Result<Heard> {
+    let mut heard = Heard {
+        at: Vec::new(),
+        provenance: Vec::new(),
+        text: String::new(),
+    };
+    loop {
+        match stream.next().await {
+            Some(Event::Token(token)) => {
+                heard.at.push(Instant::now());
+                heard.text += &token.text;
+                heard.provenance.extend(token.provenance.map(|p| *p));
+                on_token(&heard);
+            }
+            Some(Event::Finished {
+                why: Finish::Failed(why),
+                ..
+            }) => return Err(BenchError::new("generating", why)),
+            Some(Event::Finished { text, .. }) => {
+                heard.text += &text;
+                return Ok(heard);
+            }
+            Some(Event::Ready { .. } | Event::Decided(_)) => {}
+            None => return Err(BenchError::new("generating", "the node is gone")),
+        }
+    }
+}
+
+/// Tokens per second after the first.
+fn tps(heard: &Heard) -> f64 {
+    match (heard.at.first(), heard.at.last()) {
+        (Some(first), Some(last)) => rate(heard.at.len() - 1, last.duration_since(*first)),
+        _ => f64::NAN,
+    }
+}
+
+/// The origin's loop: no speculation, a round trip for every token.
+pub(super) async fn naive_tps() -> Result<f64> {
+    let asker = Machine::start("ada", paced("ada", NAIVE_STEP), 1 << 30).await?;
+    let mut others = Vec::new();
+    for (seed, name) in (1u64..).zip(["ben", "cai", "dot"]) {
+        let other = Machine::start(name, paced(name, NAIVE_STEP), 1 << 30).await?;
+        let relay = other.far(distance(NAIVE_ONE_WAY_US), seed).await?;
+        asker.meet(&other, relay.addr).await?;
+        others.push((other, relay));
+    }
+    let (mut stream, _) = asker.ask(&PROMPT, MESH, 1, NAIVE_TOKENS).await?;
+    let heard = listen(&mut stream, |_| ()).await?;
+    let all = heard
+        .provenance
+        .iter()
+        .all(|p| p.asked.iter().filter(|v| v.arrived).count() == 4);
+    if all {
+        Ok(tps(&heard))
+    } else {
+        Err(BenchError::new("naive", "not all four decided every token"))
+    }
+}
+
+/// One real expert, asked over the plane on loopback, against the same expert asked here.
+pub(super) async fn loopback_ratio(models: Models, model: &str, memory: u64) -> Result<f64> {
+    let here = Machine::start(model, models, memory).await?;
+    let there = Machine::without_expert(&here).await?;
+    let text = vec![Segment::Text(super::super::PROMPT.into())];
+    let prompt = here.lease.tokenize(text, true).await;
+    let prompt = prompt.map_err(|error| BenchError::new("tokenising", error))?;
+    let decode = async |machine: &Machine, seed| {
+        let asked = machine.ask(&prompt, Asked::Own, seed, LOOPBACK_TOKENS);
+        let (mut stream, _) = asked.await?;
+        listen(&mut stream, |_| ()).await
+    };
+    let mut seed = 0;
+    for tried in 1..=SEEDS {
+        if decode(&here, tried).await?.at.len() == LOOPBACK_TOKENS as usize {
+            seed = tried;
+            break;
+        }
+    }
+    if seed == 0 {
+        return Err(BenchError::new("loopback", "every text ends early"));
+    }
+    decode(&there, seed).await?;
+    let (mut near, mut far) = (Turns::new(), Turns::new());
+    for _ in 0..LOOPBACK_TURNS {
+        near.add(tps(&decode(&here, seed).await?));
+        far.add(tps(&decode(&there, seed).await?));
+    }
+    Ok(far.median() / near.median())
+}
+
+/// What many routers get of a few experts.
+pub(super) struct Shared {
+    /// Tokens of the luckiest session against those of the unluckiest.
+    pub(super) fairness: f64,
+    /// All tokens, against what as many experts do alone with full batches.
+    pub(super) aggregate_ratio: f64,
+}
+
+pub(super) async fn shared() -> Result<Shared> {
+    let mut experts = Vec::new();
+    for n in 0..EXPERTS {
+        let name = format!("expert {n}");
+        experts.push(Machine::start(&name, paced(&name, SHARED_STEP), 1 << 30).await?);
+    }
+    let each = ROUTERS * SESSIONS_EACH / EXPERTS;
+    let alone = counts(&experts[..1], each).await?;
+    let alone: usize = alone.iter().sum();
+    let mut routers = Vec::new();
+    for n in 0..ROUTERS {
+        routers.push(Machine::without_expert(&experts[n % EXPERTS]).await?);
+    }
+    let counts = counts(&routers, SESSIONS_EACH).await?;
+    let (most, least) = (counts.iter().max(), counts.iter().min());
+    let (Some(most), Some(least)) = (most, least) else {
+        return Err(BenchError::new("fairness", "nobody asked"));
+    };
+    Ok(Shared {
+        fairness: *most as f64 / *least as f64,
+        aggregate_ratio: counts.iter().sum::<usize>() as f64 / (alone * EXPERTS) as f64,
+    })
+}
+
+/// Tokens that each session gets within the window, when all run.
+async fn counts(machines: &[Machine], sessions: usize) -> Result<Vec<usize>> {
+    let from = Instant::now() + SETTLE;
+    let until = from + WINDOW;
+    let mut tasks = Vec::new();
+    for machine in machines {
+        for seed in 0..sessions as u64 {
+            let (mut stream, _) = machine.ask(&PROMPT, Asked::Own, seed, 4_000).await?;
+            tasks.push(tokio::spawn(async move {
+                let mut within = 0;
+                while Instant::now() < until {
+                    match stream.next().await {
+                        Some(Event::Token(_)) => {
+                            let now = Instant::now();
+                            within += usize::from(now >= from && now < until);
+                        }
+                        Some(Event::Ready { .. } | Event::Decided(_)) => {}
+                        Some(Event::Finished { why, .. }) => {
+                            let why = format!("a text ended: {why:?}");
+                            return Err(BenchError::new("fairness", why));
+                        }
+                        None => return Err(BenchError::new("fairness", "the node is gone")),
+                    }
+                }
+                Ok(within)
+            }));
+        }
+    }
+    let mut counts = Vec::new();
+    for task in tasks {
+        let count = task.await;
+        counts.push(count.map_err(|error| BenchError::new("fairness", error))??);
+    }
+    Ok(counts)
+}
