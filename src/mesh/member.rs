@@ -319,12 +319,16 @@ fn admits(roll: Roll, allow: Vec<PeerKey>, block: Vec<PeerKey>) -> Admits {
 /// Keeps the swarm's advert true, for ever.
 async fn offer(library: Library, node: Node, rows: watch::Sender<Vec<ExpertRow>>) {
     let mut every = tokio::time::interval(OFFERS_EVERY);
+    let mut has_warned = false;
     loop {
         every.tick().await;
         learn_vocabularies(&library, &node).await;
         let library = library.clone();
         let offered = tokio::task::spawn_blocking(move || library.rows()).await;
         if let Ok(new) = offered {
+            if new.is_empty() && !std::mem::replace(&mut has_warned, true) {
+                tracing::warn!(target: "quorate::mesh", "this node serves the mesh no expert: is its model installed? See `quorate doctor`");
+            }
             rows.send_if_modified(|old| {
                 let changed = *old != new;
                 *old = new;

@@ -111,7 +111,7 @@ impl Library {
 
     fn offered(&self, wanted: Result<Wanted, AcquireError>, allow: Allow) -> Option<Offered> {
         let wanted = wanted.inspect_err(|error| {
-            tracing::warn!(target: "quorate::models", %error, "not on offer");
+            tracing::debug!(target: "quorate::models", %error, "not on offer");
         });
         let wanted = wanted.ok()?;
         let plan = self

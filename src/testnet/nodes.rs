@@ -18,13 +18,12 @@ use quorate_core::ids::PeerKey;
 use quorate_core::limits::TESTNET_NODES_MAX;
 use quorate_core::link::Link;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
-use tokio::time::timeout;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Each node takes this many ports from the base on: API, swarm, token plane.
@@ -33,6 +32,7 @@ const PORTS_PER_NODE: u16 = 10;
 const UP_MAX: Duration = Duration::from_secs(30);
 /// Nodes say goodbye within this, or are killed.
 const DOWN_MAX: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Experts that differ: a mesh of equals would prove nothing.
 const PREFIXES: [&str; 8] = [
@@ -234,7 +234,6 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .kill_on_drop(true)
         .spawn()
         .map_err(|error| Failure::file("start", &plan.binary, &error))?;
     Ok(Node {
@@ -242,7 +241,7 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
         id: identity::peer_id(key),
         api: format!("http://{}", local(port(plan, n, 0))),
         home: home.data.clone(),
-        pid: child.id(),
+        pid: Some(child.id()),
         child,
         ended: None,
     })
@@ -255,11 +254,10 @@ impl Node {
             .stdout
             .take()
             .expect("it is piped, and taken once");
-        let mut lines = BufReader::new(stdout).lines();
-        let first = timeout(UP_MAX, lines.next_line()).await;
         // Nobody reads on: a node says one line.
-        let is_up = matches!(&first, Ok(Ok(Some(line))) if line.contains("\"ready\""));
-        if is_up {
+        let first = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next());
+        let first = timeout(UP_MAX, first).await;
+        if matches!(&first, Ok(Ok(Some(Ok(line)))) if line.contains("\"ready\"")) {
             return Ok(());
         }
         let log = self.home.join("node.log");
@@ -267,6 +265,10 @@ impl Node {
         let last = said.lines().last().unwrap_or("it said nothing").to_owned();
         let message = format!("{} did not come up: {last}", self.name);
         Err(Failure::new(Kind::Failed, message).hint(format!("see {}", log.display())))
+    }
+
+    fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// True when it has just ended.
@@ -290,20 +292,22 @@ impl Testnet {
         for node in &self.nodes {
             terminate(node.pid);
         }
-        let all = async {
-            for node in &mut self.nodes {
-                node.child.wait().await.ok(); // it ended before, or ends now
-            }
-        };
-        if timeout(DOWN_MAX, all).await.is_err() {
-            for node in &mut self.nodes {
-                node.child.kill().await.ok(); // it ended meanwhile
-            }
+        let begun = Instant::now();
+        while begun.elapsed() < DOWN_MAX && self.nodes.iter_mut().any(Node::is_alive) {
+            sleep(LOOK).await;
         }
+        self.nodes.clear(); // whoever is left is killed
         self.stop.cancel();
         for relay in self.relays {
             relay.stopped().await;
         }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.child.kill().ok(); // it ended before
+        self.child.wait().ok();
     }
 }
 

@@ -5,12 +5,14 @@
 mod harness;
 
 mod help;
+mod mesh;
 mod models;
 mod node;
 mod places;
 mod real_model;
 mod replay;
 mod settings;
+mod testnet;
 
 /// A file that nobody names is a test that never runs.
 #[test]
