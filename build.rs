@@ -6,7 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
-    compiler.open_file("quorate/v1/inference.proto")?;
+    compiler.open_files(["quorate/v1/inference.proto", "quorate/v1/router.proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // What server reflection answers with.
     std::fs::write(

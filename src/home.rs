@@ -5,10 +5,6 @@
 //! the process ends, however it ends, so what the file says counts only while it is locked: a
 //! stale address can never be believed.
 
-mod mesh;
-
-pub use mesh::MeshHome;
-
 use crate::error::{Failure, Kind, Outcome};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};

@@ -42,25 +42,31 @@ const ARROWS: &[(&str, &[&str])] = &[
         "node",
         &["driver", "expert", "grammar", "net", "store", "wire"],
     ),
-    ("api", &["driver", "expert", "grammar", "wire"]),
+    (
+        "api",
+        &["driver", "expert", "grammar", "mesh", "node", "wire"],
+    ),
     (
         "bench",
         &[
             "driver", "expert", "grammar", "mesh", "net", "node", "store", "testnet", "wire",
         ],
     ),
-    ("mesh", &["driver", "expert", "net", "wire"]),
-    ("testnet", &[]),
+    (
+        "mesh",
+        &["driver", "expert", "ledger", "net", "node", "wire"],
+    ),
+    ("testnet", &["mesh"]),
     (
         "app",
         &[
-            "api", "bench", "driver", "expert", "grammar", "net", "node", "store", "wire",
+            "api", "bench", "driver", "expert", "grammar", "mesh", "net", "node", "store", "wire",
         ],
     ),
     (
         "cli",
         &[
-            "api", "app", "bench", "driver", "expert", "grammar", "net", "node", "store",
+            "api", "app", "bench", "driver", "expert", "grammar", "mesh", "net", "node", "store",
             "testnet", "wire",
         ],
     ),

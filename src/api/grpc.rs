@@ -2,8 +2,9 @@
 
 use super::answer::{self, Answer};
 use super::error::{ApiError, Kind};
-use super::{ApiState, guard};
+use super::{ApiState, guard, router};
 use crate::wire::v1::inference_server::{Inference, InferenceServer};
+use crate::wire::v1::router_server::RouterServer;
 use crate::wire::{self, v1};
 use axum::Router;
 use axum::body::Body;
@@ -29,8 +30,15 @@ pub(super) async fn router(state: &ApiState) -> Router {
     })
     .max_decoding_message_size(limits::BODY_BYTES_MAX)
     .max_encoding_message_size(EVENT_BYTES_MAX);
+    let routing = RouterServer::new(router::Service {
+        state: state.clone(),
+    })
+    .max_decoding_message_size(limits::BODY_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<InferenceServer<Service>>().await;
+    reporter
+        .set_serving::<RouterServer<router::Service>>()
+        .await;
     let describe = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(v1::DESCRIPTORS)
@@ -44,6 +52,7 @@ pub(super) async fn router(state: &ApiState) -> Router {
         .build_v1alpha()
         .expect("our own schema is well-formed");
     tonic::service::Routes::new(inference)
+        .add_service(routing)
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

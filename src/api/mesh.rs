@@ -1,13 +1,15 @@
 //! The mesh behind the API: the model id `mesh`, what its tokens cost, and the page about it.
 
-use super::ApiState;
+use super::{ApiState, body, router};
 use super::error::{ApiError, Kind};
 use crate::driver::{Asked, Lease};
 use crate::identity;
-use crate::mesh::{Neighbour, Page, Reach};
-use crate::net::swarm::PeerView;
+use crate::mesh::{Neighbour, Page, PeerView, Reach};
 use crate::wish::Together;
+use crate::config::RawExpert;
 use axum::Json;
+use axum::body::Body;
+use axum::http::HeaderMap;
 use axum::extract::State;
 use quorate_core::generate::Provenance;
 use quorate_core::ids::ExpertId;
@@ -197,4 +199,66 @@ fn address(address: &Address) -> Value {
         },
         "relay": address.relay.as_ref().map(identity::peer_id),
     })
+}
+
+/// `POST /api/experts`: one more expert, as in the settings, until the node stops.
+pub(super) async fn register(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let raw: RawExpert = json_body(&headers, body).await?;
+    let facts = router::register(&state, raw).await?;
+    Ok(Json(json!({
+        "expert": facts.id.to_string(),
+        "vocabulary": facts.vocab.fingerprint().to_string(),
+        "context": facts.context,
+    })))
+}
+
+/// `POST /api/experts/remove`: `{"name": ...}`.
+pub(super) async fn unregister(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let asked: Named = json_body(&headers, body).await?;
+    let library = state.library.as_ref().ok_or_else(ApiError::gone)?;
+    let removed = library.unregister(&asked.name);
+    state.node.unload(&asked.name).await;
+    Ok(Json(json!({"name": asked.name, "removed": removed})))
+}
+
+/// `POST /api/pause`: `{"paused": true}` serves nobody but the owner.
+pub(super) async fn pause(
+    State(state): State<ApiState>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Value>, ApiError> {
+    let asked: Paused = json_body(&headers, body).await?;
+    match state.node.pause(asked.paused).await {
+        true => Ok(Json(json!({"paused": asked.paused}))),
+        false => Err(ApiError::gone()),
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Named {
+    name: String,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Paused {
+    paused: bool,
+}
+
+async fn json_body<T: serde::de::DeserializeOwned>(
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<T, ApiError> {
+    let body = body::read(headers, body).await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ApiError::new(Kind::Malformed, format!("the body: {error}")))
 }

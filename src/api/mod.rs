@@ -10,6 +10,7 @@
 
 use crate::driver::Node;
 use crate::mesh::Membership;
+use crate::node::Library;
 use crate::wish::Defaults;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ mod listener;
 mod mesh;
 pub mod metrics;
 mod openai;
+mod router;
 
 pub use guard::{BindError, check_bind};
 pub use listener::serve;
@@ -35,6 +37,8 @@ pub struct ApiState {
     pub catalogue: Catalogue,
     /// What `mesh` as a model means.
     pub mesh: Membership,
+    /// What this node serves; None where nothing can be registered.
+    pub library: Option<Library>,
     /// Must be servable for `/readyz` to say yes.
     pub default_model: Option<String>,
     pub defaults: Defaults,

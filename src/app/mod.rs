@@ -7,9 +7,9 @@ use crate::config::{KeepAlive, Settings};
 use crate::driver::{self, Node};
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::hardware;
-use crate::home::{Home, MeshHome, NodeLock};
+use crate::home::{Home, NodeLock};
 use crate::identity::Identity;
-use crate::mesh::{Founding, Membership};
+use crate::mesh::{Founding, Membership, MeshHome};
 use crate::node::{self, Audience, Library, NodeKeys};
 use crate::store::Store;
 use crate::wish::Defaults;
@@ -273,15 +273,16 @@ fn api_state(
     store: &Store,
     library: &Library,
 ) -> Outcome<ApiState> {
-    let (list_store, near_store, library) = (store.clone(), store.clone(), library.clone());
+    let (list_store, near_store, listed) = (store.clone(), store.clone(), library.clone());
     let lists = node.lists();
     Ok(ApiState {
         node,
         catalogue: Catalogue {
-            installed: Arc::new(move || installed(&list_store, &library)),
+            installed: Arc::new(move || installed(&list_store, &listed)),
             aliases: settings.aliases.clone(),
             near: Arc::new(move |typed| node::near_names(&near_store, typed)),
         },
+        library: Some(library.clone()),
         mesh: Membership::new(
             settings
                 .mesh

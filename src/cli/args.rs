@@ -92,6 +92,13 @@ pub(super) enum Verb {
     Leave,
     /// Show the other nodes of the mesh
     Peers(ReadVerb),
+    /// Say what this node serves the mesh
+    #[command(subcommand)]
+    Expert(Expert),
+    /// Serve nobody but yourself, until `resume` or a restart
+    Pause,
+    /// Serve the members of the mesh again
+    Resume,
     /// Several nodes on this machine, with made-up distances between them
     #[command(subcommand)]
     Testnet(Testnet),
@@ -280,6 +287,43 @@ pub(super) struct MeshNew {
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Expert {
+    /// Serve one more: a model, with a private prefix if you like
+    Add(ExpertAdd),
+    /// Serve one no longer
+    Rm(ExpertRm),
+    /// Show what is served
+    #[command(visible_alias = "ls")]
+    List(ReadVerb),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExpertAdd {
+    /// What requests ask for: small letters, digits, '-', '_' and '.'
+    pub(super) name: String,
+    /// The model behind it
+    #[arg(long, value_name = "MODEL")]
+    pub(super) model: String,
+    /// Text that stands before every session; nobody is shown it, but what the expert says can leak it
+    #[arg(long, value_name = "TEXT")]
+    pub(super) prefix: Option<String>,
+    /// The same, from a file that is read anew at every load
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) prefix_file: Option<PathBuf>,
+    /// The id of a node that may ask, or `mesh` for every member; may be given several times
+    #[arg(long, value_name = "NODE|mesh")]
+    pub(super) allow: Vec<String>,
+    /// For yourself alone
+    #[arg(long, conflicts_with = "allow")]
+    pub(super) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExpertRm {
+    pub(super) name: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Mesh, Testnet, Verb};
+use args::{Bench, Cli, Expert, Mesh, Testnet, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod context;
 mod doctor;
+mod expert;
 mod interrupt;
 mod mesh;
 mod models;
@@ -82,6 +83,11 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Join(args) => mesh::join(&command()?, args),
         Verb::Leave => mesh::leave(&command()?),
         Verb::Peers(args) => mesh::peers(&command()?, args),
+        Verb::Expert(Expert::Add(args)) => expert::add(&command()?, args),
+        Verb::Expert(Expert::Rm(args)) => expert::rm(&command()?, args),
+        Verb::Expert(Expert::List(args)) => expert::list(&command()?, args),
+        Verb::Pause => expert::pause(&command()?, true),
+        Verb::Resume => expert::pause(&command()?, false),
         Verb::Testnet(Testnet::Up(args)) => testnet::up(&command()?, args),
         Verb::Testnet(Testnet::Down(args)) => testnet::down(&command()?, args),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),

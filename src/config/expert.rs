@@ -60,15 +60,15 @@ impl Prefix {
 }
 
 /// The table, as typed.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawExpert {
-    name: String,
-    model: String,
-    prefix: Option<String>,
-    prefix_file: Option<PathBuf>,
-    allow: Option<Vec<String>>,
-    share: Option<bool>,
+pub struct RawExpert {
+    pub name: String,
+    pub model: String,
+    pub prefix: Option<String>,
+    pub prefix_file: Option<PathBuf>,
+    pub allow: Option<Vec<String>>,
+    pub share: Option<bool>,
 }
 
 /// Checks all of them together: names are unique, and no alias is hidden.
@@ -97,7 +97,7 @@ pub(super) fn checked(
 }
 
 impl RawExpert {
-    fn checked(self) -> Outcome<ExpertSettings> {
+    pub fn checked(self) -> Outcome<ExpertSettings> {
         let name = self.name;
         let of = |why: &str| bad(format!("expert '{name}': {why}"));
         let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-_.".contains(c);

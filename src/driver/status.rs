@@ -4,6 +4,7 @@ use super::Driver;
 use quorate_core::donor::Closed;
 use quorate_core::host::PeerLoad;
 use quorate_core::residency;
+use quorate_core::roster::Known;
 
 /// A picture of the node for `status`, `ps`, `/readyz` and metrics.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +24,8 @@ pub struct NodeStatus {
     pub paused: bool,
     /// Experts of other nodes that requests here may use.
     pub remote_experts: usize,
+    /// Every expert that was met, with what was measured of it.
+    pub roster: Vec<Known>,
 }
 
 #[derive(Clone, Debug)]
@@ -81,6 +84,7 @@ impl Driver {
             closed: self.node.host().closed(now),
             paused: self.is_paused(),
             remote_experts: self.experts.remote(),
+            roster: self.node.roster().iter().cloned().collect(),
         }
     }
 }

@@ -9,12 +9,11 @@
 
 use super::dials::Dials;
 use super::neighbours::{Neighbour, Neighbours};
-use super::{Admits, serve_guests, welcome};
+use super::{Admits, MeshHome, serve_guests, welcome};
 use crate::config::Settings;
 use crate::driver::Node;
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::ExpertFacts;
-use crate::home::MeshHome;
 use crate::identity;
 use crate::ledger::Ledger;
 use crate::net::frame::PATIENCE;
@@ -320,8 +319,12 @@ fn admits(roll: Roll, allow: Vec<PeerKey>, block: Vec<PeerKey>) -> Admits {
 async fn offer(library: Library, node: Node, rows: watch::Sender<Vec<ExpertRow>>) {
     let mut every = tokio::time::interval(OFFERS_EVERY);
     let mut has_warned = false;
+    let mut changes = library.changes();
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            changed = changes.changed() => if changed.is_err() { return },
+        }
         learn_vocabularies(&library, &node).await;
         let library = library.clone();
         let offered = tokio::task::spawn_blocking(move || library.rows()).await;

@@ -1,9 +1,9 @@
 //! The mesh as the rest of the node sees it: it may begin, and end, while the node runs.
 
+use super::MeshHome;
 use super::member::{Founding, Member};
 use super::neighbours::Neighbour;
 use crate::driver::Lease;
-use crate::home::MeshHome;
 use crate::net::swarm::{PeerView, unix_s};
 use quorate_core::ids::NetworkId;
 use quorate_core::mesh::Address;
@@ -74,6 +74,12 @@ impl Membership {
             true => Reach::Alone,
             false => Reach::Together,
         }
+    }
+
+    /// Why the mesh stands still.
+    pub fn halted(&self) -> Vec<String> {
+        let standing = self.member().map(|member| member.standing());
+        standing.map_or_else(Vec::new, |s| s.reasons().map(str::to_owned).collect())
     }
 
     pub async fn page(&self) -> Option<Page> {

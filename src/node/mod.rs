@@ -3,9 +3,9 @@
 
 mod offers;
 
-pub use offers::Offered;
+pub use offers::{Offered, Unregistrable};
 
-use crate::config::Settings;
+use crate::config::{ExpertSettings, Settings};
 use crate::driver::{AcquireError, Found, Models};
 use crate::expert::hardware::Hardware;
 use crate::expert::{EventSender, Expert};
@@ -20,6 +20,7 @@ use quorate_core::plan::{self, Machine, Needs, Plan, PlanError, Wishes};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
 
 /// Full contexts that a node's cache holds when memory allows: two long conversations, or many
 /// short ones, without one waiting for another's cells.
@@ -63,6 +64,8 @@ pub struct Library {
     /// By the store's name, with the manifest that they belong to. Reading a header takes
     /// milliseconds, which every request would pay.
     headers: Arc<Mutex<BTreeMap<String, (Manifest, Resolved)>>>,
+    /// Those of the settings, and what was registered since.
+    experts: Arc<watch::Sender<Vec<ExpertSettings>>>,
 }
 
 /// The model behind a typed name: an alias from the settings first, then the store's grammar.
@@ -85,6 +88,7 @@ impl Library {
         audience: Audience,
         node: NodeKeys,
     ) -> Library {
+        let experts = watch::Sender::new(settings.experts.clone());
         Library {
             store,
             settings,
@@ -92,6 +96,7 @@ impl Library {
             audience,
             node,
             headers: Arc::default(),
+            experts: Arc::new(experts),
         }
     }
 

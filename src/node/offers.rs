@@ -7,8 +7,18 @@ use crate::store::Resolved;
 use quorate_core::chat::Family;
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, ExpertParts, Fingerprint};
-use quorate_core::limits::{ADVERT_EXPERTS_MAX, ADVERT_NAME_BYTES_MAX, SESSIONS_MAX};
+use quorate_core::limits::{ADVERT_EXPERTS_MAX, ADVERT_NAME_BYTES_MAX, EXPERTS_MAX, SESSIONS_MAX};
 use quorate_core::mesh::ExpertRow;
+use tokio::sync::watch;
+
+/// Why an expert is not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unregistrable {
+    #[error("'{0}' is an alias in the settings already")]
+    Alias(String),
+    #[error("this node serves {EXPERTS_MAX} experts, which is as many as it takes")]
+    Full,
+}
 
 /// What a name leads to.
 pub(super) struct Wanted {
@@ -35,12 +45,46 @@ pub struct Offered {
 }
 
 impl Library {
-    pub fn experts(&self) -> &[ExpertSettings] {
-        &self.settings.experts
+    /// Hears when what this node serves has changed.
+    pub fn changes(&self) -> watch::Receiver<Vec<ExpertSettings>> {
+        self.experts.subscribe()
     }
 
-    fn expert_named(&self, name: &str) -> Option<&ExpertSettings> {
-        self.settings.experts.iter().find(|e| e.name == name)
+    /// One more expert, or another one under a name that is known, until the node stops.
+    pub fn register(&self, expert: ExpertSettings) -> Result<(), Unregistrable> {
+        if self.settings.aliases.contains_key(&expert.name) {
+            return Err(Unregistrable::Alias(expert.name));
+        }
+        let mut full = false;
+        self.experts.send_if_modified(|experts| {
+            let known = experts.iter().position(|e| e.name == expert.name);
+            full = known.is_none() && experts.len() >= EXPERTS_MAX;
+            match known {
+                _ if full => return false,
+                Some(at) if experts[at] == expert => return false,
+                Some(at) => experts[at] = expert.clone(),
+                None => experts.push(expert.clone()),
+            }
+            true
+        });
+        match full {
+            true => Err(Unregistrable::Full),
+            false => Ok(()),
+        }
+    }
+
+    /// False if there is none of this name.
+    pub fn unregister(&self, name: &str) -> bool {
+        self.experts.send_if_modified(|experts| {
+            let before = experts.len();
+            experts.retain(|expert| expert.name != name);
+            experts.len() < before
+        })
+    }
+
+    fn expert_named(&self, name: &str) -> Option<ExpertSettings> {
+        let experts = self.experts.borrow();
+        experts.iter().find(|e| e.name == name).cloned()
     }
 
     /// An expert of the settings, else a model.
@@ -53,7 +97,7 @@ impl Library {
                 prefix: String::new(),
             });
         };
-        self.wanted_expert(expert)
+        self.wanted_expert(&expert)
     }
 
     fn wanted_expert(&self, expert: &ExpertSettings) -> Result<Wanted, AcquireError> {
@@ -89,11 +133,12 @@ impl Library {
     /// Everything on offer that can be served now. What cannot is left out and logged.
     pub fn offers(&self) -> Vec<Offered> {
         // Who says nothing about experts gives the model that the node has anyway.
-        if self.settings.experts.is_empty() {
+        let experts = self.experts.borrow().clone();
+        if experts.is_empty() {
             let wanted = self.wanted(&self.settings.default_model);
             return self.offered(wanted, Allow::Mesh).into_iter().collect();
         }
-        let shared = self.settings.experts.iter();
+        let shared = experts.iter();
         let shared = shared.filter_map(|expert| Some((expert, expert.share.clone()?)));
         let offered =
             shared.filter_map(|(expert, allow)| self.offered(self.wanted_expert(expert), allow));

@@ -9,8 +9,9 @@
 
 use super::relay::{self, Relay};
 use crate::error::{Failure, Kind, Outcome};
-use crate::home::{Home, MeshHome};
+use crate::home::Home;
 use crate::identity::{self, Identity};
+use crate::mesh::MeshHome;
 use libp2p_identity::Keypair;
 use quorate_core::config::{Key, MeshConfig};
 use quorate_core::governance::{Genesis, Preset, Terms};

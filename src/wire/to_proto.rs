@@ -1,7 +1,9 @@
 //! Our types to protobuf.
 
 use super::v1;
+use crate::identity;
 use quorate_core::generate::{Provenance, TokenEvent, Voted};
+use quorate_core::roster::Known;
 use quorate_core::team::Change;
 
 pub fn ready(ready: v1::Ready) -> v1::GenerateEvent {
@@ -32,6 +34,21 @@ fn voice(voted: Voted) -> v1::Voice {
         answer_us: voted.answer_us,
         compute_us: voted.compute_us,
         bytes: voted.bytes,
+    }
+}
+
+pub fn known_expert(known: &Known) -> v1::KnownExpert {
+    let peer = known.facts.peer.as_ref();
+    v1::KnownExpert {
+        expert: known.facts.expert.0.to_vec(),
+        node: peer.map_or_else(String::new, identity::peer_id),
+        answer_us_p50: known.pace.p50_us(),
+        answer_us_p95: known.pace.p95_us(),
+        answers: known.answers,
+        bytes: known.bytes,
+        failures: known.failures,
+        failures_in_a_row: known.in_a_row,
+        last_failure: known.last_failure.clone().unwrap_or_default(),
     }
 }
 

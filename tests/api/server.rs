@@ -56,6 +56,8 @@ pub(crate) async fn start_with(options: StubOptions, change: impl FnOnce(&mut Ap
     let (node, _loop) = driver::start(settings, models(options), stop_node.clone());
     let mut state = ApiState {
         node: node.clone(),
+        mesh: quorate::mesh::Membership::new("stub"),
+        library: None,
         catalogue: catalogue(),
         default_model: Some("stub".into()),
         defaults: Defaults {

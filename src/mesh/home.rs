@@ -8,8 +8,8 @@
 //! mesh/revoked     invites of this node that its owner took back
 //! ```
 
-use super::{Home, create_private_dir};
 use crate::error::{Failure, Kind, Outcome};
+use crate::home::{Home, create_private_dir};
 use crate::ledger::Ledger;
 use crate::net::swarm::Seed;
 use quorate_core::governance::{Genesis, Record};
