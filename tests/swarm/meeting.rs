@@ -255,6 +255,8 @@ async fn two_processes_with_one_key_are_told() {
     let begin = ada.addresses().await;
     let mut one = Node::start(2, settings(&keypair, &begin), replica.clone());
     ada.until_met(&one.key).await;
+    // Its first words must be younger than the other one, or they could be of an earlier life.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     let _two = Node::start(3, settings(&keypair, &begin), replica);
     let told = one
         .until("the twin", |event| match event {

@@ -245,8 +245,8 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
     Ok(gossip)
 }
 
-/// Only what cannot be honest counts: words that no node signed. Sixteen of them within some seconds
-/// and a peer is not listened to (below -80) until that has worn off.
+/// Only what cannot be honest counts: words that no node signed. Nine of them within some seconds,
+/// squared, and a peer is not listened to (below -80) until that has worn off.
 fn topic_score() -> gossipsub::TopicScoreParams {
     gossipsub::TopicScoreParams {
         topic_weight: 1.0,

@@ -11,8 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-/// Of two connections that do the same, one goes after this: streams had time to move.
-const SURPLUS_AFTER: Duration = Duration::from_secs(3);
+/// Of two connections that do the same, the younger goes after this: by then it is known whether the
+/// older one lives, which that of a crashed process does not.
+const SURPLUS_AFTER: Duration = Duration::from_secs(6);
 
 /// Connected members, and whether only through a relay. For handles.
 #[derive(Clone, Default)]

@@ -46,8 +46,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Somewhere to begin. Without the node's key anybody may answer there; he learns no more than that
-/// this node is a member.
+/// Somewhere to begin. Without the node's key anybody may answer there; he learns which mesh this node
+/// belongs to and who admitted it, and no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
     pub node: Option<PeerKey>,

@@ -52,7 +52,7 @@ impl Task {
     }
 
     /// False: it has enough to answer, or is not connected.
-    fn ask(&mut self, key: &PeerKey, question: Question, flight: Flight) -> bool {
+    pub(super) fn ask(&mut self, key: &PeerKey, question: Question, flight: Flight) -> bool {
         let Some(peer) = self.links.peers.get_mut(key) else {
             return false;
         };
@@ -187,9 +187,9 @@ impl Task {
         }
     }
 
-    /// Those that are news, once the ones that they rest on are there. None is taken that the node
-    /// cannot be told of now.
-    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) {
+    /// Takes what is news, once the ones that they rest on are there. None is taken that the node
+    /// cannot be told of now. Was anything?
+    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> bool {
         let (mut news, mut next) = (Vec::new(), records);
         loop {
             let mut waiting = Vec::new();
@@ -218,9 +218,17 @@ impl Task {
             }
             next = waiting;
         }
-        if !news.is_empty() {
+        let is_news = !news.is_empty();
+        if is_news {
             self.recount();
             self.spread(news, from);
+        }
+        is_news
+    }
+
+    fn sync_soon(&mut self, key: &PeerKey, is_due: bool) {
+        if let Some(peer) = self.links.peers.get_mut(key).filter(|_| is_due) {
+            peer.next_sync = Instant::now() + Duration::from_secs(1);
         }
     }
 
@@ -252,7 +260,9 @@ impl Task {
             Flight::Records(mut pull) => {
                 if let Answer::Some { items, .. } = &answer {
                     let records = items.iter().filter_map(|item| Record::decode(item).ok());
-                    self.take(records.collect(), Some(key));
+                    let is_news = self.take(records.collect(), Some(key));
+                    // Some may rest on others that came after them.
+                    self.sync_soon(key, is_news);
                 }
                 match pull.next(self.replica.records(), &answer) {
                     Some(ask) => {

@@ -40,6 +40,7 @@ pub(super) struct Task {
     /// Drawn now: twins differ in it.
     pub(super) instance: u64,
     pub(super) started: Instant,
+    pub(super) started_s: u64,
     pub(super) replica: Replica,
     pub(super) book: Book,
     pub(super) roll: Roll,
@@ -56,8 +57,8 @@ pub(super) struct Task {
     /// What the node has not taken yet: of every node the last.
     pub(super) owed: BTreeMap<(bool, Author), Event>,
     pub(super) listens: BTreeSet<Multiaddr>,
-    /// Others could not reach us, and at no address since could they.
-    pub(super) is_hidden: bool,
+    /// Since then others have tried to reach us, and could not.
+    pub(super) hidden_since: Option<Instant>,
     pub(super) relays: BTreeSet<PeerKey>,
     pub(super) dialling: usize,
 }
@@ -103,6 +104,7 @@ impl Task {
             network,
             instance,
             started: now,
+            started_s: (settings.clock)(),
             book: Book::new(network, own, instance),
             replica,
             roll,
@@ -117,7 +119,7 @@ impl Task {
             events,
             owed: BTreeMap::new(),
             listens: BTreeSet::new(),
-            is_hidden: false,
+            hidden_since: None,
             relays: BTreeSet::new(),
             dialling: 0,
         };
@@ -286,7 +288,7 @@ impl Task {
             SwarmEvent::ListenerClosed { addresses, .. } => self.not_at(&addresses),
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 tracing::debug!(target: "quorate::swarm", %address, "others reach this node here");
-                self.is_hidden = false;
+                self.hidden_since = None;
                 self.advertise_soon();
             }
             SwarmEvent::ExternalAddrExpired { .. } => self.advertise_soon(),
@@ -342,10 +344,10 @@ impl Task {
         self.links.add(now, key, id, endpoint, is_open);
         if is_open {
             self.input(Input::Linked(key));
-            self.add_to_kad(&key);
         }
         // Who dials shows who he is; a stranger at the door is told nothing.
-        if is_open || endpoint.is_dialer() {
+        let knows_us = self.links.peers.get(&key).is_some_and(|peer| peer.knows_us);
+        if !knows_us && (is_open || endpoint.is_dialer()) {
             self.greet(&key);
         }
     }
@@ -449,7 +451,7 @@ impl Task {
 
     fn tested(&mut self, event: &autonat::v2::client::Event) {
         if event.result.is_err() && self.swarm.external_addresses().next().is_none() {
-            self.is_hidden = true;
+            self.hidden_since.get_or_insert_with(Instant::now);
         }
     }
 

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// A member whose connection began as a stranger's and was not made anew by then.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// A few tests of AutoNAT: the first one may have tried an address that nobody listens at.
+const HIDDEN_FOR: Duration = Duration::from_secs(15);
+
 impl Task {
     pub(super) fn tick(&mut self) {
         let now = Instant::now();
@@ -29,7 +32,10 @@ impl Task {
                 self.dial(seed);
             }
         }
-        if self.is_hidden && self.settings.announce.is_empty() {
+        let is_hidden = self
+            .hidden_since
+            .is_some_and(|since| now - since >= HIDDEN_FOR);
+        if is_hidden && self.settings.announce.is_empty() {
             self.seek_relay();
         }
     }
@@ -129,17 +135,21 @@ impl Task {
     }
 
     /// Members ask each other where a member is.
-    pub(super) fn add_to_kad(&mut self, node: &PeerKey) {
-        let Some(advert) = self.book.advert_of(node) else {
-            return;
-        };
+    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, removed: &[PeerKey]) {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-        for address in advert
-            .addresses
-            .iter()
-            .filter_map(|a| multiaddr_of(a, None))
-        {
-            kad.add_address(&peer_of(node), address);
+        for node in removed {
+            kad.remove_peer(&peer_of(node));
+        }
+        let advert = met.and_then(|node| self.book.advert_of(&node));
+        for advert in advert.into_iter() {
+            let node = peer_of(&advert.node);
+            for address in advert
+                .addresses
+                .iter()
+                .filter_map(|a| multiaddr_of(a, None))
+            {
+                kad.add_address(&node, address);
+            }
         }
     }
 }
