@@ -215,22 +215,22 @@ async fn a_lie_of_a_member_goes_no_further() {
     let of_ada = soon("Ada's advert", spy.heard.recv()).await.unwrap();
     let of_ada = Advert::decode(&of_ada).unwrap();
     assert_eq!(of_ada.node, ada.key);
-    let truth = advert_of(liar, ada.network);
+    let truth = advert_of(liar, ada.network, 0);
     let mut forged = of_ada.clone();
     (forged.seq, forged.leaves) = (forged.seq + 1, true);
     let mut other_mesh = truth.clone();
     other_mesh.network = NetworkId([1; 32]);
     other_mesh.signature = sign(liar, &other_mesh.body());
-    for lie in [
-        vec![1; 500],
-        forged.encode(),
-        other_mesh.encode(),
-        [truth.encode(), vec![0]].concat(),
-        vec![2; 100_000],
-    ] {
+    // One more and it would not be listened to: the next test. The last is too long to be read at all.
+    for lie in [forged.encode(), other_mesh.encode(), vec![2; 100_000]] {
         raw.publish.send(lie).await.unwrap();
     }
-    raw.publish.send(truth.encode()).await.unwrap();
+    // With it the stream is gone; what is written next finds that out, what comes then arrives.
+    for seq in [1, 2] {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let truth = advert_of(liar, ada.network, seq);
+        raw.publish.send(truth.encode()).await.unwrap();
+    }
     let heard = soon("the truth", async {
         loop {
             let heard = spy.heard.recv().await.unwrap();
@@ -244,7 +244,7 @@ async fn a_lie_of_a_member_goes_no_further() {
     let told = of_others(&first);
     assert!(told == Ok(key(liar)) || told == Ok(bob.key), "{told:?}");
     let met = bob.until_met(&key(liar)).await;
-    assert_eq!(met, truth);
+    assert_eq!(met.experts, truth.experts);
     let told = bob.events_within(Duration::from_secs(1)).await;
     let lost = told
         .iter()
@@ -258,12 +258,12 @@ async fn a_lie_of_a_member_goes_no_further() {
     assert!(ada.handle.peers().await.len() >= 2, "and the node lives");
 }
 
-fn advert_of(keypair: &Keypair, network: NetworkId) -> Advert {
+fn advert_of(keypair: &Keypair, network: NetworkId, seq: u64) -> Advert {
     let mut advert = Advert {
         network,
         node: key(keypair),
         instance: 5,
-        seq: 1,
+        seq,
         issued_s: unix_s(),
         leaves: false,
         addresses: vec![],
@@ -286,7 +286,7 @@ async fn a_member_that_floods_its_own_lies_is_not_listened_to() {
         raw.publish.send(vec![n; 300]).await.unwrap();
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let truth = advert_of(&liar, ada.network);
+    let truth = advert_of(&liar, ada.network, 0);
     raw.publish.send(truth.encode()).await.unwrap();
     let told = ada.events_within(Duration::from_secs(2)).await;
     let met = told.iter().any(|event| matches!(event, Event::Met(_)));

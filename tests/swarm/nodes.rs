@@ -124,6 +124,7 @@ impl Node {
             nodes.push(Node::start(n as u8 + 1, settings, replica.clone()));
         }
         all_meet(&mut nodes).await;
+        all_linked(&nodes).await;
         nodes
     }
 
@@ -250,6 +251,23 @@ pub(crate) async fn all_meet(nodes: &mut [Node]) {
             missing.is_empty().then_some(())
         })
         .await;
+    }
+}
+
+/// Every node is connected to every other one, and has measured how far it is.
+pub(crate) async fn all_linked(nodes: &[Node]) {
+    for node in nodes {
+        let linked = async {
+            loop {
+                let peers = node.handle.peers().await;
+                let near = peers.iter().filter(|view| view.rtt.is_some());
+                if near.count() + 1 == nodes.len() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        soon("all are connected", linked).await;
     }
 }
 

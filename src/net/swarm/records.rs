@@ -190,7 +190,7 @@ impl Task {
     /// Takes what is news, once the ones that they rest on are there. None is taken that the node
     /// cannot be told of now. Was anything?
     pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> bool {
-        let (mut news, mut next) = (Vec::new(), records);
+        let (mut news, mut told, mut next) = (Vec::new(), Vec::new(), records);
         loop {
             let mut waiting = Vec::new();
             let before = news.len();
@@ -198,7 +198,7 @@ impl Task {
                 if self.replica.records().contains(&record.id()) {
                     continue;
                 }
-                let Ok(place) = self.events.try_reserve() else {
+                let Ok(place) = self.events.clone().try_reserve_owned() else {
                     tracing::debug!(target: "quorate::swarm", "records wait: the node is busy");
                     waiting.clear();
                     break;
@@ -206,7 +206,7 @@ impl Task {
                 match self.replica.insert(record.clone()) {
                     Taken::New => {
                         news.push(record.encode());
-                        place.send(Event::Recorded(Box::new(record)));
+                        told.push((place, record));
                     }
                     Taken::Refused(Refusal::Stranger) => waiting.push(record),
                     Taken::Known | Taken::Refused(_) => {}
@@ -222,6 +222,10 @@ impl Task {
         if is_news {
             self.recount();
             self.spread(news, from);
+        }
+        // Whoever hears of a record finds that it counts already.
+        for (place, record) in told {
+            place.send(Event::Recorded(Box::new(record)));
         }
         is_news
     }

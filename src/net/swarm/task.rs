@@ -61,6 +61,7 @@ pub(super) struct Task {
     pub(super) hidden_since: Option<Instant>,
     pub(super) relays: BTreeSet<PeerKey>,
     pub(super) dialling: usize,
+    pub(super) ticked: Instant,
 }
 
 impl Task {
@@ -122,6 +123,7 @@ impl Task {
             hidden_since: None,
             relays: BTreeSet::new(),
             dialling: 0,
+            ticked: now,
         };
         task.recount();
         Ok(task)
@@ -405,13 +407,17 @@ impl Task {
             Err(ping::Failure::Unsupported) => {}
             Err(error) => {
                 tracing::debug!(target: "quorate::swarm", %peer, %error, "no answer to a ping");
-                // To close takes as long as the other side likes; it is lost now.
-                if !self.links.died(&key, connection) {
-                    self.input(Input::Silent(key));
-                }
-                self.swarm.close_connection(connection);
+                self.lose(key, connection);
             }
         }
+    }
+
+    /// To close takes as long as the other side likes; it is lost now.
+    pub(super) fn lose(&mut self, key: PeerKey, connection: ConnectionId) {
+        if !self.links.died(&key, connection) {
+            self.input(Input::Silent(key));
+        }
+        self.swarm.close_connection(connection);
     }
 
     fn found(&mut self, found: Vec<(PeerId, Multiaddr)>) {

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// A member whose connection began as a stranger's and was not made anew by then.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// Between two ticks; answers that came meanwhile are looked at before anybody is given up.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
 /// A few tests of AutoNAT: the first one may have tried an address that nobody listens at.
 const HIDDEN_FOR: Duration = Duration::from_secs(15);
 
@@ -22,6 +24,14 @@ impl Task {
     pub(super) fn tick(&mut self) {
         let now = Instant::now();
         self.input(Input::Tick);
+        // Who was away himself, asleep or out of breath, has heard nobody.
+        let was_here = now.duration_since(self.ticked) < AWAY_AFTER;
+        self.ticked = now;
+        if was_here {
+            for (key, connection) in self.links.silent(now) {
+                self.lose(key, connection);
+            }
+        }
         if self.advertise_at <= now {
             self.advertise(false);
         }
