@@ -1,6 +1,6 @@
 //! Invites: who is let in, and who is not.
 
-use crate::nodes::{Node, all_meet, key, settings};
+use crate::nodes::{Node, all_linked, all_meet, key, settings, soon};
 use libp2p_identity::Keypair;
 use quorate::net::swarm::{Event, JoinError, Link, join, unix_s};
 use quorate_core::governance::Record;
@@ -16,6 +16,7 @@ async fn three_meet_through_invites_in_a_chain() {
     let cyd = Node::join(3, &bob).await;
     let mut nodes = [ada, bob, cyd];
     all_meet(&mut nodes).await;
+    all_linked(&nodes).await;
     let [ada, _, cyd] = &nodes;
     let peers = ada.handle.peers().await;
     assert_eq!(peers.len(), 2);
@@ -130,4 +131,62 @@ async fn an_invite_to_nowhere_says_so() {
     assert!(matches!(failed, Err(JoinError::Unreachable(_))));
     let own = join(&ada.keypair, &ada.invite().await, unix_s()).await;
     assert!(matches!(own, Err(JoinError::Own)));
+}
+
+/// Each was let in while the other was away, and whoever let them in is gone: they show their papers.
+#[tokio::test]
+async fn two_that_never_heard_of_each_other_meet() {
+    let mut ada = Node::founder(1);
+    let bob = Node::join(2, &ada).await;
+    let (keypair, replica) = (bob.keypair.clone(), bob.replica.clone());
+    drop(bob);
+    let invite = ada.invite().await;
+    let guest = Keypair::generate_ed25519();
+    let joined = join(&guest, &invite, unix_s()).await.unwrap();
+    ada.crash();
+    let bob = Node::start(2, settings(&keypair, &[]), replica);
+    let begin = bob.addresses().await;
+    assert!(!bob.handle.roll().contains(&key(&guest)));
+    let cyd = Node::start(3, settings(&guest, &begin), joined.replica);
+    assert!(!cyd.handle.roll().contains(&bob.key));
+    let mut nodes = [bob, cyd];
+    all_meet(&mut nodes).await;
+    all_linked(&nodes).await;
+}
+
+/// Bob can be reached through Ada only, as his invite says.
+#[tokio::test]
+async fn a_guest_comes_in_through_a_relay() {
+    // Somebody has to tell Ada that she can be reached.
+    let mut nodes = Node::genesis_mesh(3).await;
+    let bob = nodes.pop().unwrap();
+    let ada = nodes.pop().unwrap();
+    let through_ada = |address: &Address| Address {
+        relay: Some(ada.key),
+        ..address.clone()
+    };
+    let announce: Vec<Address> = ada.addresses().await.iter().map(through_ada).collect();
+    let keypair = bob.keypair.clone();
+    let replica = bob.replica.clone();
+    drop(bob);
+    let mut options = settings(&keypair, &ada.addresses().await);
+    options.announce = announce.clone();
+    let bob = Node::start(3, options, replica);
+    assert_eq!(bob.handle.addresses().await, announce);
+    let guest = Keypair::generate_ed25519();
+    let come_in = async {
+        loop {
+            // Until Ada knows that she can be reached, and Bob has his place.
+            match join(&guest, &bob.invite().await, unix_s()).await {
+                Ok(joined) => return joined,
+                Err(JoinError::Unreachable(_)) => {
+                    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    };
+    let joined = soon("a way through the relay", come_in).await;
+    let cyd = Node::start(4, settings(&guest, &ada.addresses().await), joined.replica);
+    all_meet(&mut [ada, bob, cyd]).await;
 }

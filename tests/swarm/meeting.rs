@@ -5,6 +5,7 @@ use libp2p_identity::Keypair;
 use quorate::net::plane::Path;
 use quorate::net::swarm::{Event, Link, unix_s};
 use quorate_core::governance::{Admission, Record, Replica, Revocation, Taken, Target};
+use quorate_core::limits::SWARM_EVENTS_MAX;
 use quorate_core::mesh::Gone;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -265,4 +266,42 @@ async fn two_processes_with_one_key_are_told() {
         })
         .await;
     assert_eq!(told, one.key);
+}
+
+/// More records than the node has room for: none is taken that it could not be told of, none is lost.
+#[tokio::test]
+async fn a_node_that_does_not_listen_for_a_while_loses_nothing() {
+    const RECORDS: usize = SWARM_EVENTS_MAX + 100;
+    let (ada, bob) = (Keypair::generate_ed25519(), Keypair::generate_ed25519());
+    let (genesis, _) = genesis(&[&ada, &bob]);
+    let mut full = Replica::new(genesis.clone());
+    for n in 0..RECORDS as u64 {
+        let mut admission = Admission {
+            network: genesis.network_id(),
+            issuer: crate::nodes::key(&ada),
+            subject: crate::nodes::key(&bob),
+            issued_s: unix_s() - n,
+            expires_s: unix_s() + 3600,
+            signature: [0; 64],
+        };
+        admission.signature = sign(&ada, &admission.body());
+        assert_eq!(full.insert(Record::Admission(admission)), Taken::New);
+    }
+    full.refold();
+    let ada = Node::start(1, settings(&ada, &[]), full);
+    let begin = ada.addresses().await;
+    let mut bob = Node::start(2, settings(&bob, &begin), Replica::new(genesis));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(
+        bob.events.len() > SWARM_EVENTS_MAX / 2,
+        "the sync has begun"
+    );
+    let mut told = std::collections::BTreeSet::new();
+    bob.until("all records", |event| {
+        if let Event::Recorded(record) = event {
+            assert!(told.insert(record.id()), "told twice");
+        }
+        (told.len() == RECORDS).then_some(())
+    })
+    .await;
 }

@@ -60,7 +60,7 @@ pub struct Settings {
     pub keypair: Keypair,
     /// QUIC and TCP on one port. Port 0: any; an unspecified ip: every interface.
     pub listen: SocketAddr,
-    /// If there are any, only these are told to others.
+    /// If there are any, only these are told to others. A relay among them is asked for a place.
     pub announce: Vec<Address>,
     /// Where this node's token plane listens, as told to others.
     pub plane: Vec<Place>,

@@ -9,13 +9,14 @@ use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
 use super::links::Links;
 use super::pipe::Pipe;
-use super::reach::{address_of, announced, free_port, is_relayed, listen_addresses};
+use super::reach::{announced, free_port, is_relayed, listen_addresses};
 use super::records::Flight;
 use super::{Event, Settings, StartError};
 use crate::identity::key_of;
 use crate::net::plane::{Arrival, Stream};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, mdns, ping, relay};
@@ -59,7 +60,8 @@ pub(super) struct Task {
     pub(super) listens: BTreeSet<Multiaddr>,
     /// Since then others have tried to reach us, and could not.
     pub(super) hidden_since: Option<Instant>,
-    pub(super) relays: BTreeSet<PeerKey>,
+    /// Reservations, asked for or held.
+    pub(super) relays: Vec<(ListenerId, PeerKey)>,
     pub(super) dialling: usize,
     pub(super) ticked: Instant,
 }
@@ -121,7 +123,7 @@ impl Task {
             owed: BTreeMap::new(),
             listens: BTreeSet::new(),
             hidden_since: None,
-            relays: BTreeSet::new(),
+            relays: vec![],
             dialling: 0,
             ticked: now,
         };
@@ -287,7 +289,14 @@ impl Task {
                 self.advertise_soon();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.not_at(&[address]),
-            SwarmEvent::ListenerClosed { addresses, .. } => self.not_at(&addresses),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses,
+                ..
+            } => {
+                self.relays.retain(|(id, _)| *id != listener_id);
+                self.not_at(&addresses);
+            }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 tracing::debug!(target: "quorate::swarm", %address, "others reach this node here");
                 self.hidden_since = None;
@@ -301,11 +310,6 @@ impl Task {
     fn not_at(&mut self, addresses: &[Multiaddr]) {
         for address in addresses {
             self.listens.remove(address);
-            if is_relayed(address)
-                && let Some(relay) = address_of(address).and_then(|address| address.relay)
-            {
-                self.relays.remove(&relay);
-            }
         }
         self.advertise_soon();
     }

@@ -45,9 +45,7 @@ impl Task {
         let is_hidden = self
             .hidden_since
             .is_some_and(|since| now - since >= HIDDEN_FOR);
-        if is_hidden && self.settings.announce.is_empty() {
-            self.seek_relay();
-        }
+        self.seek_relay(is_hidden);
     }
 
     /// Greets and syncs who is due, shows strangers out, closes what is not needed.
@@ -116,16 +114,28 @@ impl Task {
         }
     }
 
-    /// Nobody reaches this node: a member that can be reached carries its connections.
-    fn seek_relay(&mut self) {
+    /// Others reach this node through members that can be reached: through those that it announces, or
+    /// through any, if nobody can reach it otherwise.
+    fn seek_relay(&mut self, is_hidden: bool) {
         if self.relays.len() >= RELAYS_MAX {
             return;
         }
+        let announce = &self.settings.announce;
+        let is_wanted = |key: &PeerKey| match announce.is_empty() {
+            true => is_hidden,
+            false => announce.iter().any(|one| one.relay.as_ref() == Some(key)),
+        };
+        let is_new = |key: &PeerKey| !self.relays.iter().any(|(_, relay)| relay == key);
         let candidate = self.links.peers.iter().find_map(|(key, peer)| {
             let (link, connection) = peer.best()?;
-            let fits = peer.is_relay && connection.we_dialled && connection.is_open;
-            let is_new = !self.relays.contains(key) && link != Link::Relayed;
-            (fits && is_new).then(|| (*key, connection.address.clone()))
+            let is_direct = peer.is_relay && peer.is_open() && link != Link::Relayed;
+            (is_direct && is_wanted(key) && is_new(key)).then_some(())?;
+            if connection.we_dialled {
+                return Some((*key, connection.address.clone()));
+            }
+            let told = &self.book.advert_of(key)?.addresses;
+            let direct = told.iter().find(|address| address.relay.is_none())?;
+            Some((*key, multiaddr_of(direct, None)?))
         });
         let Some((key, mut address)) = candidate else {
             return;
@@ -135,9 +145,7 @@ impl Task {
         }
         address.push(Protocol::P2pCircuit);
         match self.swarm.listen_on(address) {
-            Ok(_) => {
-                self.relays.insert(key);
-            }
+            Ok(listener) => self.relays.push((listener, key)),
             Err(error) => {
                 tracing::debug!(target: "quorate::swarm", %error, "no reservation at a relay");
             }
@@ -151,7 +159,7 @@ impl Task {
             kad.remove_peer(&peer_of(node));
         }
         let advert = met.and_then(|node| self.book.advert_of(&node));
-        for advert in advert.into_iter() {
+        if let Some(advert) = advert {
             let node = peer_of(&advert.node);
             for address in advert
                 .addresses
