@@ -2,23 +2,29 @@
 //! is told of it.
 
 use super::Event;
+use super::records::Flight;
 use super::task::Task;
 use crate::identity::key_of;
 use libp2p::gossipsub::{self, MessageAcceptance, PublishError};
 use quorate_core::governance::Author;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_EVERY_US, ADVERT_EXPERTS_MAX};
-use quorate_core::mesh::{Advert, ExpertRow, Input, Output, Refusal, Source};
+use quorate_core::mesh::sync::Question;
+use quorate_core::mesh::{Advert, ExpertRow, Gone, Input, Output, Refusal, Source};
 use std::time::{Duration, Instant};
 
 impl Task {
-    /// Signs a new advert and tells it; the last one also to each member by itself.
+    /// Signs a new advert and tells it; one that says something new also to each member by itself.
     pub(super) fn advertise(&mut self, leaves: bool) {
         self.advertise_at = Instant::now() + Duration::from_micros(ADVERT_EVERY_US);
         let Some(advert) = self.write_advert(leaves) else {
             return;
         };
         let bytes = advert.encode();
+        let is_news = self
+            .advert
+            .as_ref()
+            .is_none_or(|last| !says_the_same(last, &advert));
         self.advert = Some(advert);
         let topic = self.topic();
         let gossip = &mut self.swarm.behaviour_mut().members.inner().gossip;
@@ -29,7 +35,7 @@ impl Task {
                 tracing::debug!(target: "quorate::swarm", %error, "the advert was not published");
             }
         }
-        if leaves {
+        if is_news {
             self.spread(vec![bytes], None);
         }
     }
@@ -86,17 +92,31 @@ impl Task {
     }
 
     fn hear(&mut self, from: Source, advert: Advert) -> Result<(), Refusal> {
-        let node = advert.node;
+        let (node, instance) = (advert.node, advert.instance);
+        // The last words of an earlier life of this node are no twin's.
+        if node == self.own && advert.issued_s <= self.started_s + 2 {
+            return Err(Refusal::Own);
+        }
+        let bytes = advert.encode();
+        let known = self.book.advert_of(&node).map(|known| known.instance);
         let advert = Box::new(advert);
         let verdict = self.input(Input::Advert { from, advert });
         if verdict == Some(Ok(())) {
             self.heard.insert(node, Instant::now());
-            let is_away = !self.links.peers.contains_key(&node);
-            if is_away && self.book.here().any(|advert| advert.node == node) {
-                self.add_to_kad(&node);
+            if known.is_some_and(|known| known != instance) {
+                self.tell_twins(&node, bytes);
             }
         }
         verdict.unwrap_or(Ok(()))
+    }
+
+    /// A new life of a node, or a second one: each process that is connected under this key hears of
+    /// it. Questions go to the connections of a peer in turn.
+    fn tell_twins(&mut self, node: &PeerKey, advert: Vec<u8>) {
+        let connected = self.links.peers.get(node);
+        for _ in 0..connected.map_or(0, |peer| peer.connections.len()) {
+            self.ask(node, Question::Take(vec![advert.clone()]), Flight::Push);
+        }
     }
 
     pub(super) fn gossip(&mut self, event: gossipsub::Event) {
@@ -142,16 +162,18 @@ impl Task {
     pub(super) fn input(&mut self, input: Input) -> Option<Result<(), Refusal>> {
         let mut outputs = Vec::new();
         self.book.handle(self.moment(), input, &mut outputs);
-        let mut verdict = None;
+        let (mut verdict, mut met, mut removed) = (None, None, vec![]);
         for output in outputs {
             match output {
                 Output::Passed => verdict = Some(Ok(())),
                 Output::Refused(why) => verdict = Some(Err(why)),
                 Output::Met(advert) => {
                     self.dials.forgive(&advert.node);
+                    met = Some(advert.node);
                     self.owed.insert((false, advert.node), Event::Met(advert));
                 }
                 Output::Lost { node, why } => {
+                    removed.extend((why == Gone::Removed).then_some(node));
                     self.owed.insert((false, node), Event::Lost { node, why });
                 }
                 Output::Twins(node) => {
@@ -159,6 +181,7 @@ impl Task {
                 }
             }
         }
+        self.tell_kad(met, &removed);
         self.enrol();
         verdict
     }
@@ -191,6 +214,18 @@ impl Task {
             place.send(first.remove());
         }
     }
+}
+
+/// But for the time.
+fn says_the_same(last: &Advert, new: &Advert) -> bool {
+    let Advert {
+        leaves,
+        addresses,
+        plane,
+        experts,
+        ..
+    } = last;
+    (leaves, addresses, plane, experts) == (&new.leaves, &new.addresses, &new.plane, &new.experts)
 }
 
 /// As adverts want them: in order, each once, and no more than fit.

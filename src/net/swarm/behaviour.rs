@@ -245,8 +245,8 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
     Ok(gossip)
 }
 
-/// Only what cannot be honest counts: words that no node signed. Sixteen of them within some seconds
-/// and a peer is not listened to (below -80) until that has worn off.
+/// Only what cannot be honest counts: words that no node signed, squared and twenty times. With the
+/// third a peer is below -80 and not listened to for forty seconds, until it counts as two again.
 fn topic_score() -> gossipsub::TopicScoreParams {
     gossipsub::TopicScoreParams {
         topic_weight: 1.0,
@@ -254,8 +254,8 @@ fn topic_score() -> gossipsub::TopicScoreParams {
         first_message_deliveries_weight: 0.0,
         mesh_message_deliveries_weight: 0.0,
         mesh_failure_penalty_weight: 0.0,
-        invalid_message_deliveries_weight: -1.0,
-        invalid_message_deliveries_decay: 0.9,
+        invalid_message_deliveries_weight: -20.0,
+        invalid_message_deliveries_decay: 0.99,
         ..Default::default()
     }
 }

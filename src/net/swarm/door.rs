@@ -69,7 +69,8 @@ impl Task {
             ..admission
         });
         // What the node cannot write down now is not promised; the guest asks again.
-        let place = self.events.try_reserve().map_err(|_| Refusal::Full)?;
+        let place = self.events.clone().try_reserve_owned();
+        let place = place.map_err(|_| Refusal::Full)?;
         // Tried on a copy: a machine that was taken out must not fill the set with words in vain.
         let mut replica = self.replica.clone();
         match replica.insert(record.clone()) {
@@ -82,9 +83,9 @@ impl Task {
         let chain = chain.ok_or(Refusal::TakenOut)?;
         self.replica = replica;
         let bytes = record.encode();
-        place.send(Event::Recorded(Box::new(record)));
         self.recount();
         self.spread(vec![bytes], None);
+        place.send(Event::Recorded(Box::new(record)));
         Ok(chain)
     }
 }

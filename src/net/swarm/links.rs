@@ -11,8 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-/// Of two connections that do the same, one goes after this: streams had time to move.
-const SURPLUS_AFTER: Duration = Duration::from_secs(3);
+/// Of two connections that do the same, the younger goes after this: by then it is known whether the
+/// older one lives, which that of a crashed process does not.
+const SURPLUS_AFTER: Duration = Duration::from_secs(6);
+
+/// An interval of pings, and the time that an answer may take.
+const SILENT_AFTER: Duration = Duration::from_millis(1_500 + 3_000);
 
 /// Connected members, and whether only through a relay. For handles.
 #[derive(Clone, Default)]
@@ -43,7 +47,8 @@ pub(super) struct Connection {
     /// It does not answer, and is being closed.
     is_dead: bool,
     since: Instant,
-    rtt: Option<Duration>,
+    /// The last answer to a ping, and how long it took.
+    answered: Option<(Instant, Duration)>,
 }
 
 pub(super) struct Peer {
@@ -80,7 +85,7 @@ impl Peer {
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
-        self.best()?.1.rtt
+        Some(self.best()?.1.answered?.1)
     }
 }
 
@@ -129,7 +134,7 @@ impl Links {
             is_open,
             is_dead: false,
             since: now,
-            rtt: None,
+            answered: None,
         });
         let is_first = peer.connections.len() == 1;
         self.tell(&key);
@@ -158,7 +163,7 @@ impl Links {
         if let Some(peer) = self.peers.get_mut(key) {
             peer.heard = now;
             for connection in peer.connections.iter_mut().filter(|c| c.id == id) {
-                connection.rtt = Some(rtt);
+                connection.answered = Some((now, rtt));
             }
         }
     }
@@ -174,6 +179,20 @@ impl Links {
         let lives = peer.is_open();
         self.tell(key);
         lives
+    }
+
+    /// Connections that have answered pings and do not any more. libp2p itself says so only at the
+    /// second one in a row.
+    pub(super) fn silent(&self, now: Instant) -> Vec<(PeerKey, ConnectionId)> {
+        let is_silent = |connection: &&Connection| {
+            let answered = connection.answered.map(|(at, _)| at);
+            answered.is_some_and(|at| now.duration_since(at) > SILENT_AFTER)
+        };
+        let all = self.peers.iter().flat_map(|(key, peer)| {
+            let silent = peer.live().filter(is_silent);
+            silent.map(|connection| (*key, connection.id))
+        });
+        all.collect()
     }
 
     fn tell(&self, key: &PeerKey) {

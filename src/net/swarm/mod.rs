@@ -46,8 +46,8 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Somewhere to begin. Without the node's key anybody may answer there; he learns no more than that
-/// this node is a member.
+/// Somewhere to begin. Without the node's key anybody may answer there; he learns which mesh this node
+/// belongs to and who admitted it, and no more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seed {
     pub node: Option<PeerKey>,
@@ -60,7 +60,7 @@ pub struct Settings {
     pub keypair: Keypair,
     /// QUIC and TCP on one port. Port 0: any; an unspecified ip: every interface.
     pub listen: SocketAddr,
-    /// If there are any, only these are told to others.
+    /// If there are any, only these are told to others. A relay among them is asked for a place.
     pub announce: Vec<Address>,
     /// Where this node's token plane listens, as told to others.
     pub plane: Vec<Place>,

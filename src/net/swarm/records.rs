@@ -52,7 +52,7 @@ impl Task {
     }
 
     /// False: it has enough to answer, or is not connected.
-    fn ask(&mut self, key: &PeerKey, question: Question, flight: Flight) -> bool {
+    pub(super) fn ask(&mut self, key: &PeerKey, question: Question, flight: Flight) -> bool {
         let Some(peer) = self.links.peers.get_mut(key) else {
             return false;
         };
@@ -187,10 +187,10 @@ impl Task {
         }
     }
 
-    /// Those that are news, once the ones that they rest on are there. None is taken that the node
-    /// cannot be told of now.
-    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) {
-        let (mut news, mut next) = (Vec::new(), records);
+    /// Takes what is news, once the ones that they rest on are there. None is taken that the node
+    /// cannot be told of now. Was anything?
+    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> bool {
+        let (mut news, mut told, mut next) = (Vec::new(), Vec::new(), records);
         loop {
             let mut waiting = Vec::new();
             let before = news.len();
@@ -198,7 +198,7 @@ impl Task {
                 if self.replica.records().contains(&record.id()) {
                     continue;
                 }
-                let Ok(place) = self.events.try_reserve() else {
+                let Ok(place) = self.events.clone().try_reserve_owned() else {
                     tracing::debug!(target: "quorate::swarm", "records wait: the node is busy");
                     waiting.clear();
                     break;
@@ -206,7 +206,7 @@ impl Task {
                 match self.replica.insert(record.clone()) {
                     Taken::New => {
                         news.push(record.encode());
-                        place.send(Event::Recorded(Box::new(record)));
+                        told.push((place, record));
                     }
                     Taken::Refused(Refusal::Stranger) => waiting.push(record),
                     Taken::Known | Taken::Refused(_) => {}
@@ -218,9 +218,21 @@ impl Task {
             }
             next = waiting;
         }
-        if !news.is_empty() {
+        let is_news = !news.is_empty();
+        if is_news {
             self.recount();
             self.spread(news, from);
+        }
+        // Whoever hears of a record finds that it counts already.
+        for (place, record) in told {
+            place.send(Event::Recorded(Box::new(record)));
+        }
+        is_news
+    }
+
+    fn sync_soon(&mut self, key: &PeerKey, is_due: bool) {
+        if let Some(peer) = self.links.peers.get_mut(key).filter(|_| is_due) {
+            peer.next_sync = Instant::now() + Duration::from_secs(1);
         }
     }
 
@@ -252,7 +264,9 @@ impl Task {
             Flight::Records(mut pull) => {
                 if let Answer::Some { items, .. } = &answer {
                     let records = items.iter().filter_map(|item| Record::decode(item).ok());
-                    self.take(records.collect(), Some(key));
+                    let is_news = self.take(records.collect(), Some(key));
+                    // Some may rest on others that came after them.
+                    self.sync_soon(key, is_news);
                 }
                 match pull.next(self.replica.records(), &answer) {
                     Some(ask) => {

@@ -9,13 +9,14 @@ use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
 use super::links::Links;
 use super::pipe::Pipe;
-use super::reach::{address_of, announced, free_port, is_relayed, listen_addresses};
+use super::reach::{announced, free_port, is_relayed, listen_addresses};
 use super::records::Flight;
 use super::{Event, Settings, StartError};
 use crate::identity::key_of;
 use crate::net::plane::{Arrival, Stream};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::ListenerId;
 use libp2p::request_response::OutboundRequestId;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, mdns, ping, relay};
@@ -40,6 +41,7 @@ pub(super) struct Task {
     /// Drawn now: twins differ in it.
     pub(super) instance: u64,
     pub(super) started: Instant,
+    pub(super) started_s: u64,
     pub(super) replica: Replica,
     pub(super) book: Book,
     pub(super) roll: Roll,
@@ -56,10 +58,12 @@ pub(super) struct Task {
     /// What the node has not taken yet: of every node the last.
     pub(super) owed: BTreeMap<(bool, Author), Event>,
     pub(super) listens: BTreeSet<Multiaddr>,
-    /// Others could not reach us, and at no address since could they.
-    pub(super) is_hidden: bool,
-    pub(super) relays: BTreeSet<PeerKey>,
+    /// Since then others have tried to reach us, and could not.
+    pub(super) hidden_since: Option<Instant>,
+    /// Reservations, asked for or held.
+    pub(super) relays: Vec<(ListenerId, PeerKey)>,
     pub(super) dialling: usize,
+    pub(super) ticked: Instant,
 }
 
 impl Task {
@@ -103,6 +107,7 @@ impl Task {
             network,
             instance,
             started: now,
+            started_s: (settings.clock)(),
             book: Book::new(network, own, instance),
             replica,
             roll,
@@ -117,9 +122,10 @@ impl Task {
             events,
             owed: BTreeMap::new(),
             listens: BTreeSet::new(),
-            is_hidden: false,
-            relays: BTreeSet::new(),
+            hidden_since: None,
+            relays: vec![],
             dialling: 0,
+            ticked: now,
         };
         task.recount();
         Ok(task)
@@ -283,10 +289,17 @@ impl Task {
                 self.advertise_soon();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.not_at(&[address]),
-            SwarmEvent::ListenerClosed { addresses, .. } => self.not_at(&addresses),
+            SwarmEvent::ListenerClosed {
+                listener_id,
+                addresses,
+                ..
+            } => {
+                self.relays.retain(|(id, _)| *id != listener_id);
+                self.not_at(&addresses);
+            }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 tracing::debug!(target: "quorate::swarm", %address, "others reach this node here");
-                self.is_hidden = false;
+                self.hidden_since = None;
                 self.advertise_soon();
             }
             SwarmEvent::ExternalAddrExpired { .. } => self.advertise_soon(),
@@ -297,11 +310,6 @@ impl Task {
     fn not_at(&mut self, addresses: &[Multiaddr]) {
         for address in addresses {
             self.listens.remove(address);
-            if is_relayed(address)
-                && let Some(relay) = address_of(address).and_then(|address| address.relay)
-            {
-                self.relays.remove(&relay);
-            }
         }
         self.advertise_soon();
     }
@@ -342,10 +350,10 @@ impl Task {
         self.links.add(now, key, id, endpoint, is_open);
         if is_open {
             self.input(Input::Linked(key));
-            self.add_to_kad(&key);
         }
         // Who dials shows who he is; a stranger at the door is told nothing.
-        if is_open || endpoint.is_dialer() {
+        let knows_us = self.links.peers.get(&key).is_some_and(|peer| peer.knows_us);
+        if !knows_us && (is_open || endpoint.is_dialer()) {
             self.greet(&key);
         }
     }
@@ -403,13 +411,17 @@ impl Task {
             Err(ping::Failure::Unsupported) => {}
             Err(error) => {
                 tracing::debug!(target: "quorate::swarm", %peer, %error, "no answer to a ping");
-                // To close takes as long as the other side likes; it is lost now.
-                if !self.links.died(&key, connection) {
-                    self.input(Input::Silent(key));
-                }
-                self.swarm.close_connection(connection);
+                self.lose(key, connection);
             }
         }
+    }
+
+    /// To close takes as long as the other side likes; it is lost now.
+    pub(super) fn lose(&mut self, key: PeerKey, connection: ConnectionId) {
+        if !self.links.died(&key, connection) {
+            self.input(Input::Silent(key));
+        }
+        self.swarm.close_connection(connection);
     }
 
     fn found(&mut self, found: Vec<(PeerId, Multiaddr)>) {
@@ -449,7 +461,7 @@ impl Task {
 
     fn tested(&mut self, event: &autonat::v2::client::Event) {
         if event.result.is_err() && self.swarm.external_addresses().next().is_none() {
-            self.is_hidden = true;
+            self.hidden_since.get_or_insert_with(Instant::now);
         }
     }
 

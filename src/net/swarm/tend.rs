@@ -15,10 +15,23 @@ use std::time::{Duration, Instant};
 /// A member whose connection began as a stranger's and was not made anew by then.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
+/// Between two ticks; answers that came meanwhile are looked at before anybody is given up.
+const AWAY_AFTER: Duration = Duration::from_secs(1);
+/// A few tests of AutoNAT: the first one may have tried an address that nobody listens at.
+const HIDDEN_FOR: Duration = Duration::from_secs(15);
+
 impl Task {
     pub(super) fn tick(&mut self) {
         let now = Instant::now();
         self.input(Input::Tick);
+        // Who was away himself, asleep or out of breath, has heard nobody.
+        let was_here = now.duration_since(self.ticked) < AWAY_AFTER;
+        self.ticked = now;
+        if was_here {
+            for (key, connection) in self.links.silent(now) {
+                self.lose(key, connection);
+            }
+        }
         if self.advertise_at <= now {
             self.advertise(false);
         }
@@ -29,9 +42,10 @@ impl Task {
                 self.dial(seed);
             }
         }
-        if self.is_hidden && self.settings.announce.is_empty() {
-            self.seek_relay();
-        }
+        let is_hidden = self
+            .hidden_since
+            .is_some_and(|since| now - since >= HIDDEN_FOR);
+        self.seek_relay(is_hidden);
     }
 
     /// Greets and syncs who is due, shows strangers out, closes what is not needed.
@@ -100,16 +114,28 @@ impl Task {
         }
     }
 
-    /// Nobody reaches this node: a member that can be reached carries its connections.
-    fn seek_relay(&mut self) {
+    /// Others reach this node through members that can be reached: through those that it announces, or
+    /// through any, if nobody can reach it otherwise.
+    fn seek_relay(&mut self, is_hidden: bool) {
         if self.relays.len() >= RELAYS_MAX {
             return;
         }
+        let announce = &self.settings.announce;
+        let is_wanted = |key: &PeerKey| match announce.is_empty() {
+            true => is_hidden,
+            false => announce.iter().any(|one| one.relay.as_ref() == Some(key)),
+        };
+        let is_new = |key: &PeerKey| !self.relays.iter().any(|(_, relay)| relay == key);
         let candidate = self.links.peers.iter().find_map(|(key, peer)| {
             let (link, connection) = peer.best()?;
-            let fits = peer.is_relay && connection.we_dialled && connection.is_open;
-            let is_new = !self.relays.contains(key) && link != Link::Relayed;
-            (fits && is_new).then(|| (*key, connection.address.clone()))
+            let is_direct = peer.is_relay && peer.is_open() && link != Link::Relayed;
+            (is_direct && is_wanted(key) && is_new(key)).then_some(())?;
+            if connection.we_dialled {
+                return Some((*key, connection.address.clone()));
+            }
+            let told = &self.book.advert_of(key)?.addresses;
+            let direct = told.iter().find(|address| address.relay.is_none())?;
+            Some((*key, multiaddr_of(direct, None)?))
         });
         let Some((key, mut address)) = candidate else {
             return;
@@ -119,9 +145,7 @@ impl Task {
         }
         address.push(Protocol::P2pCircuit);
         match self.swarm.listen_on(address) {
-            Ok(_) => {
-                self.relays.insert(key);
-            }
+            Ok(listener) => self.relays.push((listener, key)),
             Err(error) => {
                 tracing::debug!(target: "quorate::swarm", %error, "no reservation at a relay");
             }
@@ -129,17 +153,21 @@ impl Task {
     }
 
     /// Members ask each other where a member is.
-    pub(super) fn add_to_kad(&mut self, node: &PeerKey) {
-        let Some(advert) = self.book.advert_of(node) else {
-            return;
-        };
+    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, removed: &[PeerKey]) {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-        for address in advert
-            .addresses
-            .iter()
-            .filter_map(|a| multiaddr_of(a, None))
-        {
-            kad.add_address(&peer_of(node), address);
+        for node in removed {
+            kad.remove_peer(&peer_of(node));
+        }
+        let advert = met.and_then(|node| self.book.advert_of(&node));
+        if let Some(advert) = advert {
+            let node = peer_of(&advert.node);
+            for address in advert
+                .addresses
+                .iter()
+                .filter_map(|a| multiaddr_of(a, None))
+            {
+                kad.add_address(&node, address);
+            }
         }
     }
 }

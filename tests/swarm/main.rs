@@ -1,0 +1,8 @@
+//! Real swarms on loopback: who meets whom, who is let in, who is told what.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod hostile;
+mod joining;
+mod meeting;
+mod nodes;
