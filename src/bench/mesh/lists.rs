@@ -269,7 +269,11 @@ mod tests {
         assert!(tally.asked_again > 0 && tally.second_ask_pct() < 20.0);
         assert!(tally.bytes_max() as usize <= quorate_core::limits::OPINION_BYTES_MAX);
         assert!(tally.bytes_mean() < tally.bytes_mean_plain());
-        assert!((0.01..1.0).contains(&tally.variation()), "{}", tally.variation());
+        assert!(
+            (0.01..1.0).contains(&tally.variation()),
+            "{}",
+            tally.variation()
+        );
         let tails: Vec<f64> = tally.tail_mass().into_values().collect();
         assert!(tails.windows(2).all(|two| two[0] > two[1]), "{tails:?}");
 
