@@ -35,11 +35,17 @@ const LOOPBACK: SocketAddr =
 /// A node that has its expert in memory and serves it to everybody. Ends with its owner.
 pub(super) struct Machine {
     peer: PeerId,
-    pub(super) node: Node,
-    pub(super) lease: Lease,
+    pub(super) client: Client,
     plane: Arc<Plane>,
     /// Ends the node and everything that it serves.
     pub(super) stop: CancellationToken,
+}
+
+/// Asks a machine's router.
+#[derive(Clone)]
+pub(super) struct Client {
+    node: Node,
+    pub(super) lease: Lease,
 }
 
 impl Drop for Machine {
@@ -164,8 +170,7 @@ impl Machine {
         tokio::spawn(serving);
         Ok(Machine {
             peer,
-            node,
-            lease,
+            client: Client { node, lease },
             plane,
             stop,
         })
@@ -183,12 +188,12 @@ impl Machine {
     }
 
     pub(super) fn expert(&self) -> ExpertId {
-        self.lease.facts().id
+        self.client.lease.facts().id
     }
 
     /// Its expert, as others know it.
     fn facts(&self) -> Arc<ExpertFacts> {
-        let facts = self.lease.facts();
+        let facts = self.client.lease.facts();
         Arc::new(ExpertFacts {
             id: facts.id,
             peer: mesh::key_of(&self.peer),
@@ -212,9 +217,15 @@ impl Machine {
             facts: other.facts(),
             tokenizer: None,
         };
-        mesh::adopt(&self.plane, &self.node, neighbour, letterhead(), PATIENCE)
-            .await
-            .map_err(|error| BenchError::new("meeting", error))?;
+        mesh::adopt(
+            &self.plane,
+            &self.client.node,
+            neighbour,
+            letterhead(),
+            PATIENCE,
+        )
+        .await
+        .map_err(|error| BenchError::new("meeting", error))?;
         Ok(())
     }
 
@@ -224,7 +235,9 @@ impl Machine {
             .await
             .map_err(|error| BenchError::new("a relay", error))
     }
+}
 
+impl Client {
     pub(super) async fn ask(
         &self,
         prompt: &[Token],
