@@ -148,7 +148,7 @@ mod with_llama {
              router, K = 16     {:.0} us a token\n\
              over loopback      {:.3} of the local rate\n\
              an expert lost     {:.0} ms (deadline {:.0} ms, an answer {:.0} ms; closed: {:.0} ms)\n\
-             8 routers          fairness {:.2}, {:.3} of four experts' own rate",
+             8 routers          fairness {:.2} (sessions {:.2}), {:.3} of four experts' own rate",
             r.naive_tps,
             r.bytes_mean,
             r.bytes_mean_plain,
@@ -168,6 +168,7 @@ mod with_llama {
             r.kill_answer_ms,
             r.kill_gap_closed_ms,
             r.fairness,
+            r.fairness_sessions,
             r.aggregate_ratio,
         )
     }

@@ -115,9 +115,9 @@ pub const REMOTE_EXPERTS_MAX: usize = 1024;
 
 // --- recordings ---------------------------------------------------------------------------------
 
-/// Bytes of a recording: a full context of 128k tokens with four short lists each, or 10,000 tokens
-/// with four of the longest.
-pub const RECORDING_BYTES_MAX: usize = 256 << 20;
+/// Bytes of a recording, and of all masks in it once unpacked: a context of 8,192 tokens with four
+/// experts' longest lists at every position is 51 MB; with a mask of 128k tokens at each, 131 MB.
+pub const RECORDING_BYTES_MAX: usize = 128 << 20;
 /// Entries of a vocabulary in a recording: four times the largest of today's.
 pub const VOCABULARY_MAX: u32 = 1 << 20;
 /// Bytes of a token in a recording: the longest runs of spaces in today's vocabularies have 128.

@@ -50,9 +50,9 @@ pub(super) async fn gap(way: Way) -> Result<Gap> {
         asker.meet(&machine, relay.addr).await?;
         others.push(Other { machine, relay });
     }
-    let (mut stream, _) = asker.ask(&PROMPT, MESH, 1, WARM_TOKENS).await?;
+    let (mut stream, _) = asker.client.ask(&PROMPT, MESH, 1, WARM_TOKENS).await?;
     let warm = listen(&mut stream, |_| ()).await?;
-    let (mut stream, tape) = asker.ask(&PROMPT, MESH, 2, TOKENS).await?;
+    let (mut stream, tape) = asker.client.ask(&PROMPT, MESH, 2, TOKENS).await?;
     let mut victim = None;
     let heard = listen(&mut stream, |heard| {
         if heard.at.len() == LOST_AT {

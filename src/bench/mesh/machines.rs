@@ -36,11 +36,17 @@ const LOOPBACK: SocketAddr =
 /// A node that has its expert in memory and serves it to everybody. Ends with its owner.
 pub(super) struct Machine {
     peer: PeerId,
-    pub(super) node: Node,
-    pub(super) lease: Lease,
+    pub(super) client: Client,
     plane: Arc<Plane>,
     /// Ends the node and everything that it serves.
     pub(super) stop: CancellationToken,
+}
+
+/// Asks a machine's router.
+#[derive(Clone)]
+pub(super) struct Client {
+    node: Node,
+    pub(super) lease: Lease,
 }
 
 impl Drop for Machine {
@@ -160,8 +166,7 @@ impl Machine {
         tokio::spawn(serving);
         Ok(Machine {
             peer,
-            node,
-            lease,
+            client: Client { node, lease },
             plane,
             stop,
         })
@@ -179,12 +184,12 @@ impl Machine {
     }
 
     pub(super) fn expert(&self) -> ExpertId {
-        self.lease.facts().id
+        self.client.lease.facts().id
     }
 
     /// Its expert, as others know it.
     fn facts(&self) -> Arc<ExpertFacts> {
-        let facts = self.lease.facts();
+        let facts = self.client.lease.facts();
         Arc::new(ExpertFacts {
             id: facts.id,
             peer: identity::key_of(&self.peer),
@@ -203,7 +208,7 @@ impl Machine {
     /// Lets this router ask the expert of `other`, who is reached at `address`.
     pub(super) async fn meet(&self, other: &Machine, address: SocketAddr) -> Result<()> {
         let dial = mesh::directly(&self.plane, other.peer, vec![address]);
-        mesh::adopt(&self.node, other.facts(), dial, letterhead())
+        mesh::adopt(&self.client.node, other.facts(), dial, letterhead())
             .await
             .map_err(|error| BenchError::new("meeting", error))?;
         Ok(())
@@ -215,7 +220,9 @@ impl Machine {
             .await
             .map_err(|error| BenchError::new("a relay", error))
     }
+}
 
+impl Client {
     pub(super) async fn ask(
         &self,
         prompt: &[Token],

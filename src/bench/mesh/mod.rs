@@ -86,7 +86,10 @@ pub struct MeshReport {
     pub kill_answer_ms: f64,
     /// The same where the lost one's connection closes.
     pub kill_gap_closed_ms: f64,
+    /// Between routers, and between all their sessions.
     pub fairness: f64,
+    pub fairness_sessions: f64,
+    pub shared_refused: u64,
     pub aggregate_ratio: f64,
     pub sim_sizes_ok: Option<bool>,
     pub gossip_bytes_per_s: Option<f64>,
@@ -98,32 +101,34 @@ const REAL: &str = "real: one model, four private prefixes";
 const TABLES: &str = "tables";
 const STUBS: &str = "stubs that take a fixed time for a token";
 
+/// What stood behind each key.
+const EXPERTS: &[(&str, &str)] = &[
+    ("naive_tps", STUBS),
+    ("bytes_max", REAL),
+    ("bytes_mean", REAL),
+    ("bytes_mean_plain", REAL),
+    ("tail_mass", REAL),
+    ("divergence", REAL),
+    ("second_ask_pct", REAL),
+    ("second_ask_pct_tables", TABLES),
+    ("wrong_choices", REAL),
+    ("wrong_choices_tables", TABLES),
+    ("expert_tv", REAL),
+    ("router_us_k16", TABLES),
+    ("loopback_ratio", "real: one expert"),
+    ("kill_gap_ms", STUBS),
+    ("kill_deadline_ms", STUBS),
+    ("kill_answer_ms", STUBS),
+    ("kill_gap_closed_ms", STUBS),
+    ("fairness", STUBS),
+    ("fairness_sessions", STUBS),
+    ("aggregate_ratio", STUBS),
+];
+
 /// Measures everything. Takes some minutes; blocks, so give it a thread that may.
 pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     let mut report = MeshReport::default();
-    for (key, experts) in [
-        ("naive_tps", STUBS),
-        ("bytes_max", REAL),
-        ("bytes_mean", REAL),
-        ("bytes_mean_plain", REAL),
-        ("tail_mass", REAL),
-        ("divergence", REAL),
-        ("second_ask_pct", REAL),
-        ("second_ask_pct_tables", TABLES),
-        ("wrong_choices", REAL),
-        ("wrong_choices_tables", TABLES),
-        ("expert_tv", REAL),
-        ("router_us_k16", TABLES),
-        ("loopback_ratio", "real: one expert"),
-        ("kill_gap_ms", STUBS),
-        ("kill_deadline_ms", STUBS),
-        ("kill_answer_ms", STUBS),
-        ("kill_gap_closed_ms", STUBS),
-        ("fairness", STUBS),
-        ("aggregate_ratio", STUBS),
-    ] {
-        report.experts.insert(key, experts);
-    }
+    report.experts.extend(EXPERTS.iter().copied());
     let missing = &mut report.missing;
     missing.insert(
         "sim_sizes_ok",
@@ -155,6 +160,7 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     say("eight routers and four experts");
     let shared = runtime.block_on(speeds::shared())?;
     (report.fairness, report.aggregate_ratio) = (shared.fairness, shared.aggregate_ratio);
+    (report.fairness_sessions, report.shared_refused) = (shared.fairness_sessions, shared.refused);
     Ok(report)
 }
 

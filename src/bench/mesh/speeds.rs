@@ -2,7 +2,7 @@
 //! where the name says so.
 
 use super::super::{BenchError, Result, Turns, rate};
-use super::machines::{Machine, paced};
+use super::machines::{Client, Machine, offered, paced};
 use crate::driver::{Asked, GenerationStream, Models};
 use quorate_core::chat::Segment;
 use quorate_core::generate::{Event, Finish, Provenance};
@@ -21,9 +21,12 @@ const SHARED_STEP: Duration = Duration::from_millis(10);
 const EXPERTS: usize = 4;
 const ROUTERS: usize = 8;
 const SESSIONS_EACH: usize = 8;
+/// Tokens of one answer, and how soon a session that found no room asks again.
+const SHARED_TOKENS: u32 = 12;
+const AGAIN: Duration = Duration::from_millis(100);
 /// Until everybody runs, and then how long tokens are counted.
 const SETTLE: Duration = Duration::from_secs(2);
-const WINDOW: Duration = Duration::from_secs(8);
+const WINDOW: Duration = Duration::from_secs(10);
 
 const LOOPBACK_TOKENS: u32 = 96;
 const LOOPBACK_TURNS: usize = 5;
@@ -106,7 +109,7 @@ pub(super) async fn naive_tps() -> Result<f64> {
         asker.meet(&other, relay.addr).await?;
         others.push((other, relay));
     }
-    let (mut stream, _) = asker.ask(&PROMPT, MESH, 1, NAIVE_TOKENS).await?;
+    let (mut stream, _) = asker.client.ask(&PROMPT, MESH, 1, NAIVE_TOKENS).await?;
     let heard = listen(&mut stream, |_| ()).await?;
     let all = heard
         .provenance
@@ -121,13 +124,19 @@ pub(super) async fn naive_tps() -> Result<f64> {
 
 /// One real expert, asked over the plane on loopback, against the same expert asked here.
 pub(super) async fn loopback_ratio(models: Models, model: &str, memory: u64) -> Result<f64> {
+    let models = Models {
+        offer: offered(model),
+        ..models
+    };
     let here = Machine::start(model, models, memory).await?;
     let there = Machine::without_expert(&here).await?;
     let text = vec![Segment::Text(super::super::PROMPT.into())];
-    let prompt = here.lease.tokenize(text, true).await;
+    let prompt = here.client.lease.tokenize(text, true).await;
     let prompt = prompt.map_err(|error| BenchError::new("tokenising", error))?;
     let decode = async |machine: &Machine, seed| {
-        let asked = machine.ask(&prompt, Asked::Own, seed, LOOPBACK_TOKENS);
+        let asked = machine
+            .client
+            .ask(&prompt, Asked::Own, seed, LOOPBACK_TOKENS);
         let (mut stream, _) = asked.await?;
         listen(&mut stream, |_| ()).await
     };
@@ -152,10 +161,14 @@ pub(super) async fn loopback_ratio(models: Models, model: &str, memory: u64) -> 
 
 /// What many routers get of a few experts.
 pub(super) struct Shared {
-    /// Tokens of the luckiest session against those of the unluckiest.
+    /// Tokens of the luckiest router against those of the unluckiest: experts are fair to peers.
     pub(super) fairness: f64,
-    /// All tokens, against what as many experts do alone with full batches.
+    /// The same of sessions.
+    pub(super) fairness_sessions: f64,
+    /// All tokens, against what as many experts do for as many sessions of their own.
     pub(super) aggregate_ratio: f64,
+    /// Answers that an expert had no room for; they were asked for again.
+    pub(super) refused: u64,
 }
 
 pub(super) async fn shared() -> Result<Shared> {
@@ -165,55 +178,78 @@ pub(super) async fn shared() -> Result<Shared> {
         experts.push(Machine::start(&name, paced(&name, SHARED_STEP), 1 << 30).await?);
     }
     let each = ROUTERS * SESSIONS_EACH / EXPERTS;
-    let alone = counts(&experts[..1], each).await?;
-    let alone: usize = alone.iter().sum();
+    let alone = count(&experts[..1], each).await?;
     let mut routers = Vec::new();
     for n in 0..ROUTERS {
         routers.push(Machine::without_expert(&experts[n % EXPERTS]).await?);
     }
-    let counts = counts(&routers, SESSIONS_EACH).await?;
-    let (most, least) = (counts.iter().max(), counts.iter().min());
-    let (Some(most), Some(least)) = (most, least) else {
-        return Err(BenchError::new("fairness", "nobody asked"));
-    };
+    let shared = count(&routers, SESSIONS_EACH).await?;
+    let per_router = shared.tokens.chunks(SESSIONS_EACH);
+    let per_router: Vec<u64> = per_router.map(|tokens| tokens.iter().sum()).collect();
+    let (all, one) = (
+        shared.tokens.iter().sum::<u64>(),
+        alone.tokens.iter().sum::<u64>(),
+    );
     Ok(Shared {
-        fairness: *most as f64 / *least as f64,
-        aggregate_ratio: counts.iter().sum::<usize>() as f64 / (alone * EXPERTS) as f64,
+        fairness: spread(&per_router),
+        fairness_sessions: spread(&shared.tokens),
+        aggregate_ratio: all as f64 / (one * EXPERTS as u64) as f64,
+        refused: shared.refused,
     })
 }
 
-/// Tokens that each session gets within the window, when all run.
-async fn counts(machines: &[Machine], sessions: usize) -> Result<Vec<usize>> {
+fn spread(tokens: &[u64]) -> f64 {
+    let (most, least) = (tokens.iter().max(), tokens.iter().min());
+    most.copied().unwrap_or(0) as f64 / least.copied().unwrap_or(0) as f64
+}
+
+#[derive(Default)]
+struct Counts {
+    /// Tokens of each session within the window.
+    tokens: Vec<u64>,
+    refused: u64,
+}
+
+/// Sessions that ask one thing after another, each for itself, until the window is over.
+async fn count(machines: &[Machine], sessions: usize) -> Result<Counts> {
     let from = Instant::now() + SETTLE;
     let until = from + WINDOW;
     let mut tasks = Vec::new();
     for machine in machines {
         for seed in 0..sessions as u64 {
-            let (mut stream, _) = machine.ask(&PROMPT, Asked::Own, seed, 4_000).await?;
-            tasks.push(tokio::spawn(async move {
-                let mut within = 0;
-                while Instant::now() < until {
-                    match stream.next().await {
-                        Some(Event::Token(_)) => {
-                            let now = Instant::now();
-                            within += usize::from(now >= from && now < until);
-                        }
-                        Some(Event::Ready { .. } | Event::Decided(_)) => {}
-                        Some(Event::Finished { why, .. }) => {
-                            let why = format!("a text ended: {why:?}");
-                            return Err(BenchError::new("fairness", why));
-                        }
-                        None => return Err(BenchError::new("fairness", "the node is gone")),
-                    }
-                }
-                Ok(within)
-            }));
+            tasks.push(tokio::spawn(session(
+                machine.client.clone(),
+                seed,
+                from,
+                until,
+            )));
         }
     }
-    let mut counts = Vec::new();
+    let mut counts = Counts::default();
     for task in tasks {
-        let count = task.await;
-        counts.push(count.map_err(|error| BenchError::new("fairness", error))??);
+        let session = task.await;
+        let (tokens, refused) = session.map_err(|error| BenchError::new("fairness", error))??;
+        counts.tokens.push(tokens);
+        counts.refused += refused;
     }
     Ok(counts)
+}
+
+async fn session(client: Client, seed: u64, from: Instant, until: Instant) -> Result<(u64, u64)> {
+    let (mut tokens, mut refused) = (0, 0);
+    while Instant::now() < until {
+        let (mut stream, _) = client.ask(&PROMPT, Asked::Own, seed, SHARED_TOKENS).await?;
+        let answer = listen(&mut stream, |_| {
+            let now = Instant::now();
+            tokens += u64::from(now >= from && now < until);
+        });
+        if tokio::time::timeout_at(until.into(), answer)
+            .await
+            .is_ok_and(|told| told.is_err())
+        {
+            refused += 1;
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+    Ok((tokens, refused))
 }
