@@ -45,3 +45,7 @@ pub mod governance;
 
 // Who is there, who belongs, where they are.
 pub mod mesh;
+
+// All of it at once, in made-up time.
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

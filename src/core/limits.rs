@@ -299,6 +299,17 @@ const _: () = {
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
 };
 
+// --- the simulator --------------------------------------------------------------------------------
+
+/// Nodes of a simulated mesh: all that a book holds, less the twin of one.
+pub const SIM_NODES_MAX: usize = BOOK_NODES_MAX - 1;
+/// Events of one simulation: twenty times what the largest mesh needs. More is a loop that never ends.
+pub const SIM_EVENTS_MAX: u64 = 100_000_000;
+/// Lines of a trace that are kept for people.
+pub const SIM_TAIL_MAX: usize = 64;
+/// Violations that are listed: the first one is the bug, the others follow from it.
+pub const SIM_VIOLATIONS_MAX: usize = 64;
+
 // --- what a node keeps on disk ---------------------------------------------------------------------
 
 /// Bytes of one frame of a journal: a record, and what stands around it.
