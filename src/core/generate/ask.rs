@@ -157,6 +157,7 @@ impl Generate {
         if !matches!(self.team.members[i].standing, Standing::Asleep) {
             out.push(Output::ToExpert(expert, ExpertOp::Close { session }));
         }
+        self.log.forget(expert);
         let changed = self.team.lose(i, why.to_string(), self.position());
         out.push(Output::Failed { expert, why });
         if changed {

@@ -68,7 +68,12 @@ impl Generate {
                 return Err("an expert left questions unanswered".into());
             }
             (State::Contending(..), Said::Scalars(_)) => {}
-            _ => return Ok(()),
+            // Asked at first and not among those that decide: its list comes too late.
+            (State::Contending(..), Said::List(_)) if !self.set.contains(&i) => return Ok(()),
+            (State::Asking(_) | State::Contending(..), _) => {
+                return Err("an expert answered another question".into());
+            }
+            (State::Masking | State::Done, _) => return Ok(()),
         }
         self.log
             .heard(self.asked_again, self.team.members[i].expert, &opinion.said);

@@ -6,7 +6,7 @@ use crate::limits::SECOND_QUESTIONS_MAX;
 use crate::opinion::{Entry, ExpertFailure, List, Said, Want};
 pub(super) use crate::sim::table::{END, Table, VOCAB, vocab};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 pub(super) fn table(name: u8) -> Table {
     Table::new(ExpertId([name; 32]))

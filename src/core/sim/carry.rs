@@ -202,7 +202,7 @@ impl World {
                 }
                 self.step(to, Input::FromExpert(FromExpert { expert, event }));
             }
-            Letter::News(news) => self.hear_news(to, from, news),
+            Letter::News(news) => self.hear_news(to, from, &news),
             Letter::Ask(ask) => self.answer_sync(to, from, &ask),
             Letter::Answer(answer, are_adverts) => self.hear_sync(to, from, &answer, are_adverts),
         }

@@ -146,8 +146,6 @@ impl Machine {
             neighbours,
             started: now,
             book: Book::new(self.genesis().network_id(), self.key, instance),
-            // Clocks give the count, so that it rises from one life to the next.
-            seq: now / 1000,
             ..fresh
         };
         let moment = self.moment(now);
@@ -197,7 +195,8 @@ impl Machine {
 
     /// What it says of itself. Nobody verifies a signature here: decoders do, and they have tests.
     pub(super) fn advert(&mut self, now: u64, instance: u64) -> Advert {
-        self.seq += 1;
+        // The clock gives the count, so that it rises from one life to the next.
+        self.seq = (self.seq + 1).max(self.moment(now).unix_s * 1000);
         self.advertised = now;
         Advert {
             network: self.genesis().network_id(),
@@ -273,6 +272,10 @@ impl Machine {
             Some(liar) if is_guest => liar.instead(&op, events),
             _ => events,
         };
+        let is_over = |event: &ExpertEvent| matches!(event, ExpertEvent::Failed { .. });
+        if events.iter().any(is_over) {
+            self.tables.remove(&session);
+        }
         Ok((self.free_at, events))
     }
 }

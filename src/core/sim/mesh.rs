@@ -186,7 +186,7 @@ impl World {
 
     /// Gossip to the neighbours; a word to everybody else that it has a session with.
     fn show_life(&mut self, at: At) {
-        let news = std::mem::take(&mut self.mesh.fresh[usize::from(at)]);
+        let news: Arc<[News]> = std::mem::take(&mut self.mesh.fresh[usize::from(at)]).into();
         let machine = &self.machines[usize::from(at)];
         let hosts = machine.talks.values().map(|talk| talk.host);
         let mut others: BTreeSet<At> = hosts.collect();
@@ -197,11 +197,11 @@ impl World {
             self.send(at, peer, Letter::News(news.clone()));
         }
         for peer in others {
-            self.send(at, peer, Letter::News(Vec::new()));
+            self.send(at, peer, Letter::News(Arc::new([])));
         }
     }
 
-    pub(super) fn hear_news(&mut self, at: At, from: At, news: Vec<News>) {
+    pub(super) fn hear_news(&mut self, at: At, from: At, news: &[News]) {
         let key = self.machines[usize::from(from)].key;
         if self.machines[usize::from(from)].is_up {
             self.tell_book(at, BookInput::Linked(key));
@@ -217,7 +217,7 @@ impl World {
                         false => Source::Gossip,
                     };
                     if self.hear_advert(at, source, advert.clone()) {
-                        self.mesh.fresh[usize::from(at)].push(item);
+                        self.mesh.fresh[usize::from(at)].push(item.clone());
                     }
                 }
                 Tidings::Record(record) => self.take(at, Record::clone(record)),
@@ -286,8 +286,10 @@ impl World {
         let (pull, ask) = Pull::start(network, machine.replica.records());
         self.machines[usize::from(at)].pulls.insert(peer, pull);
         self.send(at, peer, Letter::Ask(ask));
-        let question = Question::Adverts { after: [0; 32] };
-        self.send(at, peer, Letter::Ask(Ask { network, question }));
+        if self.machines[usize::from(at)].book.here().next().is_none() {
+            let question = Question::Adverts { after: [0; 32] };
+            self.send(at, peer, Letter::Ask(Ask { network, question }));
+        }
     }
 
     pub(super) fn answer_sync(&mut self, at: At, from: At, ask: &Ask) {
@@ -357,10 +359,13 @@ impl World {
     /// A node that has heard from enough others knows whether it may act.
     fn boot(&mut self, at: At) {
         let machine = &mut self.machines[usize::from(at)];
+        if machine.is_booted {
+            return;
+        }
         let enough = SYNCED_MIN.min(machine.neighbours.len());
         let waited = self.now - machine.started >= SYNC_PATIENCE_US && !machine.synced.is_empty();
         let is_alone = machine.book.members().count() == 1;
-        if machine.is_booted || !(machine.synced.len() >= enough || waited || is_alone) {
+        if machine.synced.len() < enough && !waited && !is_alone {
             return;
         }
         machine.is_booted = true;
@@ -391,8 +396,9 @@ impl World {
         let news = News::record(record);
         self.note(at, "record", news.name);
         self.machines[usize::from(at)].is_news(news.name);
+        let news: Arc<[News]> = Arc::new([news]);
         for peer in neighbours {
-            self.send(at, peer, Letter::News(vec![news.clone()]));
+            self.send(at, peer, Letter::News(news.clone()));
         }
     }
 

@@ -89,10 +89,6 @@ impl<L> Network<L> {
         }
     }
 
-    pub(super) fn link(&self) -> Link {
-        self.link
-    }
-
     pub(super) fn send(&mut self, now: u64, from: At, to: At, bytes: usize, letter: L) -> Sent<L> {
         self.bytes += bytes as u64;
         if !self.is_cut(from, to) {

@@ -61,7 +61,7 @@ pub(super) enum Letter {
     /// From a session of the writer's expert.
     Said(ExpertId, ExpertEvent),
     /// Gossip; empty it says that the writer lives.
-    News(Vec<News>),
+    News(Arc<[News]>),
     Ask(Ask),
     /// And whether adverts were asked for.
     Answer(Answer, bool),
