@@ -18,6 +18,7 @@ pub mod vocab;
 
 // What the text obeys.
 pub mod aggregate;
+pub mod alarm;
 pub mod law;
 pub mod plain;
 

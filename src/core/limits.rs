@@ -55,6 +55,9 @@ pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
 pub const GIVE_UP_US: u64 = 30_000_000;
 /// Experts that a node knows: a mesh of 280 nodes with three each.
 pub const ROSTER_MAX: usize = 1024;
+/// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
+/// in a row.
+pub const SECRETS_MAX: usize = 256;
 /// Answers that an expert's pace is measured by: recent ones, since loads change within minutes.
 pub const RESPONSE_SAMPLES: usize = 64;
 

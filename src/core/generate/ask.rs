@@ -198,6 +198,10 @@ impl Generate {
             self.asked_again = 0;
             self.set.clear();
             self.log.forget_answers();
+            // Nobody's, also not of one that is late and may be called back: it is asked again.
+            for part in &mut self.parts {
+                (part.opinion, part.exact) = (None, None);
+            }
         }
         self.state = State::Asking(query.clone());
         for i in self.team.group().to_vec() {

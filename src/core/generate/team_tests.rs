@@ -181,7 +181,9 @@ fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
                     ends += 1;
                 }
                 Output::Failed { expert, why } => story.failed.push((expert, why)),
-                Output::Event(Event::Ready { .. }) | Output::Heard { .. } => {}
+                Output::Event(Event::Ready { .. })
+                | Output::Heard { .. }
+                | Output::Weighed { .. } => {}
                 Output::NeedMask { .. } => panic!("no grammar in this request"),
             }
         }

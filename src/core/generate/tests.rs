@@ -93,7 +93,7 @@ fn run(
                 }
                 Output::Event(Event::Ready { prompt_tokens, .. }) => assert_eq!(prompt_tokens, 3),
                 Output::Event(Event::Decided(_)) => panic!("nobody asked for a recording"),
-                Output::Heard { .. } | Output::Failed { .. } => {}
+                Output::Heard { .. } | Output::Weighed { .. } | Output::Failed { .. } => {}
             }
         }
         if out.is_empty() {

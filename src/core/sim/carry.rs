@@ -36,6 +36,10 @@ impl World {
                     self.to_guest(at, guest, event);
                     None
                 }
+                Output::Suspect { expert, suspicion } => {
+                    self.judge.suspect(self.now, at, expert, suspicion);
+                    None
+                }
                 Output::NeedMask { .. } => {
                     self.judge
                         .accuse(self.now, at, "a grammar nobody asked for".into());
@@ -168,7 +172,7 @@ impl World {
                 from,
                 to,
                 epoch,
-                letter,
+                letter: Box::new(letter),
             };
             self.push(at, arrive);
         }

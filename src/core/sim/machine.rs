@@ -20,8 +20,6 @@ pub(super) const CONTEXT: u32 = 4096;
 /// An expert's time to begin a step, and for each token that it reads.
 const STEP_US: u64 = 8_000;
 const READ_US: u64 = 200;
-/// Names of gossip that are remembered, in each of two generations.
-const SEEN_MAX: usize = 8192;
 
 /// A session of this node's router on another node's expert.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +74,8 @@ pub(super) struct Machine {
     free_at: u64,
     /// Answers of its own expert that are on their way to the loop.
     pub(super) pending: usize,
-    seen: [BTreeSet<u64>; 2],
+    /// One bit for each piece of news: as many as the simulation is long.
+    seen: Vec<u64>,
 
     // What stays on disk.
     pub(super) replica: Replica,
@@ -124,7 +123,7 @@ impl Machine {
             tables: BTreeMap::new(),
             free_at: 0,
             pending: 0,
-            seen: [BTreeSet::new(), BTreeSet::new()],
+            seen: Vec::new(),
             replica,
         }
     }
@@ -221,16 +220,15 @@ impl Machine {
         }
     }
 
-    /// Is this news? Two generations of names are kept.
-    pub(super) fn is_news(&mut self, name: u64) -> bool {
-        if self.seen.iter().any(|names| names.contains(&name)) {
-            return false;
+    /// Is this news?
+    pub(super) fn is_news(&mut self, number: u32) -> bool {
+        let (word, bit) = (number as usize / 64, 1 << (number % 64));
+        if self.seen.len() <= word {
+            self.seen.resize(word + 1, 0);
         }
-        if self.seen[0].len() >= SEEN_MAX {
-            self.seen.swap(0, 1);
-            self.seen[0].clear();
-        }
-        self.seen[0].insert(name)
+        let before = self.seen[word];
+        self.seen[word] |= bit;
+        before & bit == 0
     }
 
     // --- the expert -----------------------------------------------------------------------------

@@ -17,7 +17,8 @@ const FRAME_BYTES: usize = 24;
 /// Something that everybody should hear.
 #[derive(Clone, Debug)]
 pub(super) struct News {
-    pub(super) name: u64,
+    /// In the order in which things were said for the first time.
+    pub(super) number: u32,
     pub(super) bytes: usize,
     pub(super) what: Tidings,
 }
@@ -26,32 +27,6 @@ pub(super) struct News {
 pub(super) enum Tidings {
     Advert(Arc<Advert>),
     Record(Arc<Record>),
-}
-
-impl News {
-    pub(super) fn advert(advert: Advert) -> News {
-        let bytes = advert.encode();
-        News {
-            name: name(&bytes),
-            bytes: bytes.len(),
-            what: Tidings::Advert(Arc::new(advert)),
-        }
-    }
-
-    pub(super) fn record(record: Record) -> News {
-        let bytes = record.encode();
-        News {
-            name: name(&bytes),
-            bytes: bytes.len(),
-            what: Tidings::Record(Arc::new(record)),
-        }
-    }
-}
-
-fn name(bytes: &[u8]) -> u64 {
-    let mut first = [0; 8];
-    first.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }
 
 #[derive(Clone, Debug)]
@@ -132,7 +107,7 @@ pub(super) enum Happening {
         from: At,
         to: At,
         epoch: u32,
-        letter: Letter,
+        letter: Box<Letter>,
     },
     /// The node's own expert has computed something.
     Computed(At, u32, ExpertEvent),

@@ -7,7 +7,7 @@ use super::network::{At, Network};
 use super::plan::{self, CALM_US};
 use super::table;
 use super::traffic::{Happening, Letter};
-use super::{Dice, Options, Report};
+use super::{Dice, Faults, Options, Report};
 use crate::generate::{Finish, Notes, Spec};
 use crate::ids::{ExpertId, Micros, SessionId};
 use crate::law::{Law, ListLaw, Transforms};
@@ -26,8 +26,11 @@ pub(super) const RETRY_US: u64 = 2_000_000;
 /// From the healing until every request must have its text: an expert that never answers is given
 /// up after half a minute, twice in the worst case, and halts take a vote.
 const PROGRESS_US: u64 = 400_000_000;
-/// Then nobody asks anything, and everything that was held for anybody must be let go.
+/// Then nobody asks anything, and everything that was held for anybody must be let go: guests whose
+/// router is gone are kept for two minutes.
 const QUIET_US: u64 = 135_000_000;
+/// The same where nothing ever went wrong.
+const CALM_QUIET_US: u64 = 30_000_000;
 
 struct Client {
     node: At,
@@ -119,8 +122,12 @@ impl World {
 
     pub(super) fn run(mut self) -> Report {
         let deadline = CALM_US + self.options.trouble_us + PROGRESS_US;
+        let quiet_us = match self.options.faults == Faults::default() {
+            true => CALM_QUIET_US,
+            false => QUIET_US,
+        };
         while let Some(((at, _), what)) = self.queue.pop_first() {
-            let over = self.quiet_from.map_or(deadline, |from| from + QUIET_US);
+            let over = self.quiet_from.map_or(deadline, |from| from + quiet_us);
             if at > over || self.events >= SIM_EVENTS_MAX {
                 break;
             }
@@ -175,7 +182,7 @@ impl World {
                 to,
                 epoch,
                 letter,
-            } => self.arrive(from, to, epoch, letter),
+            } => self.arrive(from, to, epoch, *letter),
         }
     }
 
