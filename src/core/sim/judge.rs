@@ -193,32 +193,7 @@ impl Judge {
         };
         self.replayed += 1;
         if let Err(mismatch) = record::replay(&recording) {
-            let at = self.replayed_at(&mismatch);
-            let mut what = format!("DEBUG the recording does not stand: {mismatch}");
-            for c in &recording.schedule {
-                what += &format!("\n sched {} {:?}", c.position, c.set);
-            }
-            for d in &recording.decided {
-                if at.is_none_or(|a| a == d.position) {
-                    what += &format!(
-                        "\n pos {} tok {} {:?}",
-                        d.position,
-                        d.token,
-                        d.answers
-                            .iter()
-                            .map(|(q, e, s)| (
-                                *q,
-                                *e,
-                                match s {
-                                    Said::List(l) =>
-                                        (l.entries.len(), l.bound, l.ln_p(d.token).is_some()),
-                                    Said::Scalars(v) => (v.len(), -1.0, false),
-                                }
-                            ))
-                            .collect::<Vec<_>>()
-                    );
-                }
-            }
+            let what = format!("the recording does not stand: {mismatch}");
             self.accuse(now, machine.at, what);
         }
     }
@@ -305,16 +280,6 @@ impl Judge {
     }
 }
 
-impl Judge {
-    fn replayed_at(&self, m: &record::Mismatch) -> Option<u32> {
-        match m {
-            record::Mismatch::Undecided { position }
-            | record::Mismatch::Token { position, .. }
-            | record::Mismatch::Answers { position } => Some(*position),
-            _ => None,
-        }
-    }
-}
 fn computes(expert: ExpertId, tokens: &[u32], query: &Query, said: &Said) -> bool {
     let mut table = Table::new(expert);
     table.tokens = tokens.to_vec();

@@ -32,6 +32,7 @@ pub use plan::Faults;
 use crate::limits::SIM_NODES_MAX;
 use crate::link::{BadLink, Link};
 pub(crate) use people::Dice;
+use std::collections::BTreeMap;
 
 /// What is simulated.
 #[derive(Clone, Debug)]
@@ -110,6 +111,8 @@ pub struct Report {
     /// Put on links.
     pub bytes: u64,
     pub highest: Highest,
+    /// How often each thing happened: a simulation in which nothing does proves nothing.
+    pub seen: BTreeMap<&'static str, u64>,
     /// Of every request, in order.
     pub texts: Vec<Option<String>>,
 }

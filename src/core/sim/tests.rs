@@ -188,7 +188,9 @@ fn the_judge_sees_events_after_an_end_and_tokens_after_a_halt() {
     assert_eq!(judge.violations.len(), 1);
     let network = machine.genesis().network_id();
     let halt = people::Person::new(1, network).halt(1, "smoke");
-    machine.replica.insert(halt.into());
+    machine
+        .replica
+        .insert(crate::governance::Record::Halt(halt));
     machine.replica.refold();
     machine.is_booted = true;
     judge.hear(3, &machine, SessionId(3), token());

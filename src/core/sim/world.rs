@@ -55,6 +55,7 @@ pub(super) struct World {
     pub(super) judge: Judge,
     trace: blake3::Hasher,
     tail: VecDeque<(u64, At, &'static str, u64)>,
+    seen: BTreeMap<&'static str, u64>,
     pub(super) healed: Option<u64>,
     quiet_from: Option<u64>,
 }
@@ -79,6 +80,7 @@ impl World {
             judge: Judge::default(),
             trace: blake3::Hasher::new(),
             tail: VecDeque::new(),
+            seen: BTreeMap::new(),
             healed: None,
             quiet_from: None,
             dice,
@@ -114,6 +116,7 @@ impl World {
             .update(&node.to_le_bytes())
             .update(what.as_bytes())
             .update(&detail.to_le_bytes());
+        *self.seen.entry(what).or_default() += 1;
         if self.tail.len() >= SIM_TAIL_MAX {
             self.tail.pop_front();
         }
@@ -122,7 +125,11 @@ impl World {
 
     pub(super) fn run(mut self) -> Report {
         let deadline = CALM_US + self.options.trouble_us + PROGRESS_US;
-        let quiet_us = match self.options.faults == Faults::default() {
+        let calm = Faults {
+            halts: self.options.faults.halts,
+            ..Faults::default()
+        };
+        let quiet_us = match self.options.faults == calm {
             true => CALM_QUIET_US,
             false => QUIET_US,
         };
@@ -313,6 +320,7 @@ impl World {
             events: self.events,
             bytes: self.network.bytes,
             highest: self.judge.highest,
+            seen: self.seen,
             texts,
         }
     }
