@@ -10,7 +10,7 @@ use crate::law::Transforms;
 use crate::limits::{LIST_ENTRIES_MAX, RAW_TOP_MAX, TAU_MIN};
 use crate::lnp::LnP;
 use crate::mask::Mask;
-use crate::opinion::{Entry, List, Query, Raw, Said, Want};
+use crate::opinion::{Entry, List, Query, Raw, Said, TAU_STEP, Want};
 use crate::seeded::PositionKey;
 
 /// The logits had a NaN, a plus infinity, or nothing finite at all.
@@ -404,7 +404,7 @@ impl View<'_> {
                     bound: 0.0,
                 };
             }
-            tau = (tau / 16.0).max(TAU_MIN);
+            tau = (tau / TAU_STEP).max(TAU_MIN);
         }
     }
 

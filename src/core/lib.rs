@@ -18,6 +18,7 @@ pub mod vocab;
 
 // What the text obeys.
 pub mod aggregate;
+pub mod alarm;
 pub mod law;
 pub mod plain;
 
@@ -45,3 +46,7 @@ pub mod governance;
 
 // Who is there, who belongs, where they are.
 pub mod mesh;
+
+// All of it at once, in made-up time.
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;

@@ -55,6 +55,9 @@ pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
 pub const GIVE_UP_US: u64 = 30_000_000;
 /// Experts that a node knows: a mesh of 280 nodes with three each.
 pub const ROSTER_MAX: usize = 1024;
+/// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
+/// in a row.
+pub const SECRETS_MAX: usize = 256;
 /// Answers that an expert's pace is measured by: recent ones, since loads change within minutes.
 pub const RESPONSE_SAMPLES: usize = 64;
 
@@ -356,6 +359,17 @@ const _: () = {
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
 };
+
+// --- the simulator --------------------------------------------------------------------------------
+
+/// Nodes of a simulated mesh: all that a book holds, less the twin of one.
+pub const SIM_NODES_MAX: usize = BOOK_NODES_MAX - 1;
+/// Events of one simulation: twenty times what the largest mesh needs. More is a loop that never ends.
+pub const SIM_EVENTS_MAX: u64 = 100_000_000;
+/// Lines of a trace that are kept for people.
+pub const SIM_TAIL_MAX: usize = 64;
+/// Violations that are listed: the first one is the bug, the others follow from it.
+pub const SIM_VIOLATIONS_MAX: usize = 64;
 
 // --- what a node keeps on disk ---------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 //! All requests of a node: who runs, who waits, who is refused. Composes [`Generate`] machines and
 //! lets none of them touch an expert without a permit.
 
+use crate::alarm::{Sign, Suspicion};
 use crate::config::{Key, MeshConfig};
 use crate::generate::{
     Finish, Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
@@ -9,9 +10,11 @@ use crate::governance::{Permit, Rights};
 use crate::host::{self, GuestId, Host};
 use crate::ids::{ExpertId, Micros, SessionId, Token};
 use crate::law::Sampler;
+use crate::limits::SECRETS_MAX;
 use crate::opinion::{ExpertEvent, ExpertOp, FromExpert};
 use crate::pace::Patience;
 use crate::roster::{Introduced, Roster};
+use crate::seeded::Secret;
 use crate::select::{self, Wanted};
 use crate::team::{Plan, Sets};
 use crate::vocab::Vocab;
@@ -105,6 +108,11 @@ pub enum Output {
         guest: GuestId,
         event: ExpertEvent,
     },
+    /// An expert should be looked at: said once, when the suspicion arises.
+    Suspect {
+        expert: ExpertId,
+        suspicion: Suspicion,
+    },
 }
 
 /// Why a request is not even queued.
@@ -137,6 +145,7 @@ struct Running {
     experts: Vec<ExpertId>,
     permit: Permit,
     since: Micros,
+    has_fresh_keys: bool,
 }
 
 #[derive(Debug)]
@@ -154,6 +163,8 @@ pub struct Node {
     host: Host,
     /// Under which guests are here.
     host_permit: Option<Permit>,
+    /// Of the last requests.
+    secrets: VecDeque<Secret>,
 }
 
 impl Node {
@@ -161,6 +172,7 @@ impl Node {
         Node {
             host: Host::new(config.get(Key::ServingSessionsMax) as usize),
             host_permit: None,
+            secrets: VecDeque::new(),
             roster: Roster::default(),
             config_alone: config.clone(),
             config,
@@ -379,6 +391,7 @@ impl Node {
             permit,
         } = waiting.request;
         let session = spec.session;
+        let has_fresh_keys = self.is_fresh(&spec.secret);
         let mut machine = match Generate::new(spec, vocab, plan, now.since(waiting.since), now) {
             Ok(machine) => machine,
             Err(bad) => {
@@ -396,6 +409,7 @@ impl Node {
                 experts,
                 permit,
                 since: now,
+                has_fresh_keys,
             },
         );
         self.after(now, session, outputs, out);
@@ -442,6 +456,9 @@ impl Node {
                     compute_us,
                     bytes,
                 } => self.roster.heard(expert, answered, compute_us, bytes),
+                SessionOutput::Weighed { expert, sign } => {
+                    out.extend(self.weigh(session, expert, &sign));
+                }
                 SessionOutput::Failed { expert, why } => self.roster.failed(now, expert, &why),
             }
         }
@@ -455,6 +472,28 @@ impl Node {
             self.mean_session_us = (self.mean_session_us * 7 + now.since(ended.since)) / 8;
             self.start_waiting(now, out);
         }
+    }
+
+    /// Keys that were used before say nothing new: the same numbers would count twice.
+    fn weigh(&mut self, session: SessionId, expert: ExpertId, sign: &Sign) -> Option<Output> {
+        let is_fresh = self.running.get(&session).is_some_and(|r| r.has_fresh_keys);
+        if matches!(sign, Sign::Keyed(_)) && !is_fresh {
+            return None;
+        }
+        let suspicion = self.roster.weighed(expert, sign)?;
+        Some(Output::Suspect { expert, suspicion })
+    }
+
+    /// Was no request of late made under this secret?
+    fn is_fresh(&mut self, secret: &Secret) -> bool {
+        if self.secrets.contains(secret) {
+            return false;
+        }
+        if self.secrets.len() >= SECRETS_MAX {
+            self.secrets.pop_front();
+        }
+        self.secrets.push_back(secret.clone());
+        true
     }
 
     /// First come, first served among those whose experts have room.

@@ -5,7 +5,7 @@
 
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
-use crate::limits::LIST_ENTRIES_MAX;
+use crate::limits::{LIST_ENTRIES_MAX, TAU_MIN};
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::seeded::PositionKey;
@@ -82,10 +82,22 @@ pub enum BadList {
     Bound,
     #[error("probabilities that sum to more than one")]
     SumAboveOne,
+    #[error("no token, and no word that there is none")]
+    Empty,
+    #[error("a bound above that of the question")]
+    BoundAboveQuestion,
+    #[error("a token that does not reach its bound")]
+    BelowBound,
+    #[error("a bound that it did not need")]
+    BoundTooLow,
 }
 
 /// Rounding may lift a sum this far above one; more is a lie.
 const SUM_SLACK: f64 = 1e-3;
+/// Scores are computed the same way at both ends; so far they may still differ.
+const SCORE_SLACK: f64 = 1e-9;
+/// By how much an expert lowers tau when it finds nothing.
+pub(crate) const TAU_STEP: f64 = 16.0;
 
 impl List {
     /// Refuses what no honest expert says.
@@ -108,6 +120,36 @@ impl List {
         } else {
             Ok(())
         }
+    }
+
+    /// Refuses perturbed lists that no honest expert sends in answer to `asked`. One that always said
+    /// "there may be more" would be asked for ever.
+    pub fn check_keyed(&self, key: PositionKey, asked: f64) -> Result<(), BadList> {
+        let is_full = self.entries.len() == usize::from(LIST_ENTRIES_MAX);
+        if self.entries.is_empty() && self.bound > 0.0 {
+            return Err(BadList::Empty);
+        }
+        if self.bound > asked.clamp(TAU_MIN, 1.0) && !is_full {
+            return Err(BadList::BoundAboveQuestion);
+        }
+        let before = self.tau_before(asked).map(|tau| tau * (1.0 + SCORE_SLACK));
+        for entry in &self.entries {
+            let score = entry.ln_p.p() / key.exponential(entry.token);
+            if score < self.bound * (1.0 - SCORE_SLACK) {
+                return Err(BadList::BelowBound);
+            }
+            if before.is_some_and(|tau| score >= tau) {
+                return Err(BadList::BoundTooLow);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tau at which the expert had found nothing, if it had to go below the question's.
+    pub(crate) fn tau_before(&self, asked: f64) -> Option<f64> {
+        let asked = asked.clamp(TAU_MIN, 1.0);
+        let is_lower = self.bound > 0.0 && self.bound < asked;
+        is_lower.then(|| asked.min(self.bound * TAU_STEP))
     }
 
     pub fn ln_p(&self, token: Token) -> Option<LnP> {

@@ -200,7 +200,10 @@ impl Replay<'_> {
                         self.machine.handle(Micros(0), Input::Mask(answer), out);
                     }
                     Output::Event(event) => self.note(event)?,
-                    Output::ToExpert(..) | Output::Heard { .. } | Output::Failed { .. } => {}
+                    Output::ToExpert(..)
+                    | Output::Heard { .. }
+                    | Output::Weighed { .. }
+                    | Output::Failed { .. } => {}
                 }
             }
         }

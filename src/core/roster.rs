@@ -1,6 +1,7 @@
 //! What a node knows of every expert that it may ask: facts from whoever introduced it, pace and
 //! failures from asking. Speed is never self-declared.
 
+use crate::alarm::{Alarm, Sign, Suspicion};
 use crate::generate::Trouble;
 use crate::ids::{ExpertId, Fingerprint, Micros, PeerKey};
 use crate::limits::ROSTER_MAX;
@@ -38,6 +39,8 @@ pub struct Known {
     /// It said that it has no room before this.
     pub busy_until: Micros,
     pub suspect_until: Micros,
+    /// Whether its lists follow the keys.
+    pub alarm: Alarm,
 }
 
 #[derive(Debug, Default)]
@@ -66,6 +69,7 @@ impl Roster {
             last_failure: None,
             busy_until: Micros(0),
             suspect_until: Micros(0),
+            alarm: Alarm::default(),
         };
         self.known.insert(known.facts.expert, known);
         true
@@ -96,6 +100,14 @@ impl Roster {
         known.compute_us += compute_us.min(answered.us);
         known.in_a_row = 0;
         known.suspect_until = Micros(0);
+    }
+
+    /// The suspicion, when it arises.
+    pub fn weighed(&mut self, expert: ExpertId, sign: &Sign) -> Option<Suspicion> {
+        let alarm = &mut self.known.get_mut(&expert)?.alarm;
+        let before = alarm.suspicion();
+        alarm.see(sign);
+        alarm.suspicion().filter(|_| before.is_none())
     }
 
     pub fn failed(&mut self, now: Micros, expert: ExpertId, why: &Trouble) {

@@ -3,8 +3,10 @@
 use super::{Command, Driver, Lease};
 use crate::driver::experts::Gone;
 use crate::expert::ExpertFacts;
+use quorate_core::alarm::Suspicion;
 use quorate_core::donor::Donor;
 use quorate_core::host::{self, GuestId, Visit};
+use quorate_core::ids::ExpertId;
 use quorate_core::node;
 use quorate_core::opinion::{ExpertEvent, ExpertOp};
 use quorate_core::roster::Introduced;
@@ -140,7 +142,7 @@ impl Driver {
     }
 
     /// Sessions under way on it end; a goodbye that waited for room is not needed any more.
-    pub(super) fn expert_gone(&mut self, expert: quorate_core::ids::ExpertId, why: &str) {
+    pub(super) fn expert_gone(&mut self, expert: ExpertId, why: &str) {
         self.unsent_closes.retain(|(id, _)| *id != expert);
         let why = why.to_owned();
         self.step(node::Input::Left { expert, why });
@@ -159,6 +161,12 @@ impl Driver {
             done.blocking_send(super::Done::Unloaded { name }).ok(); // the loop may be gone
         });
     }
+}
+
+/// It goes on being asked: an alarm is no proof, and who acts on it is the owner.
+pub(super) fn warn(expert: ExpertId, suspicion: Suspicion) -> Option<node::Input> {
+    tracing::warn!(target: "quorate::driver", %expert, %suspicion, "an expert is suspected");
+    None
 }
 
 /// On the clock at the wall: hours of a donor are its owner's.

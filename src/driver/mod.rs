@@ -440,6 +440,7 @@ impl Driver {
                 }
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
+                node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
             };
             if let Some(input) = failed {
                 let mut more = Vec::new();

@@ -157,6 +157,7 @@ impl Generate {
         if !matches!(self.team.members[i].standing, Standing::Asleep) {
             out.push(Output::ToExpert(expert, ExpertOp::Close { session }));
         }
+        self.log.forget(expert);
         let changed = self.team.lose(i, why.to_string(), self.position());
         out.push(Output::Failed { expert, why });
         if changed {
@@ -197,7 +198,7 @@ impl Generate {
             self.asked_again = 0;
             self.set.clear();
             self.log.forget_answers();
-            // Also of whoever is not asked now: it may come back at this very position.
+            // Nobody's, also not of one that is late and may be called back: it is asked again.
             for part in &mut self.parts {
                 (part.opinion, part.exact) = (None, None);
             }

@@ -2,11 +2,12 @@
 
 use super::{Costs, Finish, Generate, Output, State, Trouble};
 use crate::aggregate::{self, Verdict, Voice};
+use crate::alarm::{self, Sign};
 use crate::ids::Micros;
 use crate::law::Sampler;
 use crate::limits::SECOND_QUESTIONS_MAX;
 use crate::lnp::LnP;
-use crate::opinion::{List, Opinion, Query, Said, Want};
+use crate::opinion::{BadList, List, Opinion, Query, Said, Want};
 use crate::plain::{self, Draw};
 use crate::team::Sets;
 
@@ -23,7 +24,7 @@ impl Generate {
         let here = self.position();
         let about_here = opinions.iter().any(|opinion| opinion.position == here);
         for opinion in opinions {
-            if let Err(why) = self.take(i, opinion) {
+            if let Err(why) = self.take(i, opinion, out) {
                 return self.lose(i, Trouble::Lied(why), now, out);
             }
         }
@@ -48,7 +49,7 @@ impl Generate {
     }
 
     /// Files one expert's opinion about the undecided position; anything else is late and dropped.
-    fn take(&mut self, i: usize, opinion: Opinion) -> Result<(), String> {
+    fn take(&mut self, i: usize, opinion: Opinion, out: &mut Vec<Output>) -> Result<(), String> {
         if opinion.position != self.position() {
             return Ok(());
         }
@@ -58,9 +59,10 @@ impl Generate {
             return Ok(());
         }
         match (&self.state, &opinion.said) {
-            (State::Asking(_), Said::List(list)) => {
-                list.check(self.vocab.len())
+            (State::Asking(query), Said::List(list)) => {
+                self.check(i, query, list)
                     .map_err(|bad| format!("an expert sent a list with {bad}"))?;
+                out.extend(self.sign_of(i, query, list));
             }
             (State::Contending(_, contenders), Said::Scalars(values))
                 if values.len() != contenders.len() =>
@@ -68,18 +70,67 @@ impl Generate {
                 return Err("an expert left questions unanswered".into());
             }
             (State::Contending(..), Said::Scalars(_)) => {}
-            _ => return Ok(()),
+            // Asked at first and not among those that decide: its list comes too late.
+            (State::Contending(..), Said::List(_)) if !self.set.contains(&i) => return Ok(()),
+            (State::Asking(_) | State::Contending(..), _) => {
+                return Err("an expert answered another question".into());
+            }
+            (State::Masking | State::Done, _) => return Ok(()),
         }
         self.log
             .heard(self.asked_again, self.team.members[i].expert, &opinion.said);
         self.arrivals += 1;
+        let position = self.position();
         let part = &mut self.parts[i];
+        part.weighed = Some(position);
         part.arrival = self.arrivals;
         match opinion.said {
             Said::Scalars(values) => part.exact = Some(values),
             Said::List(_) => part.opinion = Some(opinion),
         }
         Ok(())
+    }
+
+    fn check(&self, i: usize, query: &Query, list: &List) -> Result<(), BadList> {
+        list.check(self.vocab.len())?;
+        // Who was asked at first and is not among those that decide answers an older question.
+        let is_this_question = self.asked_again == 0 || self.set.contains(&i);
+        match query.want {
+            Want::Perturbed { key, tau } if is_this_question => list.check_keyed(key, tau),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the first list about a position says of another node's expert.
+    fn sign_of(&self, i: usize, query: &Query, list: &List) -> Option<Output> {
+        let member = &self.team.members[i];
+        let is_first = self.asked_again == 0 && self.parts[i].weighed != Some(self.position());
+        let Want::Perturbed { key, tau } = query.want else {
+            return None;
+        };
+        (is_first && !member.local).then(|| Output::Weighed {
+            expert: member.expert,
+            sign: alarm::keyed(key, tau, list),
+        })
+    }
+
+    /// Where all lists are plain, each is compared with the others.
+    fn compare(&self, out: &mut Vec<Output>) {
+        if self.spec.law.sampler == Sampler::Seeded {
+            return;
+        }
+        let lists = self.set.iter().filter_map(|&i| Some((i, self.list_of(i)?)));
+        let (who, voices): (Vec<usize>, Vec<Voice<'_>>) = lists
+            .map(|(i, list)| (i, Voice { weight: 1.0, list }))
+            .unzip();
+        let signs = alarm::apart(&voices).into_iter().flatten();
+        for (&i, excess) in who.iter().zip(signs) {
+            let member = &self.team.members[i];
+            if !member.local {
+                let (expert, sign) = (member.expert, Sign::Apart(excess));
+                out.push(Output::Weighed { expert, sign });
+            }
+        }
     }
 
     /// Decides, if what is there decides.
@@ -111,7 +162,10 @@ impl Generate {
         };
         match verdict {
             Verdict::Wait => self.set.clear(),
-            Verdict::Token(token) => self.commit(now, token, out),
+            Verdict::Token(token) => {
+                self.compare(out);
+                self.commit(now, token, out);
+            }
             undecided => self.ask_again(now, undecided, out),
         }
     }

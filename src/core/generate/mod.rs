@@ -19,6 +19,7 @@ mod provenance;
 
 pub use provenance::{Decided, Provenance, Voted};
 
+use crate::alarm::Sign;
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
 use crate::law::Law;
 use crate::limits::{STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX};
@@ -151,6 +152,11 @@ pub enum Output {
         compute_us: u64,
         bytes: u32,
     },
+    /// What an expert said, as a sign of whether it is honest.
+    Weighed {
+        expert: ExpertId,
+        sign: Sign,
+    },
     /// An expert failed this request.
     Failed {
         expert: ExpertId,
@@ -186,6 +192,8 @@ struct Part {
     exact: Option<Vec<LnP>>,
     /// Its place among the answers about the undecided position.
     arrival: u32,
+    /// The position about which it was heard last: a second list about it is no second sign.
+    weighed: Option<Position>,
     costs: Costs,
 }
 

@@ -69,6 +69,11 @@ impl Log {
         }
     }
 
+    /// It left before the position was decided: what it said had no part in it.
+    pub(super) fn forget(&mut self, expert: ExpertId) {
+        self.answers.retain(|(_, of, _)| *of != expert);
+    }
+
     /// The position begins anew, with the first question.
     pub(super) fn forget_answers(&mut self) {
         self.answers.clear();

@@ -1,7 +1,7 @@
 //! K experts over a network in virtual time: delays, losses, crashes. What must hold: the text is a
 //! function of the seed, the law and the set schedule, whatever else happens.
 
-use super::tests::{Table, law, spec, vocab};
+use super::tests::{Table, law, spec, table, vocab};
 use super::*;
 use crate::law::{ListLaw, Sampler, Transforms};
 use crate::opinion::{ExpertFailure, Query, Said, Want};
@@ -87,10 +87,10 @@ struct World {
 
 impl World {
     fn new(ways: &[(u8, Ways)], seed: u64) -> World {
-        let table =
-            |(name, ways): &(u8, Ways)| (ExpertId([*name; 32]), (Table::new(*name), ways.clone()));
+        let place =
+            |(name, ways): &(u8, Ways)| (ExpertId([*name; 32]), (table(*name), ways.clone()));
         World {
-            tables: ways.iter().map(table).collect(),
+            tables: ways.iter().map(place).collect(),
             queue: BTreeMap::new(),
             last: BTreeMap::new(),
             sent: 0,
@@ -111,7 +111,7 @@ impl World {
         };
         let ways = ways.clone();
         let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
-        let mut events = table.handle(op);
+        let mut events = table.handle(op).unwrap();
         if asks
             && !events.is_empty()
             && let Some(instead) = &ways.instead
@@ -180,7 +180,9 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
                     ends += 1;
                 }
                 Output::Failed { expert, why } => story.failed.push((expert, why)),
-                Output::Event(Event::Ready { .. }) | Output::Heard { .. } => {}
+                Output::Event(Event::Ready { .. })
+                | Output::Heard { .. }
+                | Output::Weighed { .. } => {}
                 Output::NeedMask { .. } => panic!("no grammar in this request"),
             }
         }

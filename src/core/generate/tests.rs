@@ -1,147 +1,15 @@
 //! One request against table experts: real lists from fixed logits, no threads, no network.
 
 use super::*;
-use crate::distribution::{Distribution, History};
 use crate::law::{ListLaw, Transforms};
 use crate::limits::SECOND_QUESTIONS_MAX;
 use crate::opinion::{Entry, ExpertFailure, List, Said, Want};
-use crate::vocab::Piece;
+pub(super) use crate::sim::table::{END, Table, VOCAB, vocab};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-const VOCAB: u32 = 300;
-const END: Token = 0;
-
-pub(super) fn vocab() -> Arc<Vocab> {
-    Arc::new(Vocab::new((0..VOCAB).map(|v| Piece {
-        bytes: if v == END {
-            b"<end>".to_vec()
-        } else {
-            format!("{v} ").into_bytes()
-        },
-        control: v == END,
-        ends: v == END,
-    })))
-}
-
-/// An expert whose logits are a hash of its name and the whole text before a position.
-pub(super) struct Table {
-    id: ExpertId,
-    tokens: Vec<Token>,
-    prompt: usize,
-    transforms: Transforms,
-    rows: BTreeMap<Position, Distribution>,
-}
-
-impl Table {
-    pub(super) fn new(name: u8) -> Table {
-        let transforms = Transforms::NEUTRAL;
-        Table {
-            id: ExpertId([name; 32]),
-            tokens: vec![],
-            prompt: 0,
-            transforms,
-            rows: BTreeMap::new(),
-        }
-    }
-
-    fn logits(&self, position: usize) -> Vec<f32> {
-        let mut hasher = blake3::Hasher::new_keyed(&self.id.0);
-        self.tokens[..position].iter().for_each(|t| {
-            hasher.update(&t.to_le_bytes());
-        });
-        let mut bytes = vec![0u8; VOCAB as usize];
-        hasher.finalize_xof().fill(&mut bytes);
-        let mut logits: Vec<f32> = bytes.iter().map(|b| f32::from(*b) / 20.0).collect();
-        logits[END as usize] = -5.0;
-        logits
-    }
-
-    fn row(&mut self, position: Position) -> &Distribution {
-        if !self.rows.contains_key(&position) {
-            let mut row = Distribution::new();
-            let history = History {
-                tokens: &self.tokens[..position as usize],
-                prompt: self.prompt,
-            };
-            row.measure(
-                &self.logits(position as usize),
-                &self.transforms,
-                history,
-                true,
-            )
-            .unwrap();
-            self.rows.insert(position, row);
-        }
-        &self.rows[&position]
-    }
-
-    fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
-        let (said, raw) = self.row(position).answer(query);
-        Opinion {
-            position,
-            said,
-            raw,
-        }
-    }
-
-    pub(super) fn handle(&mut self, op: ExpertOp) -> Vec<ExpertEvent> {
-        match op {
-            ExpertOp::Open(open) => {
-                self.prompt = open.prompt.len();
-                self.tokens = [open.prompt, open.answered].concat();
-                self.transforms = open.transforms;
-                vec![ExpertEvent::Ready {
-                    session: open.session,
-                    reused: 0,
-                    prefill_us: 1,
-                }]
-            }
-            ExpertOp::Draft {
-                session,
-                epoch,
-                position,
-                tokens,
-                queries,
-            } => {
-                assert_eq!(
-                    position as usize,
-                    self.tokens.len(),
-                    "nothing is sent twice or left out"
-                );
-                self.tokens.extend(tokens);
-                let end = self.tokens.len() as u32;
-                if queries.is_empty() {
-                    return vec![]; // it keeps a spare warm
-                }
-                assert_eq!(queries.len(), 1);
-                let opinions = vec![self.opinion(end, &queries[0])];
-                vec![ExpertEvent::Opinions {
-                    session,
-                    epoch,
-                    opinions,
-                    compute_us: 1,
-                    bytes: 0,
-                }]
-            }
-            ExpertOp::Ask {
-                session,
-                epoch,
-                position,
-                query,
-            } => {
-                let opinions = vec![self.opinion(position, &query)];
-                vec![ExpertEvent::Opinions {
-                    session,
-                    epoch,
-                    opinions,
-                    compute_us: 1,
-                    bytes: 0,
-                }]
-            }
-            ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => vec![],
-        }
-    }
+pub(super) fn table(name: u8) -> Table {
+    Table::new(ExpertId([name; 32]))
 }
 
 pub(super) fn spec(law: Law) -> Spec {
@@ -180,7 +48,7 @@ fn run(
     grammar: Grammar<'_>,
     mut pick: impl FnMut(usize) -> usize,
 ) -> (Vec<TokenEvent>, Finish, String, Vec<ExpertOp>) {
-    let mut experts: Vec<Table> = weights.iter().map(|(name, _)| Table::new(*name)).collect();
+    let mut experts: Vec<Table> = weights.iter().map(|(name, _)| table(*name)).collect();
     let mixture: Vec<(ExpertId, f64)> = weights
         .iter()
         .map(|(n, w)| (ExpertId([*n; 32]), *w))
@@ -200,6 +68,7 @@ fn run(
                     pending.extend(
                         expert
                             .handle(op)
+                            .unwrap()
                             .into_iter()
                             .map(|event| FromExpert { expert: id, event }),
                     );
@@ -224,7 +93,7 @@ fn run(
                 }
                 Output::Event(Event::Ready { prompt_tokens, .. }) => assert_eq!(prompt_tokens, 3),
                 Output::Event(Event::Decided(_)) => panic!("nobody asked for a recording"),
-                Output::Heard { .. } | Output::Failed { .. } => {}
+                Output::Heard { .. } | Output::Weighed { .. } | Output::Failed { .. } => {}
             }
         }
         if out.is_empty() {
@@ -399,7 +268,7 @@ fn log_probabilities_are_untransformed_and_sorted() {
     let (tokens, _, _, _) = run(spec, &[(1, 1.0)], &mut no_grammar(), |_| 0);
     let mut prompt = vec![5, 6, 7];
     for event in tokens {
-        let mut table = Table::new(1);
+        let mut table = table(1);
         table.tokens = prompt.clone();
         let all: Vec<Token> = (0..VOCAB).collect();
         let query = Query {

@@ -1,0 +1,152 @@
+//! People and machines that sign, with throw-away keys: a simulated mesh needs signed records. The
+//! only private keys of the core, and nobody's.
+
+use crate::governance::{
+    Act, Author, Ballot, Body, Choice, Consent, Draft, Entry, EntryId, Halt, Members, Origin,
+    Proposal, Standing,
+};
+use crate::ids::NetworkId;
+use ed25519_dalek::{Signer, SigningKey};
+
+pub(crate) const DAY_S: u64 = 86_400;
+/// When simulated time begins, in seconds since 1970.
+pub(crate) const START_S: u64 = 1_800_000_000;
+
+pub(crate) fn secret(n: u8) -> SigningKey {
+    SigningKey::from_bytes(&[n; 32])
+}
+
+pub(crate) fn public(n: u8) -> Author {
+    secret(n).verifying_key().to_bytes()
+}
+
+pub(crate) fn sorted(list: impl IntoIterator<Item = u8>) -> Vec<Author> {
+    let mut keys: Vec<Author> = list.into_iter().map(public).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// Witness `n` of a mesh has this key number.
+pub(crate) const WITNESS: u8 = 100;
+
+pub(crate) fn members(people: &[u8], witnesses: u8) -> Members {
+    Members {
+        participants: sorted(people.iter().copied()),
+        witnesses: sorted((0..witnesses).map(|n| WITNESS + n)),
+        witness_threshold: if witnesses == 0 { 0 } else { witnesses / 2 + 1 },
+    }
+}
+
+/// A participant with a key on a stick: knows his feed's end.
+#[derive(Clone)]
+pub(crate) struct Person {
+    pub(crate) n: u8,
+    pub(crate) network: NetworkId,
+    pub(crate) seq: u64,
+    pub(crate) prev: EntryId,
+    pub(crate) time_s: u64,
+}
+
+impl Person {
+    pub(crate) fn new(n: u8, network: NetworkId) -> Person {
+        Person {
+            n,
+            network,
+            seq: 0,
+            prev: EntryId::NONE,
+            time_s: START_S,
+        }
+    }
+
+    pub(crate) fn draft(&self, epoch: u32, body: Body) -> Draft {
+        Draft {
+            network: self.network,
+            epoch,
+            author: public(self.n),
+            seq: self.seq,
+            prev: self.prev,
+            refs: vec![],
+            advisory_time: self.time_s,
+            body,
+        }
+    }
+
+    pub(crate) fn sign_draft(&mut self, draft: &Draft) -> Entry {
+        let entry = draft
+            .signed(secret(self.n).sign(&draft.bytes()).to_bytes())
+            .expect("it was signed with its author's key");
+        (self.seq, self.prev) = (draft.seq + 1, entry.id());
+        entry
+    }
+
+    pub(crate) fn sign(&mut self, epoch: u32, body: Body) -> Entry {
+        let draft = self.draft(epoch, body);
+        self.sign_draft(&draft)
+    }
+
+    pub(crate) fn propose(&mut self, proposal: &Proposal) -> Entry {
+        self.sign(proposal.epoch, Body::Propose(proposal.clone()))
+    }
+
+    pub(crate) fn vote(&mut self, proposal: &Proposal) -> Entry {
+        let ballot = Ballot::of(proposal, self.network);
+        self.sign(
+            proposal.epoch,
+            Body::Vote {
+                choice: Choice::Yes,
+                ballot,
+            },
+        )
+    }
+
+    pub(crate) fn halt(&self, nonce: u128, reason: &str) -> Halt {
+        let mut halt = Halt {
+            network: self.network,
+            author: public(self.n),
+            nonce,
+            reason: reason.into(),
+            advisory_time: self.time_s,
+            signature: [0; 64],
+        };
+        halt.signature = secret(self.n).sign(&halt.body()).to_bytes();
+        halt
+    }
+}
+
+/// The next proposal on the tip.
+pub(crate) fn on_tip(standing: &Standing, consent: Consent, act: Act) -> Proposal {
+    let tip = standing.tip();
+    Proposal {
+        height: tip.height + 1,
+        parent: tip.link,
+        round: 0,
+        epoch: standing.electorate().epoch,
+        phase: standing.phase(),
+        consent,
+        expiry: START_S,
+        origin: Origin::People,
+        config: standing.snapshot().config.hash(),
+        act,
+    }
+}
+
+/// SplitMix64.
+pub(crate) struct Dice(pub(crate) u64);
+
+impl Dice {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    pub(crate) fn percent(&mut self, p: u64) -> bool {
+        self.below(100) < p
+    }
+}

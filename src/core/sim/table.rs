@@ -1,0 +1,152 @@
+//! An expert without a model: its logits are a hash of its name and the whole text before a
+//! position. Its lists are real ones, and so is its sense of order.
+
+use crate::distribution::{Distribution, History};
+use crate::ids::{ExpertId, Position, SessionId, Token};
+use crate::law::Transforms;
+use crate::opinion::{ExpertEvent, ExpertOp, Opinion, Query};
+use crate::vocab::{Piece, Vocab};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub(crate) const VOCAB: u32 = 300;
+/// Ends a turn; hardly ever believed.
+pub(crate) const END: Token = 0;
+
+pub(crate) fn vocab() -> Arc<Vocab> {
+    Arc::new(Vocab::new((0..VOCAB).map(|v| Piece {
+        bytes: if v == END {
+            b"<end>".to_vec()
+        } else {
+            format!("{v} ").into_bytes()
+        },
+        control: v == END,
+        ends: v == END,
+    })))
+}
+
+/// One session of such an expert.
+pub(crate) struct Table {
+    pub(crate) id: ExpertId,
+    pub(crate) tokens: Vec<Token>,
+    prompt: usize,
+    transforms: Transforms,
+    rows: BTreeMap<Position, Distribution>,
+}
+
+/// A router sent something twice, or left something out: no router of ours does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the text is {has} tokens long, and {position} was said about it")]
+pub(crate) struct OutOfOrder {
+    has: usize,
+    position: Position,
+}
+
+impl Table {
+    pub(crate) fn new(id: ExpertId) -> Table {
+        Table {
+            id,
+            tokens: vec![],
+            prompt: 0,
+            transforms: Transforms::NEUTRAL,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    fn logits(&self, position: usize) -> Vec<f32> {
+        let mut hasher = blake3::Hasher::new_keyed(&self.id.0);
+        self.tokens[..position].iter().for_each(|t| {
+            hasher.update(&t.to_le_bytes());
+        });
+        let mut bytes = vec![0u8; VOCAB as usize];
+        hasher.finalize_xof().fill(&mut bytes);
+        let mut logits: Vec<f32> = bytes.iter().map(|b| f32::from(*b) / 20.0).collect();
+        logits[END as usize] = -5.0;
+        logits
+    }
+
+    fn row(&mut self, position: Position) -> &Distribution {
+        if !self.rows.contains_key(&position) {
+            let mut row = Distribution::new();
+            let history = History {
+                tokens: &self.tokens[..position as usize],
+                prompt: self.prompt,
+            };
+            let logits = self.logits(position as usize);
+            row.measure(&logits, &self.transforms, history, true)
+                .expect("a byte is finite");
+            self.rows.insert(position, row);
+        }
+        &self.rows[&position]
+    }
+
+    pub(crate) fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
+        let (said, raw) = self.row(position).answer(query);
+        Opinion {
+            position,
+            said,
+            raw,
+        }
+    }
+
+    pub(crate) fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, OutOfOrder> {
+        match op {
+            ExpertOp::Open(open) => {
+                self.prompt = open.prompt.len();
+                self.tokens = [open.prompt, open.answered].concat();
+                self.transforms = open.transforms;
+                Ok(vec![ExpertEvent::Ready {
+                    session: open.session,
+                    reused: 0,
+                    prefill_us: 1,
+                }])
+            }
+            ExpertOp::Draft {
+                session,
+                epoch,
+                position,
+                tokens,
+                queries,
+            } => {
+                let has = self.tokens.len();
+                if position as usize != has || queries.len() > 1 {
+                    return Err(OutOfOrder { has, position });
+                }
+                self.tokens.extend(tokens);
+                let end = self.tokens.len() as u32;
+                // Nothing is asked of a spare.
+                let answers = queries.iter().map(|q| self.answer(session, epoch, end, q));
+                Ok(answers.collect())
+            }
+            ExpertOp::Ask {
+                session,
+                epoch,
+                position,
+                query,
+            } => {
+                let has = self.tokens.len();
+                if position as usize > has {
+                    return Err(OutOfOrder { has, position });
+                }
+                Ok(vec![self.answer(session, epoch, position, &query)])
+            }
+            ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => Ok(vec![]),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        query: &Query,
+    ) -> ExpertEvent {
+        ExpertEvent::Opinions {
+            session,
+            epoch,
+            opinions: vec![self.opinion(position, query)],
+            compute_us: 1,
+            bytes: 0,
+        }
+    }
+}
