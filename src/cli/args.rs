@@ -136,7 +136,8 @@ pub(super) struct Up {
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// A short name (smollm2:135m), org/repo:QUANT from the hub, or the path of a .gguf file
-    pub(super) model: String,
+    /// [default: the default model; then the prompt must be one quoted text]
+    pub(super) model: Option<String>,
     /// What to ask; without it, and without piped input, a conversation begins
     pub(super) prompt: Vec<String>,
     /// Print load time, prompt rate and answer rate afterwards

@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{Cursor, Write};
 
 use proptest::prelude::*;
-use quorate_core::chat::Family;
 use quorate::store::gguf::{self, GgufError, GgufFacts};
+use quorate_core::chat::Family;
 
 use crate::faults::{child_mode, run_child};
 use crate::sample::{Sample, Val, numbers};

@@ -130,7 +130,9 @@ impl Family {
             Family::Qwen25 => {
                 Some("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
             }
-            Family::ChatMl | Family::Qwen | Family::Llama3 | Family::Gemma | Family::Mistral => None,
+            Family::ChatMl | Family::Qwen | Family::Llama3 | Family::Gemma | Family::Mistral => {
+                None
+            }
         }
     }
 
@@ -176,11 +178,15 @@ mod tests {
     fn a_template_only_says_which_member_of_its_family_it_belongs_to() {
         let smollm2 = r"{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
 You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>' }}{% endif %}";
-        let qwen25 = r"{{- 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}";
+        let qwen25 =
+            r"{{- 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}";
         assert_eq!(Family::ChatMl.as_taught(smollm2), Family::SmolLm2);
         assert_eq!(Family::Qwen.as_taught(qwen25), Family::Qwen25);
         assert_eq!(Family::ChatMl.as_taught(qwen25), Family::ChatMl);
-        assert_eq!(Family::Qwen.as_taught("{{ 'You are evil.' }}"), Family::Qwen);
+        assert_eq!(
+            Family::Qwen.as_taught("{{ 'You are evil.' }}"),
+            Family::Qwen
+        );
         assert_eq!(Family::Gemma.as_taught(smollm2), Family::Gemma);
     }
 

@@ -77,7 +77,12 @@ const TOOL_LINE: &str = r#"{"type": "function", "function": {"name": "get_weathe
 
 #[test]
 fn chatml_plain() {
-    for family in [Family::ChatMl, Family::SmolLm2, Family::Qwen, Family::Qwen25] {
+    for family in [
+        Family::ChatMl,
+        Family::SmolLm2,
+        Family::Qwen,
+        Family::Qwen25,
+    ] {
         check(
             family,
             &plain(),
