@@ -12,6 +12,7 @@ const AFTER_HELP: &str = "\
 Start here:
   quorate run smollm2:135m \"Why is the sky blue?\"    ask once (a model that is missing is pulled)
   quorate run smollm2:135m                           a conversation
+  quorate run \"Why is the sky blue?\"                 ask the default model
   quorate up                                         an OpenAI API on http://127.0.0.1:7867/v1
 
 Environment:

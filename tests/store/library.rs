@@ -1,13 +1,12 @@
 //! From a typed name to a model that may be loaded: whose paths count, and what a model is said to take.
 
+use crate::pulls::options;
 use crate::sample::Sample;
 use quorate::config::{Overrides, Settings};
 use quorate::driver::AcquireError;
 use quorate::expert::hardware;
 use quorate::node::{Audience, Library, NodeKeys};
 use quorate::store::Store;
-use quorate::store::pull::PullOptions;
-use quorate_core::ids::PeerKey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +33,7 @@ impl Desk {
     fn library(&self, settings: &str, audience: Audience) -> Library {
         let settings = Settings::parse(&format!("version = 1\n{settings}"), &Overrides::default());
         let keys = NodeKeys {
-            key: PeerKey([7; 32]),
+            key: [7; 32],
             prefix_secret: [7; 32],
         };
         Library::new(
@@ -94,7 +93,7 @@ fn the_owners_words_open_files_and_registered_ones_are_models() {
     let name = third.path().parse().expect("a name");
     let pulled = third
         .store
-        .pull(&name, &PullOptions::default(), &mut |_| {});
+        .pull(&name, &options("http://127.0.0.1:9"), &mut |_| {});
     pulled.expect("registered");
     let library = third.library("", Audience::Node);
     library.find(third.path()).expect("a registered file");
@@ -134,7 +133,7 @@ fn a_pipe_is_no_model_and_nobody_waits_for_it() {
     assert!(error.contains("not a regular file"), "{error}");
     let store = desk.store.clone();
     let error = in_time(move || {
-        let pulled = store.pull(&name, &PullOptions::default(), &mut |_| {});
+        let pulled = store.pull(&name, &options("http://127.0.0.1:9"), &mut |_| {});
         pulled.expect_err("a pipe").to_string()
     });
     assert!(error.contains("not a regular file"), "{error}");
