@@ -22,6 +22,7 @@ pub mod error;
 pub mod home;
 pub mod identity;
 pub mod obs;
+pub mod openmp;
 pub mod tls;
 
 // Where everything is put together.

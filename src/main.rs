@@ -4,7 +4,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 fn main() -> ExitCode {
-    // First of all: `run --verbose` counts from here.
+    quorate::openmp::settle();
+    // `run --verbose` counts from here.
     let started = Instant::now();
     quorate::tls::install_provider();
     quorate::cli::main(started)

@@ -251,10 +251,8 @@ impl Answer {
                 self.timings.decode_us = self.timings.decode_us.max(*decode_us);
                 match why {
                     Finish::Stop | Finish::Length => {}
-                    Finish::Cancelled => {
-                        let message = "the response was cancelled by the node; ask again";
-                        return Err(ApiError::new(Kind::ShuttingDown, message));
-                    }
+                    // Who cancels does not listen; so the node itself has.
+                    Finish::Cancelled => return Err(ApiError::gone()),
                     Finish::Failed(why) => {
                         let message = format!(
                             "the response failed: {why}; ask again, and see `quorate status` if it fails again"

@@ -7,23 +7,21 @@ use futures::StreamExt;
 use quorate_core::limits::BODY_BYTES_MAX;
 use std::time::Duration;
 
-/// A body within the limit takes this long on the slowest link we serve.
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
-
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, ApiError> {
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    within: Duration,
+) -> Result<Bytes, ApiError> {
     let length = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(READ_TIMEOUT, gather(body)).await {
+    match tokio::time::timeout(within, gather(body)).await {
         Ok(read) => read,
         Err(_) => {
-            let message = format!(
-                "the body did not arrive within {} s; send it again",
-                READ_TIMEOUT.as_secs()
-            );
+            let message = format!("the body did not arrive within {within:?}; send it again");
             Err(ApiError::new(Kind::BodyTimeout, message))
         }
     }

@@ -74,7 +74,8 @@ impl ApiError {
     pub fn gone() -> ApiError {
         ApiError::new(
             Kind::ShuttingDown,
-            "the node stopped before the response was complete; start it again with `quorate up`",
+            "the node is shutting down and stopped before the response was complete; \
+             start it again with `quorate up`",
         )
     }
 }

@@ -80,7 +80,7 @@ pub(super) async fn unload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let body = body::read(&headers, body).await?;
+    let body = body::read(&headers, body, state.limits.body).await?;
     let body: Value = serde_json::from_slice(&body).map_err(|error| {
         ApiError::new(Kind::Malformed, format!("the body is not JSON: {error}"))
     })?;

@@ -11,7 +11,6 @@ use axum::http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use quorate_core::limits;
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
@@ -24,8 +23,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-/// From accepting a connection to its first complete request head, and between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for responses under way once the node stops.
 const GRACE: Duration = Duration::from_secs(5);
 /// Requests at once on one HTTP/2 connection; the node's queue is what really bounds work.
@@ -50,7 +47,7 @@ pub async fn serve(
         http: openai::router(state.clone()),
         grpc: grpc::router(&state).await,
     };
-    let places = Arc::new(Semaphore::new(limits::API_CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(state.limits.connections));
     let mut connections = JoinSet::new();
     let mut upkeep = tokio::time::interval(UPKEEP);
     tracing::info!(target: "quorate::api", %local, "listening");
@@ -64,8 +61,9 @@ pub async fn serve(
             (place, accepted) = accept(&places, &listener) => match accepted {
                 Ok(stream) => {
                     let (service, shutdown) = (service.clone(), shutdown.clone());
+                    let head = state.limits.head;
                     connections.spawn(async move {
-                        connection(stream, service, shutdown).await;
+                        connection(stream, service, head, shutdown).await;
                         drop(place);
                     });
                 }
@@ -100,7 +98,7 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn connection(stream: TcpStream, front: Front, shutdown: CancellationToken) {
+async fn connection(stream: TcpStream, front: Front, head: Duration, shutdown: CancellationToken) {
     // A token is a small write that must not wait for the next one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(target: "quorate::api", %error, "no TCP_NODELAY");
@@ -117,11 +115,11 @@ async fn connection(stream: TcpStream, front: Front, shutdown: CancellationToken
             front.clone().call(request.map(Body::new))
         })
     };
-    let builder = builder();
+    let builder = builder(head);
     let mut serving = pin!(builder.serve_connection(TokioIo::new(stream), service));
     // Covers what comes before hyper's own timeouts start, e.g. half of an HTTP/2 preface.
     let idle = async {
-        tokio::time::sleep(HEAD_TIMEOUT).await;
+        tokio::time::sleep(head).await;
         if asked.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
@@ -142,12 +140,12 @@ async fn connection(stream: TcpStream, front: Front, shutdown: CancellationToken
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+fn builder(head: Duration) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
+        .header_read_timeout(head)
         .max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()

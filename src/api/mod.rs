@@ -12,8 +12,10 @@ use crate::driver::Node;
 use crate::mesh::Membership;
 use crate::node::Library;
 use crate::wish::Defaults;
+use quorate_core::limits::API_CONNECTIONS_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) mod answer;
 mod body;
@@ -49,6 +51,28 @@ pub struct ApiState {
     /// Origins ("https://chat.example") of web pages that may read answers.
     pub allowed_origins: Arc<[String]>,
     pub metrics: metrics::Metrics,
+    pub limits: Limits,
+}
+
+/// What nobody gets more of. Tests shorten it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Open connections; further clients wait in the kernel's backlog.
+    pub connections: usize,
+    /// From accepting a connection to its first complete request head, and between two requests.
+    pub head: Duration,
+    /// For a request's body: one within its bound takes this long on the slowest link we serve.
+    pub body: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            connections: API_CONNECTIONS_MAX,
+            head: Duration::from_secs(30),
+            body: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Which models there are, as far as the API needs to know.

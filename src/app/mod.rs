@@ -300,6 +300,7 @@ fn api_state(
         allowed_hosts: settings.allowed_hosts.clone().into(),
         allowed_origins: settings.allowed_origins.clone().into(),
         metrics: api::metrics::Metrics::new(),
+        limits: api::Limits::default(),
     })
 }
 

@@ -13,6 +13,7 @@ const AFTER_HELP: &str = "\
 Start here:
   quorate run smollm2:135m \"Why is the sky blue?\"    ask once (a model that is missing is pulled)
   quorate run smollm2:135m                           a conversation
+  quorate run \"Why is the sky blue?\"                 ask the default model
   quorate up                                         an OpenAI API on http://127.0.0.1:7867/v1
 
 Environment:
@@ -160,7 +161,8 @@ pub(super) struct Up {
 #[derive(Debug, Args)]
 pub(super) struct Run {
     /// A short name (smollm2:135m), org/repo:QUANT from the hub, the path of a .gguf file, or `mesh`
-    pub(super) model: String,
+    /// [default: the default model; then the prompt must be one quoted text]
+    pub(super) model: Option<String>,
     /// What to ask; without it, and without piped input, a conversation begins
     pub(super) prompt: Vec<String>,
     /// Print load time, prompt rate and answer rate afterwards

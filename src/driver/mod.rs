@@ -30,7 +30,7 @@ use experts::Experts;
 use guests::Guests;
 use quorate_core::config::MeshConfig;
 use quorate_core::donor::Donor;
-use quorate_core::generate::{Event, MaskAnswer, Spec};
+use quorate_core::generate::{Event, Finish, MaskAnswer, Spec};
 use quorate_core::governance::Rights;
 use quorate_core::host::{GuestId, Visit};
 use quorate_core::ids::{ExpertId, Micros, PeerKey, SessionId, Token};
@@ -563,9 +563,9 @@ impl Driver {
     async fn shut_down(mut self, inputs: Inputs) {
         drop(inputs); // experts' threads stop waiting for us, new commands fail
         for (_, client) in std::mem::take(&mut self.clients) {
-            let why = quorate_core::generate::Finish::Failed("the node is shutting down".into());
             let end = Event::Finished {
-                why,
+                // Not a failure: nothing is wrong with the request or with the expert.
+                why: Finish::Cancelled,
                 text: String::new(),
                 generated: 0,
                 decode_us: 0,

@@ -72,29 +72,29 @@ pub(super) fn lark(
             limits::TOOLS_MAX
         ));
     }
-    let mut out = String::from(match (family, choice) {
-        (Family::ChatMl | Family::Qwen, ToolChoice::Auto) => {
+    let mut out = String::from(match (Form::of(family), choice) {
+        (Form::Tagged, ToolChoice::Auto) => {
             "start: \"\" | TEXT | first (\"\\n<tool_call>\\n\" call \"\\n</tool_call>\")*\n\
              first: open call \"\\n</tool_call>\"\n\
              open[lazy]: /(?s:.*)<tool_call>\\n/\n\
              TEXT: /(?s:.+)/ & ~/(?s:.*)<tool_call>(?s:.*)/\n"
         }
-        (Family::ChatMl | Family::Qwen, ToolChoice::Required) => {
+        (Form::Tagged, ToolChoice::Required) => {
             "start: tagged (\"\\n\" tagged)*\ntagged: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n"
         }
-        (Family::ChatMl | Family::Qwen, ToolChoice::Named(_)) => {
+        (Form::Tagged, ToolChoice::Named(_)) => {
             "start: \"<tool_call>\\n\" call \"\\n</tool_call>\"\n"
         }
-        (Family::Llama3 | Family::Gemma, ToolChoice::Auto) => {
+        (Form::Object, ToolChoice::Auto) => {
             "start: \"\" | TEXT | call\nTEXT: /(?s:.+)/ & ~/\\{\"name\": \"(?s:.*)/\n"
         }
-        (Family::Llama3 | Family::Gemma, _) => "start: call\n",
-        (Family::Mistral, ToolChoice::Auto) => {
+        (Form::Object, _) => "start: call\n",
+        (Form::Array, ToolChoice::Auto) => {
             "start: \"\" | TEXT | calls\nTEXT: /(?s:.+)/ & ~/\\[TOOL_CALLS\\](?s:.*)/\n\
              calls: opener call (\", \" call)* \"]\"\n"
         }
-        (Family::Mistral, ToolChoice::Required) => "start: opener call (\", \" call)* \"]\"\n",
-        (Family::Mistral, ToolChoice::Named(_)) => "start: opener call \"]\"\n",
+        (Form::Array, ToolChoice::Required) => "start: opener call (\", \" call)* \"]\"\n",
+        (Form::Array, ToolChoice::Named(_)) => "start: opener call \"]\"\n",
     });
     if family == Family::Mistral {
         // The space is what SentencePiece puts after a marker.
@@ -108,9 +108,9 @@ pub(super) fn lark(
 }
 
 fn arguments_key(family: Family) -> &'static str {
-    match family {
-        Family::Llama3 | Family::Gemma => "parameters",
-        Family::ChatMl | Family::Qwen | Family::Mistral => "arguments",
+    match Form::of(family) {
+        Form::Object => "parameters",
+        Form::Tagged | Form::Array => "arguments",
     }
 }
 
@@ -192,6 +192,16 @@ enum Form {
     Array,
 }
 
+impl Form {
+    fn of(family: Family) -> Form {
+        match family {
+            Family::ChatMl | Family::SmolLm2 | Family::Qwen | Family::Qwen25 => Form::Tagged,
+            Family::Llama3 | Family::Gemma => Form::Object,
+            Family::Mistral => Form::Array,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// Waiting for a call: the next tag, or whether the text begins with one.
@@ -217,13 +227,8 @@ pub struct CallParser {
 
 impl CallParser {
     pub fn new(family: Family) -> CallParser {
-        let form = match family {
-            Family::ChatMl | Family::Qwen => Form::Tagged,
-            Family::Llama3 | Family::Gemma => Form::Object,
-            Family::Mistral => Form::Array,
-        };
         CallParser {
-            form,
+            form: Form::of(family),
             state: State::Before,
             held: String::new(),
             scan: Scan::default(),

@@ -178,17 +178,6 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// A family's name as `show --json` and manifests spell it.
-pub fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::ChatMl => "chatml",
-        Family::Llama3 => "llama3",
-        Family::Qwen => "qwen",
-        Family::Gemma => "gemma",
-        Family::Mistral => "mistral",
-    }
-}
-
 /// Core types do not know serde; reports that hold a family use this.
 #[expect(clippy::ref_option, reason = "serde passes the field by reference")]
 pub(crate) fn serialize_family<S: serde::Serializer>(
@@ -196,7 +185,7 @@ pub(crate) fn serialize_family<S: serde::Serializer>(
     to: S,
 ) -> Result<S::Ok, S::Error> {
     match family {
-        Some(family) => to.serialize_some(family_name(*family)),
+        Some(family) => to.serialize_some(family.name()),
         None => to.serialize_none(),
     }
 }

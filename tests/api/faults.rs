@@ -253,6 +253,29 @@ async fn a_stream_that_dies_ends_with_an_error_event() {
     let last: serde_json::Value = serde_json::from_str(events.last().unwrap()).unwrap();
     let message = last["error"]["message"].as_str().unwrap();
     assert!(message.contains("shutting down"), "{message}");
+    assert_eq!(last["error"]["code"], "shutting_down");
+}
+
+#[tokio::test]
+async fn an_answer_cut_by_the_end_of_the_node_is_503_and_not_a_failure() {
+    let server = start(StubOptions {
+        step: Duration::from_millis(1),
+        ..endless()
+    })
+    .await;
+    let mut socket = server.ask(4000, false).await;
+    server.until(|status| status.running == 1).await;
+    server.stop_node.cancel();
+    let reply = read_reply(&mut socket, Vec::new()).await;
+    assert_eq!(
+        (reply.status, reply.error()["code"].as_str()),
+        (503, Some("shutting_down"))
+    );
+    let later = server.post(
+        CHAT,
+        r#"{"model":"stub","messages":[{"role":"user","content":"x"}]}"#,
+    );
+    assert_eq!(later.await.status, 503);
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod crowd;
 mod faults;
 mod grpc;
 mod guard;
+mod limits;
 mod openai;
 mod pages;
 mod server;

@@ -273,12 +273,59 @@ async fn completions_have_the_older_logprobs() {
     assert_eq!(logprobs.tokens.concat(), choice.text);
     assert_eq!(logprobs.text_offset, [0, 1, 2, 3]);
     assert_eq!(logprobs.token_logprobs.len(), 4);
-    assert!(
-        logprobs
-            .top_logprobs
-            .iter()
-            .all(|top| top.as_object().unwrap().len() == 2)
+}
+
+#[tokio::test]
+async fn older_logprobs_always_name_the_drawn_token() {
+    let server = start(endless()).await;
+    for asked in [0, 1] {
+        let request = json!({"logprobs": asked, "max_tokens": 60, "seed": 1});
+        let response = complete(&server, request).await;
+        let logprobs = response.choices[0].logprobs.clone().unwrap();
+        let mut sizes = Vec::new();
+        let drawn = logprobs.tokens.iter().zip(&logprobs.token_logprobs);
+        for (top, (token, ln_p)) in logprobs.top_logprobs.iter().zip(drawn) {
+            let top = top.as_object().unwrap();
+            assert_eq!(top[token].as_f64().map(|v| v as f32), *ln_p, "{top:?}");
+            sizes.push(top.len());
+        }
+        sizes.sort_unstable();
+        sizes.dedup();
+        // Some drawn tokens are the most likely ones, most of them are not.
+        let expected = if asked == 0 { vec![1] } else { vec![1, 2] };
+        assert_eq!(sizes, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_seed_of_minus_one_is_a_random_one_that_is_told() {
+    let server = start(endless()).await;
+    let ask = async |seed: i64| {
+        let body = json!({"model": "stub", "prompt": "hello", "max_tokens": 30, "seed": seed});
+        let reply = server
+            .post("/v1/completions", &body.to_string())
+            .await
+            .json();
+        let text = reply["choices"][0]["text"].as_str().unwrap().to_owned();
+        (text, reply["quorate"]["seed"].as_i64().unwrap())
+    };
+    let (one, seed) = ask(-1).await;
+    let (other, _) = ask(-1).await;
+    assert_ne!(one, other);
+    assert_eq!(
+        ask(seed).await,
+        (one, seed),
+        "the seed told repeats the text"
     );
+}
+
+#[tokio::test]
+async fn a_completion_ends_after_sixteen_tokens_unless_told_otherwise() {
+    let server = start(endless()).await;
+    let body = r#"{"model":"stub","prompt":"hello"}"#;
+    let reply = server.post("/v1/completions", body).await.json();
+    assert_eq!(reply["usage"]["completion_tokens"], 16);
+    assert_eq!(reply["choices"][0]["finish_reason"], "length");
 }
 
 #[tokio::test]

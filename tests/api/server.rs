@@ -3,7 +3,7 @@
 use async_openai::Client;
 use async_openai::config::OpenAIConfig;
 use quorate::api::metrics::Metrics;
-use quorate::api::{self, ApiState, Catalogue, InstalledModel};
+use quorate::api::{self, ApiState, Catalogue, InstalledModel, Limits};
 use quorate::driver::{self, AcquireError, Found, Models, Node, NodeStatus};
 use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate::wish::Defaults;
@@ -69,6 +69,7 @@ pub(crate) async fn start_with(options: StubOptions, change: impl FnOnce(&mut Ap
         allowed_hosts: Arc::from([]),
         allowed_origins: Arc::from([]),
         metrics: Metrics::new(),
+        limits: Limits::default(),
     };
     change(&mut state);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -73,7 +73,7 @@ fn a_wrong_word_is_a_usage_error_that_guesses() {
     Home::new()
         .run(&["up", "--max-memory", "lots"])
         .fails(2, &["8GB"]);
-    Home::new().run(&["run"]).fails(2, &["MODEL"]);
+    Home::new().run(&["pull"]).fails(2, &["MODEL"]);
 }
 
 #[test]

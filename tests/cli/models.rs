@@ -52,6 +52,40 @@ fn rm_asks_and_without_a_person_refuses() {
 }
 
 #[test]
+fn without_a_model_the_default_one_is_asked() {
+    let home = Home::new();
+    let offline = |args: &[&str]| {
+        let mut command = home.command(args);
+        Ran::of(command.env("QUORATE_OFFLINE", "1").output().unwrap())
+    };
+    offline(&["run", "Why is the sky blue?"]).fails(7, &["smollm2:135m", "QUORATE_OFFLINE"]);
+    home.run(&["run"])
+        .fails(2, &["nothing to ask", "quorate run smollm2:135m"]);
+    std::fs::write(
+        home.path().join("config.toml"),
+        "version = 1\n[models]\ndefault = \"qwen3:0.6b\"\n",
+    )
+    .unwrap();
+    offline(&["run", "Why is the sky blue?", "--seed", "1"]).fails(7, &["qwen3:0.6b"]);
+    // One word is a name, and so is a path with spaces in it.
+    offline(&["run", "smolm2:135m"]).fails(2, &["nothing to ask"]);
+    offline(&["run", "smolm2:135m", "hi"]).fails(4, &["smollm2:135m"]);
+    offline(&["run", "./no such.gguf", "hi"]).fails(4, &["no such.gguf"]);
+}
+
+#[test]
+fn a_context_of_nothing_is_refused_wherever_it_is_asked_for() {
+    let home = Home::new();
+    home.run(&["run", "--ctx", "0", "smollm2:135m", "hi"])
+        .fails(3, &["at least 256", "not 0"]);
+    home.run(&["up", "--listen", "127.0.0.1:0", "--ctx", "255"])
+        .fails(3, &["at least 256", "not 255"]);
+    let mut command = home.command(&["run", "smollm2:135m", "hi"]);
+    let ran = Ran::of(command.env("QUORATE_CTX", "0").output().unwrap());
+    ran.fails(3, &["at least 256"]);
+}
+
+#[test]
 fn asking_nothing_is_a_usage_error() {
     let home = Home::new();
     home.run(&["run", "smollm2:135m"])

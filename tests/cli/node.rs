@@ -1,6 +1,6 @@
 //! A node and its neighbours: lock, port, signals, sudden death.
 
-use crate::harness::Home;
+use crate::harness::{Home, Up};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,40 @@ fn a_node_says_where_it_is_and_other_verbs_find_it() {
     );
     home.run(&["stop", "smollm2:135m"])
         .fails(4, &["not in memory", "quorate ps"]);
+}
+
+/// What the environment of a node that is up says of OpenMP's waiting.
+#[cfg(target_os = "linux")]
+fn openmp(home: &Home, set: Option<(&str, &str)>) -> Vec<String> {
+    let mut command = home.command(&["up", "--json", "--listen", "127.0.0.1:0"]);
+    command.envs(set);
+    let up = Up::start(command);
+    let environment = std::fs::read(format!("/proc/{}/environ", up.pid())).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    environment
+        .split('\0')
+        .filter(|pair| pair.starts_with("GOMP_") || pair.starts_with("OMP_"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_are_told_to_spin_shortly_unless_somebody_said_otherwise() {
+    let home = Home::new();
+    let [ours] = &openmp(&home, None)[..] else {
+        panic!("one variable");
+    };
+    let looks: u32 = ours
+        .strip_prefix("GOMP_SPINCOUNT=")
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!((50..=100_000).contains(&looks), "{ours}");
+    for (name, value) in [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "active")] {
+        let theirs = openmp(&home, Some((name, value)));
+        assert_eq!(theirs, [format!("{name}={value}")]);
+    }
 }
 
 #[test]

@@ -33,6 +33,18 @@ fn real_one_question_one_answer() {
 }
 
 #[test]
+fn real_a_text_alone_is_asked_of_the_default_model() {
+    let Some(home) = Home::with_model() else {
+        return;
+    };
+    let named = home.run(&ask("Say hello.", &GREEDY)).works().to_owned();
+    let mut args = vec!["run"];
+    args.extend(GREEDY);
+    args.push("Say hello.");
+    assert_eq!(home.run(&args).works(), named);
+}
+
+#[test]
 fn real_the_same_seed_says_the_same_and_another_does_not() {
     let Some(home) = Home::with_model() else {
         return;

@@ -2,6 +2,7 @@
 
 use super::support::{Rig, model_path, request};
 use quorate::expert::llama::load;
+use quorate_core::chat::Family;
 use std::io::{Seek, SeekFrom, Write};
 
 #[test]
@@ -9,6 +10,8 @@ fn facts_are_the_models() {
     let rig = Rig::new();
     let facts = rig.expert.facts();
     assert_eq!(facts.vocab.len(), 49_152);
+    // Asked for as ChatML; the template in the file says which member of that family it is.
+    assert_eq!(facts.family, Family::SmolLm2);
     let cells = 8192 * 30 * 3 * (64 + 64) * 2;
     assert_eq!(
         facts.cache_bytes,

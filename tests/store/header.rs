@@ -4,8 +4,8 @@ use std::fs;
 use std::io::{Cursor, Write};
 
 use proptest::prelude::*;
-use quorate::store::catalogue::family_name;
 use quorate::store::gguf::{self, GgufError, GgufFacts};
+use quorate_core::chat::Family;
 
 use crate::faults::{child_mode, run_child};
 use crate::sample::{Sample, Val, numbers};
@@ -62,7 +62,7 @@ fn facts_of_a_valid_file() {
         (facts.tokenizer.as_str(), facts.tokenizer_pre.as_deref()),
         ("gpt2", Some("smollm"))
     );
-    assert_eq!(facts.family.map(family_name), Some("chatml"));
+    assert_eq!(facts.family.map(Family::name), Some("chatml"));
     // 2 layers x 2 heads x (16 + 16) x 2 bytes.
     assert_eq!(facts.kv_bytes_per_token(), 256);
 }
@@ -89,7 +89,7 @@ fn heads_may_differ_by_layer() {
 
 #[test]
 fn families() {
-    let named = |sample: Sample| check(&sample).expect("valid").family.map(family_name);
+    let named = |sample: Sample| check(&sample).expect("valid").family.map(Family::name);
     let arch = |name: &str| {
         let mut sample = Sample::valid();
         for (key, value) in &mut sample.keys {

@@ -4,6 +4,7 @@
 mod faults;
 mod header;
 mod installed;
+mod library;
 mod pulls;
 mod sample;
 mod server;

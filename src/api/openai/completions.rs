@@ -105,7 +105,9 @@ impl Logprobs {
         let text = token_text(vocab, event.token);
         let alternative =
             |&(token, ln_p): &(u32, f64)| (token_text(vocab, token), finite(ln_p).into());
-        let top: Map<String, Value> = event.top.iter().map(alternative).collect();
+        let mut top: Map<String, Value> = event.top.iter().map(alternative).collect();
+        // The drawn token is always among them, so there may be one more than was asked for.
+        top.insert(text.clone(), finite(ln_p).into());
         self.offsets.push((*offset).into());
         *offset += text.chars().count();
         self.tokens.push(text.into());

@@ -53,7 +53,7 @@ async fn accept(
     body: Body,
     parse: fn(&[u8], &Defaults) -> Result<request::Request, Invalid>,
 ) -> Result<request::Request, ApiError> {
-    let read = body::read(headers, body).await;
+    let read = body::read(headers, body, state.limits.body).await;
     let parsed = read.and_then(|body| {
         let request = parse(&body, &state.defaults)?;
         state.check_name(&request.wish.model)?;

@@ -9,6 +9,10 @@ use quorate_core::ids::Token;
 use quorate_core::team::Sets;
 use serde_json::Value;
 
+/// Tokens of a completion whose client did not say: OpenAI's number. A plain text has no natural end,
+/// as a chat's answer has.
+pub(super) const COMPLETION_TOKENS_DEFAULT: u32 = 16;
+
 /// A wish and how its answer is to be delivered.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -49,6 +53,11 @@ pub(super) fn completion(body: &[u8], defaults: &Defaults) -> Result<Request, In
     let mut asked = common(&fields)?;
     asked.shape = shape(&fields, None)?;
     asked.prompt = Some(prompt(fields.required("prompt")?)?);
+    // What the owner of the node set counts more than OpenAI's default.
+    let silent = asked.max_tokens.is_none() && defaults.max_tokens.is_none();
+    if silent {
+        asked.max_tokens = Some(COMPLETION_TOKENS_DEFAULT);
+    }
     asked.logprobs = match fields.get("logprobs") {
         None | Some(Value::Bool(false)) => None,
         Some(value) => Some(fields::count("logprobs", value)?),
@@ -151,7 +160,7 @@ fn same<'a, T: PartialEq>(
     }
 }
 
-/// Any 64 bits; negative seeds count from the top.
+/// Any 64 bits; -1 asks for a random one, as it does llama.cpp; other negatives count from the top.
 fn seed(fields: &Fields<'_>) -> Result<Option<u64>, Invalid> {
     let Some(value) = fields.get("seed") else {
         return Ok(None);
@@ -160,7 +169,7 @@ fn seed(fields: &Fields<'_>) -> Result<Option<u64>, Invalid> {
         .as_u64()
         .or_else(|| value.as_i64().map(i64::cast_unsigned))
     {
-        Some(seed) => Ok(Some(seed)),
+        Some(seed) => Ok((seed != u64::MAX || value.is_u64()).then_some(seed)),
         None if value.is_number() => Err(Invalid::value(
             "seed",
             "seed must be a whole number of 64 bits",

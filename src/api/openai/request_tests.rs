@@ -63,7 +63,7 @@ fn everything_that_shapes_sampling_is_read() {
     let wish = chat_with(json!({
         "temperature": 0, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
         "frequency_penalty": 0.5, "presence_penalty": -0.5, "logit_bias": {"7": -100, "3": 1.5},
-        "seed": -1, "n": 2, "stop": "x", "max_completion_tokens": 9, "logprobs": true, "top_logprobs": 5,
+        "seed": -2, "n": 2, "stop": "x", "max_completion_tokens": 9, "logprobs": true, "top_logprobs": 5,
     }))
     .unwrap()
     .wish;
@@ -77,7 +77,7 @@ fn everything_that_shapes_sampling_is_read() {
     assert_eq!(t.bias, [(3, 1.5), (7, -100.0)]);
     assert_eq!(
         (wish.seed, wish.choices, wish.max_tokens),
-        (Some(u64::MAX), 2, Some(9))
+        (Some(u64::MAX - 1), 2, Some(9))
     );
     assert_eq!((wish.stop, wish.logprobs), (vec!["x".to_string()], Some(5)));
     assert_eq!(

@@ -304,44 +304,57 @@ fn save_history(editor: &mut Editor, path: &Path) {
 
 /// One input, of several lines where `"""` opens it. None: the person leaves.
 fn read(editor: &mut Editor) -> Outcome<Option<String>> {
-    let Some(first) = read_line(editor, ">>> ")? else {
-        return Ok(None);
-    };
-    let Some(opened) = first.trim_start().strip_prefix(FENCE) else {
-        return Ok(Some(first));
-    };
+    loop {
+        match read_line(editor, ">>> ")? {
+            Typed::End => return Ok(None),
+            Typed::Interrupt => term::line("(/bye or Ctrl-D leaves)")?,
+            Typed::Line(line) => match line.trim_start().strip_prefix(FENCE) {
+                None => return Ok(Some(line)),
+                Some(opened) => match read_fenced(editor, opened)? {
+                    Some(text) => return Ok(Some(text)),
+                    None => term::line("(forgotten)")?,
+                },
+            },
+        }
+    }
+}
+
+/// What follows `"""`, up to the next one. None: the person thought better of it.
+fn read_fenced(editor: &mut Editor, opened: &str) -> Outcome<Option<String>> {
     let mut text = opened.to_owned();
     while !text.trim_end().ends_with(FENCE) {
-        match read_line(editor, "... ")? {
-            Some(line) => {
-                text.push('\n');
-                text += &line;
-            }
-            None => return Ok(None),
-        }
+        let Typed::Line(line) = read_line(editor, "... ")? else {
+            return Ok(None);
+        };
+        text.push('\n');
+        text += &line;
     }
     let end = text.trim_end().len() - FENCE.len();
     text.truncate(end);
     Ok(Some(text))
 }
 
-fn read_line(editor: &mut Editor, prompt: &str) -> Outcome<Option<String>> {
-    loop {
-        match editor.readline(prompt) {
-            Ok(line) => {
-                // Whether it was kept decides nothing.
-                editor.add_history_entry(line.as_str()).ok();
-                return Ok(Some(line));
-            }
-            Err(ReadlineError::Interrupted) => term::line("(/bye or Ctrl-D leaves)")?,
-            Err(ReadlineError::Eof) => return Ok(None),
-            Err(error) => {
-                return Err(Failure::new(
-                    Kind::Failed,
-                    format!("cannot read from the terminal: {error}"),
-                ));
-            }
+enum Typed {
+    Line(String),
+    /// Ctrl-C.
+    Interrupt,
+    /// Ctrl-D, or the terminal is gone.
+    End,
+}
+
+fn read_line(editor: &mut Editor, prompt: &str) -> Outcome<Typed> {
+    match editor.readline(prompt) {
+        Ok(line) => {
+            // Whether it was kept decides nothing.
+            editor.add_history_entry(line.as_str()).ok();
+            Ok(Typed::Line(line))
         }
+        Err(ReadlineError::Interrupted) => Ok(Typed::Interrupt),
+        Err(ReadlineError::Eof) => Ok(Typed::End),
+        Err(error) => Err(Failure::new(
+            Kind::Failed,
+            format!("cannot read from the terminal: {error}"),
+        )),
     }
 }
 

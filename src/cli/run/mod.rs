@@ -30,7 +30,8 @@ const MESH: &str = "mesh";
 
 pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
     let options = Options::checked(&args.answer)?;
-    let prompt = prompt(args)?;
+    let (model, words) = model_and_words(&context, args);
+    let prompt = prompt(&model, &words)?;
     let target = args.record.as_deref().map(Target::checked).transpose()?;
     if prompt.is_none() && target.is_some() {
         return Err(Failure::new(
@@ -38,11 +39,10 @@ pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
             "--record is for one question, not for a conversation",
         )
         .hint(format!(
-            "quorate run {} --record FILE \"Why is the sky blue?\"",
-            args.model
+            "quorate run {model} --record FILE \"Why is the sky blue?\""
         )));
     }
-    let model = ensure_model(&context, &args.model)?;
+    let model = ensure_model(&context, &model)?;
     let interrupt = Interrupt::install()?;
     let history = context.home.history();
     let mut speaker = speaker(context, &model, &interrupt, target.is_some())?;
@@ -71,9 +71,22 @@ pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
     Ok(())
 }
 
+/// Who is asked, and the words. Without a model the default one is; no name of a model has spaces in it,
+/// so a text in its place is what is asked.
+fn model_and_words(context: &Context, args: &Run) -> (String, String) {
+    let default = context.settings.default_model.clone();
+    match &args.model {
+        None => (default, String::new()),
+        Some(text) if text.contains(char::is_whitespace) && context.model_name(text).is_err() => {
+            let words = [&[text.clone()], &args.prompt[..]].concat();
+            (default, words.join(" "))
+        }
+        Some(model) => (model.clone(), args.prompt.join(" ")),
+    }
+}
+
 /// What was asked: words, a pipe, or both with the pipe after the words. None: a person will type.
-fn prompt(args: &Run) -> Outcome<Option<String>> {
-    let words = args.prompt.join(" ");
+fn prompt(model: &str, words: &str) -> Outcome<Option<String>> {
     let piped = if std::io::stdin().is_terminal() {
         String::new()
     } else {
@@ -81,17 +94,14 @@ fn prompt(args: &Run) -> Outcome<Option<String>> {
     };
     match (words.trim().is_empty(), piped.trim().is_empty()) {
         (false, false) => Ok(Some(format!("{words}\n\n{piped}"))),
-        (false, true) => Ok(Some(words)),
+        (false, true) => Ok(Some(words.to_owned())),
         (true, false) => Ok(Some(piped)),
         (true, true) if std::io::stdin().is_terminal() && term::stdout_is_tty() => Ok(None),
         (true, true) => Err(Failure::new(
             Kind::Usage,
             "there is nothing to ask: no prompt, and the input is empty",
         )
-        .hint(format!(
-            "quorate run {} \"Why is the sky blue?\"",
-            args.model
-        ))),
+        .hint(format!("quorate run {model} \"Why is the sky blue?\""))),
     }
 }
 

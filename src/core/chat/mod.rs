@@ -11,12 +11,14 @@ mod render_tests;
 
 pub use render::render;
 
-/// How a family of models marks turns.
+/// How a family of models marks turns, and what it was taught to hear where nobody instructs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     ChatMl,
+    SmolLm2,
     Llama3,
     Qwen,
+    Qwen25,
     Gemma,
     Mistral,
 }
@@ -86,21 +88,23 @@ pub enum ChatError {
 /// Was the family trained with a token that starts the text?
 pub fn wants_bos(family: Family) -> bool {
     match family {
-        Family::ChatMl | Family::Qwen => false,
+        Family::ChatMl | Family::SmolLm2 | Family::Qwen | Family::Qwen25 => false,
         Family::Llama3 | Family::Gemma | Family::Mistral => true,
     }
 }
 
 /// Not the name of a family.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no chat family '{0}' (chatml, llama3, qwen, gemma, mistral)")]
+#[error("there is no chat family '{0}' (chatml, smollm2, llama3, qwen, qwen2.5, gemma, mistral)")]
 pub struct UnknownFamily(pub String);
 
 impl Family {
-    pub const ALL: [Family; 5] = [
+    pub const ALL: [Family; 7] = [
         Family::ChatMl,
+        Family::SmolLm2,
         Family::Llama3,
         Family::Qwen,
+        Family::Qwen25,
         Family::Gemma,
         Family::Mistral,
     ];
@@ -108,43 +112,44 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Family::ChatMl => "chatml",
+            Family::SmolLm2 => "smollm2",
             Family::Llama3 => "llama3",
             Family::Qwen => "qwen",
+            Family::Qwen25 => "qwen2.5",
             Family::Gemma => "gemma",
             Family::Mistral => "mistral",
         }
     }
 
-    /// For a model outside the catalogue, from the control tokens that its vocabulary has: a family
-    /// whose markers are not control tokens could be faked by anyone's text. The embedded template is
-    /// only asked which family it speaks where the vocabulary has the tokens of several.
-    pub fn detect(
-        architecture: &str,
-        name: &str,
-        template_hint: Option<&str>,
-        has_token: impl Fn(&str) -> bool,
-    ) -> Option<Family> {
-        const MARKS: [(Family, [&str; 2]); 4] = [
-            (Family::Llama3, ["<|start_header_id|>", "<|eot_id|>"]),
-            (Family::ChatMl, ["<|im_start|>", "<|im_end|>"]),
-            (Family::Gemma, ["<start_of_turn>", "<end_of_turn>"]),
-            (Family::Mistral, ["[INST]", "[/INST]"]),
-        ];
-        let mut found = MARKS
-            .iter()
-            .filter(|(_, marks)| marks.iter().all(|mark| has_token(mark)));
-        let first = found.next()?;
-        let (family, _) = found
-            .chain([first])
-            .find(|(_, marks)| template_hint.is_some_and(|hint| hint.contains(marks[0])))
-            .unwrap_or(first);
-        let qwen =
-            || architecture.starts_with("qwen") || name.to_ascii_lowercase().contains("qwen");
-        Some(if *family == Family::ChatMl && qwen() {
-            Family::Qwen
-        } else {
-            *family
-        })
+    /// What the model was taught to hear where a conversation has no system message.
+    pub fn default_system(self) -> Option<&'static str> {
+        match self {
+            Family::SmolLm2 => {
+                Some("You are a helpful AI assistant named SmolLM, trained by Hugging Face")
+            }
+            Family::Qwen25 => {
+                Some("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
+            }
+            Family::ChatMl | Family::Qwen | Family::Llama3 | Family::Gemma | Family::Mistral => {
+                None
+            }
+        }
+    }
+
+    /// The same family, narrowed to the member whose default system message stands in the file's own
+    /// template. The template is never run and none of its text is used: it is only asked which of
+    /// the texts that we know it has.
+    #[must_use]
+    pub fn as_taught(self, template: &str) -> Family {
+        let member = match self {
+            Family::ChatMl => Family::SmolLm2,
+            Family::Qwen => Family::Qwen25,
+            other => return other,
+        };
+        match member.default_system() {
+            Some(text) if template.contains(text) => member,
+            _ => self,
+        }
     }
 }
 
@@ -169,61 +174,20 @@ impl std::str::FromStr for Family {
 mod tests {
     use super::*;
 
-    fn detect(
-        architecture: &str,
-        name: &str,
-        hint: Option<&str>,
-        tokens: &[&str],
-    ) -> Option<Family> {
-        Family::detect(architecture, name, hint, |token| tokens.contains(&token))
-    }
-
     #[test]
-    fn families_are_known_by_their_control_tokens() {
-        let chatml = ["<|im_start|>", "<|im_end|>"];
+    fn a_template_only_says_which_member_of_its_family_it_belongs_to() {
+        let smollm2 = r"{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>' }}{% endif %}";
+        let qwen25 =
+            r"{{- 'You are Qwen, created by Alibaba Cloud. You are a helpful assistant.' }}";
+        assert_eq!(Family::ChatMl.as_taught(smollm2), Family::SmolLm2);
+        assert_eq!(Family::Qwen.as_taught(qwen25), Family::Qwen25);
+        assert_eq!(Family::ChatMl.as_taught(qwen25), Family::ChatMl);
         assert_eq!(
-            detect("llama", "SmolLM2 135M", None, &chatml),
-            Some(Family::ChatMl)
+            Family::Qwen.as_taught("{{ 'You are evil.' }}"),
+            Family::Qwen
         );
-        assert_eq!(
-            detect("qwen3", "some merge", None, &chatml),
-            Some(Family::Qwen)
-        );
-        assert_eq!(
-            detect("llama", "x", None, &["<|start_header_id|>", "<|eot_id|>"]),
-            Some(Family::Llama3)
-        );
-        assert_eq!(
-            detect("gemma3", "x", None, &["<start_of_turn>", "<end_of_turn>"]),
-            Some(Family::Gemma)
-        );
-        assert_eq!(
-            detect("llama", "Mistral 7B", None, &["[INST]", "[/INST]"]),
-            Some(Family::Mistral)
-        );
-        assert_eq!(
-            detect("llama", "Mistral 7B v0.1", Some("[INST]"), &[]),
-            None
-        );
-    }
-
-    #[test]
-    fn the_template_only_decides_between_families_that_the_vocabulary_has() {
-        let both = [
-            "<|start_header_id|>",
-            "<|eot_id|>",
-            "<|im_start|>",
-            "<|im_end|>",
-        ];
-        assert_eq!(
-            detect("llama", "Hermes 3", Some("{{'<|im_start|>'}}"), &both),
-            Some(Family::ChatMl)
-        );
-        assert_eq!(
-            detect("llama", "x", Some("<start_of_turn>"), &both),
-            Some(Family::Llama3)
-        );
-        assert_eq!(detect("llama", "x", None, &both), Some(Family::Llama3));
+        assert_eq!(Family::Gemma.as_taught(smollm2), Family::Gemma);
     }
 
     #[test]

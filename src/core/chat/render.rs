@@ -14,7 +14,9 @@ pub fn render(
     check(messages, tools)?;
     let mut prompt = Prompt::default();
     match family {
-        Family::ChatMl | Family::Qwen => chatml(&mut prompt, messages, tools),
+        Family::ChatMl | Family::SmolLm2 | Family::Qwen | Family::Qwen25 => {
+            chatml(&mut prompt, family.default_system(), messages, tools);
+        }
         Family::Llama3 => llama3(&mut prompt, messages, tools),
         Family::Gemma => gemma(&mut prompt, messages, tools),
         Family::Mistral => mistral(&mut prompt, messages, tools),
@@ -142,20 +144,19 @@ fn last_user(messages: &[Message]) -> usize {
 
 // --- ChatML: SmolLM2, Hermes, Yi; Qwen 2.5 and 3. Tools as Hermes and Qwen were taught them ------
 
-fn chatml(prompt: &mut Prompt, messages: &[Message], tools: &[Tool]) {
+fn chatml(prompt: &mut Prompt, default: Option<&str>, messages: &[Message], tools: &[Tool]) {
     let mut rest = 0..messages.len();
-    let system = messages
-        .first()
-        .filter(|message| message.role == Role::System);
-    if system.is_some() {
+    let mut system = default;
+    if let Some(first) = messages.first()
+        && first.role == Role::System
+    {
         rest.start = 1;
+        system = Some(&first.content);
     }
     if system.is_some() || !tools.is_empty() {
         prompt.marker("<|im_start|>");
         prompt.text("system\n");
-        if let Some(system) = system {
-            prompt.text(&system.content);
-        }
+        prompt.text(system.unwrap_or_default());
         if !tools.is_empty() {
             prompt.text(if system.is_some() { "\n\n" } else { "" });
             chatml_tools(prompt, tools);

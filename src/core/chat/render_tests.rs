@@ -77,7 +77,12 @@ const TOOL_LINE: &str = r#"{"type": "function", "function": {"name": "get_weathe
 
 #[test]
 fn chatml_plain() {
-    for family in [Family::ChatMl, Family::Qwen] {
+    for family in [
+        Family::ChatMl,
+        Family::SmolLm2,
+        Family::Qwen,
+        Family::Qwen25,
+    ] {
         check(
             family,
             &plain(),
@@ -88,6 +93,39 @@ fn chatml_plain() {
              <|im_start|>user\nAnother question<|im_end|>\n<|im_start|>assistant\n",
         );
     }
+}
+
+/// As their own templates begin where nobody said anything else.
+#[test]
+fn who_was_taught_a_default_hears_it() {
+    let hello = [say(Role::User, "Hello")];
+    let turn = "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n";
+    check(Family::ChatMl, &hello, &[], turn);
+    check(Family::Qwen, &hello, &[], turn);
+    check(
+        Family::SmolLm2,
+        &hello,
+        &[],
+        &format!(
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n{turn}"
+        ),
+    );
+    check(
+        Family::Qwen25,
+        &hello,
+        &[],
+        &format!(
+            "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n{turn}"
+        ),
+    );
+    // An empty system message is one: nothing is put in its place.
+    let silent = [say(Role::System, ""), say(Role::User, "Hello")];
+    check(
+        Family::SmolLm2,
+        &silent,
+        &[],
+        &format!("<|im_start|>system\n<|im_end|>\n{turn}"),
+    );
 }
 
 #[test]

@@ -349,13 +349,22 @@ fn facts(model: &LlamaModel, request: &LoadRequest, private: &Private) -> Expert
         peer: None,
         model: request.name.clone(),
         sha256: request.sha256.clone(),
-        family: request.family,
+        family: family(model, request),
         vocab: Arc::new(vocab::read(model)),
         bos: vocab::bos(model),
         context: request.context - private.tokens.len() as u32,
         model_bytes: model.size(),
         cache_bytes: cache_bytes(model, request.cells) + parked_bytes(model, request.cells),
         processor: processor(model, request),
+    }
+}
+
+/// As asked for; the file's template only says whether the model was taught a default system message.
+fn family(model: &LlamaModel, request: &LoadRequest) -> Family {
+    let template = model.meta_val_str("tokenizer.chat_template");
+    match template {
+        Ok(template) => request.family.as_taught(&template),
+        Err(_) => request.family,
     }
 }
 
