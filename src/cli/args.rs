@@ -1,6 +1,7 @@
 //! The command line exactly as typed. Nothing here is checked beyond its form; `config` and the
 //! verbs do that.
 
+use super::gov::args::Gov;
 use crate::config::{KeepAlive, Listen, MemorySize};
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
@@ -78,6 +79,9 @@ pub(super) enum Verb {
     Stop(Stop),
     /// Show how the node is doing
     Status(ReadVerb),
+    /// Decide with others: keys, proposals, votes, halts
+    #[command(subcommand)]
+    Gov(Gov),
     /// Check everything a node needs, with a remedy for each fault
     Doctor(ReadVerb),
     /// Measure speed

@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod context;
 mod doctor;
+mod gov;
 mod interrupt;
 mod models;
 mod node;
@@ -73,6 +74,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Ps(args) => node::ps(&command()?, args),
         Verb::Stop(args) => node::stop(&command()?, args),
         Verb::Status(args) => node::status(&command()?, args),
+        Verb::Gov(verb) => gov::gov(&command()?, verb),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)

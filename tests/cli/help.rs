@@ -17,6 +17,7 @@ fn no_argument_prints_help_and_touches_nothing() {
         "ps",
         "stop",
         "status",
+        "gov",
         "doctor",
         "bench",
         "completions",

@@ -116,7 +116,7 @@ fn a_killed_writer_loses_nothing_that_it_acknowledged() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path().join("mesh");
     drop(Ledger::create(&dir, &genesis()).unwrap());
-    let kills: u64 = std::env::var("QUORATE_KILLS").map_or(15, |n| n.parse().unwrap());
+    let kills: u64 = std::env::var("QUORATE_KILLS").map_or(40, |n| n.parse().unwrap());
     let (mut kept, mut held) = (BTreeSet::new(), BTreeSet::new());
     let mut dice = 1_u64;
     for kill in 0..kills {
