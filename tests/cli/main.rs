@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod gov;
 mod help;
 mod models;
 mod node;

@@ -12,7 +12,7 @@ use crate::identity::Identity;
 use crate::ledger::Ledger;
 use quorate_core::config::MeshConfig;
 use quorate_core::governance::{
-    Author, Genesis, Members, Parcel, Preset, Record, RecordId, Refusal, Taken, Terms,
+    Author, Genesis, Parcel, Preset, Record, RecordId, Refusal, Taken, Terms,
 };
 use quorate_core::limits::CRITERIA_BYTES_MAX;
 use serde_json::json;
