@@ -11,6 +11,9 @@ pub mod net;
 pub mod node;
 pub mod store;
 
+// What people speak with.
+pub mod sign;
+
 // What clients speak to.
 pub mod api;
 pub mod wire;

@@ -38,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("grammar", &[]),
     ("store", &[]),
     ("ledger", &[]),
+    ("sign", &[]),
     ("net", &["expert", "wire"]),
     ("driver", &["expert", "grammar", "net", "store", "wire"]),
     (
@@ -68,12 +69,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "app", "bench", "driver", "expert", "grammar", "mesh", "net", "node", "store",
-            "testnet", "wire",
+            "api", "app", "bench", "driver", "expert", "grammar", "ledger", "mesh", "net", "node",
+            "sign", "store", "testnet", "wire",
         ],
     ),
     ("main", &["app", "cli"]),
 ];
+
+/// Where people's signatures are made. Only a command that a person types leads there.
+const SIGNING: &[&str] = &["sign"];
+const MAY_LEAD_TO_SIGNING: &[&str] = &["cli", "main"];
 
 /// Crates, and the only modules that may name them.
 const CRATE_HOMES: &[(&[&str], &[&str])] = &[
@@ -88,6 +93,8 @@ const CRATE_HOMES: &[(&[&str], &[&str])] = &[
     (&["llama_cpp_2", "llama_cpp_sys_2"], &["expert"]),
     (&["llguidance", "toktrie"], &["grammar"]),
     (&["rusqlite"], &["store"]),
+    (&["age", "ed25519_dalek"], SIGNING),
+    (&["console"], &["cli"]),
     // obs: its log format is a word of the command line.
     (
         &["clap", "clap_complete", "rustyline"],
@@ -237,6 +244,46 @@ fn wrong_arrows(path: &str, text: &str) -> Vec<String> {
     named.extend(named_under(&code, "quorate"));
     let bad = named.iter().filter(|t| known(&t.text) && !allowed(&t.text));
     bad.map(|t| format!("{path}:{}: `{module}` uses `{}`", t.line, t.text))
+        .collect()
+}
+
+/// Everything that a module reaches over the arrows.
+fn reaches(module: &str, arrows: &[(&str, &[&str])]) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![module.to_owned()];
+    while let Some(next) = open.pop() {
+        let uses = arrows.iter().filter(|(name, _)| *name == next);
+        for name in uses.flat_map(|(_, uses)| uses.iter()) {
+            if reached.insert((*name).to_owned()) {
+                open.push((*name).to_owned());
+            }
+        }
+    }
+    reached
+}
+
+fn ways_to_signing(arrows: &[(&str, &[&str])]) -> Vec<String> {
+    let others = arrows.iter().map(|(name, _)| *name);
+    let others = others.filter(|n| !SIGNING.contains(n) && !MAY_LEAD_TO_SIGNING.contains(n));
+    let leads = |name: &&str| {
+        reaches(name, arrows)
+            .iter()
+            .any(|r| SIGNING.contains(&r.as_str()))
+    };
+    others
+        .filter(leads)
+        .map(|name| format!("`{name}` leads to the code that signs for people"))
+        .collect()
+}
+
+/// Names by which a signature could be made in the core, which only verifies.
+fn core_signs(path: &str, text: &str) -> Vec<String> {
+    let code = code_of(text);
+    let named = code
+        .iter()
+        .filter(|t| matches!(&*t.text, "Signer" | "SigningKey" | "SecretKey"));
+    named
+        .map(|t| format!("{path}:{}: `{}` in the core", t.line, t.text))
         .collect()
 }
 
@@ -391,6 +438,23 @@ fn modules_use_only_what_the_arrows_allow() {
     );
 }
 
+/// The model's words pass through the loop, the API and the swarm. None of them can reach a key of
+/// people, whatever the words are.
+#[test]
+fn the_model_side_has_no_path_to_signing() {
+    let tests = |path: &str| {
+        path.ends_with("_tests.rs") || path.ends_with("people.rs") || path.ends_with("tests.rs")
+    };
+    let mut core = rust_files("src/core");
+    core.retain(|(path, _)| !tests(path) && !path.ends_with("mesh/machines.rs"));
+    let mut found = ways_to_signing(ARROWS);
+    found.extend(over_all(&core, core_signs));
+    refuse(
+        &found,
+        "Signatures of people are made in src/sign, which only a command that a person types may use.",
+    );
+}
+
 #[test]
 fn crates_stay_in_their_modules() {
     refuse(
@@ -531,6 +595,23 @@ fn the_rules_refuse_bad_samples() {
             "#[cfg(test)] mod tests { use crate::store; }",
         ),
         0,
+    );
+
+    bad(
+        ways_to_signing(&[
+            ("sign", &[]),
+            ("net", &["sign"]),
+            ("driver", &["net"]),
+            ("cli", &["sign"]),
+        ]),
+        2,
+    );
+    bad(
+        core_signs(
+            "src/core/x.rs",
+            "use ed25519_dalek::{Signer, SigningKey}; // SecretKey",
+        ),
+        2,
     );
 
     bad(

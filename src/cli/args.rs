@@ -3,6 +3,7 @@
 
 use super::testnet::{Millis, Percent};
 use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
+use super::gov::args::Gov;
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
 use clap::{Args, Parser, Subcommand, ValueHint};
@@ -103,6 +104,9 @@ pub(super) enum Verb {
     /// Several nodes on this machine, with made-up distances between them
     #[command(subcommand)]
     Testnet(Testnet),
+    /// Decide with others: keys, proposals, votes, halts
+    #[command(subcommand)]
+    Gov(Gov),
     /// Check everything a node needs, with a remedy for each fault
     Doctor(ReadVerb),
     /// Measure speed

@@ -15,6 +15,7 @@ mod client;
 mod context;
 mod doctor;
 mod expert;
+mod gov;
 mod interrupt;
 mod mesh;
 mod models;
@@ -90,6 +91,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Resume => expert::pause(&command()?, false),
         Verb::Testnet(Testnet::Up(args)) => testnet::up(&command()?, args),
         Verb::Testnet(Testnet::Down(args)) => testnet::down(&command()?, args),
+        Verb::Gov(verb) => gov::gov(&command()?, verb),
         Verb::Doctor(args) => doctor::doctor(cli.config.as_deref(), args),
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)

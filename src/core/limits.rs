@@ -389,11 +389,16 @@ pub const LATCHED_HALTS_MAX: usize = 8;
 pub const LATCH_BYTES: usize = 12 << 10;
 /// Bytes of the journal of permits before it begins anew; the one before is kept.
 pub const AUDIT_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of a vote key's file, and of its memory.
+pub const SIGNER_FILE_BYTES_MAX: u64 = 16 << 10;
+/// Bytes of the passphrase of a vote key: whoever types more has typed something else.
+pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 /// Meshes that one vote key remembers.
 pub const SIGNER_MESHES_MAX: usize = 64;
 
 const _: () = {
     assert!(LATCHED_HALTS_MAX * (HALT_BYTES_MAX + 2) + 1024 < LATCH_BYTES);
+    assert!(SIGNER_MESHES_MAX as u64 * 160 + 1024 < SIGNER_FILE_BYTES_MAX);
     assert!(
         LIST_ENTRIES_MAX as usize * 6 < OPINION_BYTES_MAX,
         "a full list fits an opinion"

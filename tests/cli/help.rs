@@ -27,6 +27,7 @@ fn no_argument_prints_help_and_touches_nothing() {
         "pause",
         "resume",
         "testnet",
+        "gov",
         "doctor",
         "bench",
         "completions",

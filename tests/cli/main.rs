@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod gov;
 mod help;
 mod mesh;
 mod models;

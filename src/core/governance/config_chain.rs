@@ -273,7 +273,7 @@ impl<'a> Tree<'a> {
 
     /// Values that keys had in the last 24 hours before `latest_s`. What no witness can date counts
     /// as recent.
-    fn lately(&self, at: usize, latest_s: Option<u64>) -> Lately {
+    pub(super) fn lately(&self, at: usize, latest_s: Option<u64>) -> Lately {
         let mut lately = Lately::new();
         for link in self.back_from(at) {
             let Some(parent) = link.parent.map(|parent| &self.links[parent]) else {

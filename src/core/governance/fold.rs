@@ -12,7 +12,8 @@ use super::halt::HaltId;
 use super::membership::Electorate;
 use super::phase::Phase;
 use super::records::Records;
-use crate::config::MeshConfig;
+use super::tier::{Lately, Tier, patch_tier};
+use crate::config::{BadPatch, MeshConfig, Patch};
 use crate::ids::NetworkId;
 use crate::limits::{HALTS_PER_AUTHOR_MAX, PROPOSALS_SHOWN_MAX};
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +78,8 @@ pub struct Standing {
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) min_safe: u64,
     pub(super) revert: u8,
+    /// Values of the last 24 hours, by the newest checkpoint.
+    lately: Lately,
     pub(super) lease: Option<Lease>,
     pub(super) leases: Leases,
     pub(super) admissions: Admissions,
@@ -130,6 +133,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
     let faults = feeds.faults.iter().filter(ever);
     let faults = faults.map(|(author, fault)| (*author, *fault)).collect();
     authors.extend(invited(&open));
+    let lease = lease(network, records, electorate);
     let mut standing = Standing {
         network,
         tip: Tip {
@@ -146,7 +150,8 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         snapshots: snapshots(&links),
         min_safe: *min_safe,
         revert: terms.revert,
-        lease: lease(network, records, electorate),
+        lately: tree.lately(path[path.len() - 1], lease.map(|l| l.time.low_s)),
+        lease,
         leases: terms.leases,
         admissions: Admissions::new(&terms.nodes, ours, &taken_out),
         taken_out,
@@ -365,6 +370,11 @@ impl Standing {
 
     pub fn lease(&self) -> Option<Lease> {
         self.lease
+    }
+
+    /// The tier of a patch of today's config, if witnesses saw it now.
+    pub fn tier_of(&self, patch: &Patch) -> Result<Tier, BadPatch> {
+        patch_tier(patch, &self.snapshot().config, &self.lately)
     }
 
     pub fn admissions(&self) -> &Admissions {

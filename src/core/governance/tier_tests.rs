@@ -230,3 +230,20 @@ proptest! {
         prop_assert_eq!((back.hash(), back), (config.hash(), config));
     }
 }
+
+#[test]
+fn a_standing_says_what_a_patch_needs_now() {
+    let mut world = World::new(3, 3);
+    let first = world.proposal(Consent::Minor, world.set(Key::ServingGatherUs, 600));
+    assert!(world.passes(&first, &[0, 1]));
+    let Act::Patch(second) = world.set(Key::ServingGatherUs, 1_100) else {
+        panic!("a patch")
+    };
+    let tier = |world: &World| world.standing().tier_of(&second);
+    assert_eq!(tier(&world), Ok(Tier::DeployMajor), "120 % of what it was");
+    // The fold says the same.
+    let minor = world.proposal(Consent::Minor, Act::Patch(second.clone()));
+    assert!(!world.passes(&minor, &[0, 1]));
+    world.look(2 * DAY_S);
+    assert_eq!(tier(&world), Ok(Tier::DeployMinor));
+}

@@ -1,0 +1,34 @@
+//! `quorate gov`: people govern a mesh. Reads the mesh of this home or an exported file, writes what
+//! is carried by hand, and signs where the key is.
+
+mod acts;
+pub(super) mod args;
+mod hand;
+mod home;
+mod mesh;
+mod names;
+mod read;
+mod render;
+
+use super::context::Context;
+use crate::error::Outcome;
+use args::Gov;
+
+pub(super) fn gov(context: &Context, verb: &Gov) -> Outcome {
+    match verb {
+        Gov::Keygen(args) => hand::keygen(context, args),
+        Gov::Init(args) => home::init(context, args),
+        Gov::Propose(args) => acts::propose(context, args),
+        Gov::Vote(args) => acts::vote(context, args),
+        Gov::Halt(args) => acts::halt(context, args),
+        Gov::Resume(args) => acts::resume(context, args),
+        Gov::Revoke(args) => acts::revoke(context, args),
+        Gov::Sign(args) => hand::sign(context, args),
+        Gov::Import(args) => home::import(context, args),
+        Gov::Export(args) => home::export(context, args),
+        Gov::Verify(args) => read::verify(args),
+        Gov::Show(args) => read::show(context, args),
+        Gov::Log(args) => read::log(context, args),
+        Gov::Status(args) => read::status(context, args),
+    }
+}
