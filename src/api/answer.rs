@@ -26,6 +26,8 @@ pub(crate) struct Answer {
     /// The law, declared in one line.
     pub law: String,
     pub facts: Arc<ExpertFacts>,
+    /// The name under which it was asked, if that is not the model's own.
+    pub name: Option<&'static str>,
     pub usage: Usage,
     pub timings: Timings,
     /// Who is asked; a mesh answer also says what that took.
@@ -129,6 +131,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
         seed,
         law: wish.law.to_string(),
         facts,
+        name: (wish.model == mesh::MODEL).then_some(mesh::MODEL),
         usage: Usage::default(),
         timings: Timings::default(),
         asked,

@@ -1,16 +1,16 @@
 //! The mesh behind the API: the model id `mesh`, what its tokens cost, and the page about it.
 
-use super::{ApiState, body, router};
 use super::error::{ApiError, Kind};
+use super::{ApiState, body, router};
+use crate::config::RawExpert;
 use crate::driver::{Asked, Lease};
 use crate::identity;
 use crate::mesh::{Neighbour, Page, PeerView, Reach};
 use crate::wish::Together;
-use crate::config::RawExpert;
 use axum::Json;
 use axum::body::Body;
-use axum::http::HeaderMap;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use quorate_core::generate::Provenance;
 use quorate_core::ids::ExpertId;
 use quorate_core::mesh::{Address, Transport};
@@ -207,7 +207,7 @@ pub(super) async fn register(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let raw: RawExpert = json_body(&headers, body).await?;
+    let raw: RawExpert = json_body(&state, &headers, body).await?;
     let facts = router::register(&state, raw).await?;
     Ok(Json(json!({
         "expert": facts.id.to_string(),
@@ -222,7 +222,7 @@ pub(super) async fn unregister(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let asked: Named = json_body(&headers, body).await?;
+    let asked: Named = json_body(&state, &headers, body).await?;
     let library = state.library.as_ref().ok_or_else(ApiError::gone)?;
     let removed = library.unregister(&asked.name);
     state.node.unload(&asked.name).await;
@@ -235,7 +235,7 @@ pub(super) async fn pause(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
-    let asked: Paused = json_body(&headers, body).await?;
+    let asked: Paused = json_body(&state, &headers, body).await?;
     match state.node.pause(asked.paused).await {
         true => Ok(Json(json!({"paused": asked.paused}))),
         false => Err(ApiError::gone()),
@@ -255,10 +255,11 @@ struct Paused {
 }
 
 async fn json_body<T: serde::de::DeserializeOwned>(
+    state: &ApiState,
     headers: &HeaderMap,
     body: Body,
 ) -> Result<T, ApiError> {
-    let body = body::read(headers, body).await?;
+    let body = body::read(headers, body, state.limits.body).await?;
     serde_json::from_slice(&body)
         .map_err(|error| ApiError::new(Kind::Malformed, format!("the body: {error}")))
 }

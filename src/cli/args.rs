@@ -1,9 +1,9 @@
 //! The command line exactly as typed. Nothing here is checked beyond its form; `config` and the
 //! verbs do that.
 
+use super::gov::args::Gov;
 use super::testnet::{Millis, Percent};
 use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
-use super::gov::args::Gov;
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
 use clap::{Args, Parser, Subcommand, ValueHint};

@@ -56,10 +56,11 @@ pub(super) fn rm(context: &Context, args: &ExpertRm) -> Outcome {
     }
     match was_there {
         true => term::line(format!("{}: no longer served", args.name)),
-        false => Err(
-            Failure::new(Kind::NotFound, format!("there is no expert '{}'", args.name))
-                .hint("`quorate expert list` shows them"),
-        ),
+        false => Err(Failure::new(
+            Kind::NotFound,
+            format!("there is no expert '{}'", args.name),
+        )
+        .hint("`quorate expert list` shows them")),
     }
 }
 
@@ -75,7 +76,12 @@ pub(super) fn list(context: &Context, args: &ReadVerb) -> Outcome {
             [
                 expert.name.clone(),
                 expert.model.clone(),
-                if expert.prefix.is_some() { "private" } else { "-" }.to_owned(),
+                if expert.prefix.is_some() {
+                    "private"
+                } else {
+                    "-"
+                }
+                .to_owned(),
                 who(expert),
             ]
         })
@@ -152,7 +158,10 @@ fn tables(document: &mut DocumentMut) -> Outcome<&mut ArrayOfTables> {
         .entry("expert")
         .or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
     item.as_array_of_tables_mut().ok_or_else(|| {
-        Failure::new(Kind::Config, "the settings' `expert` is not written as [[expert]] tables")
+        Failure::new(
+            Kind::Config,
+            "the settings' `expert` is not written as [[expert]] tables",
+        )
     })
 }
 

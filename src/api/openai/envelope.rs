@@ -28,7 +28,8 @@ impl Envelope {
         fields.insert("id".into(), format!("{id_prefix}{random:016x}").into());
         fields.insert("object".into(), object.into());
         fields.insert("created".into(), now.as_secs().into());
-        fields.insert("model".into(), answer.facts.model.as_str().into());
+        let model = answer.name.unwrap_or(&answer.facts.model);
+        fields.insert("model".into(), model.into());
         fields.insert("system_fingerprint".into(), fingerprint(answer).into());
         let mut chunk_head = Value::Object(fields.clone()).to_string();
         chunk_head.pop(); // the closing brace
