@@ -2,12 +2,13 @@
 
 use super::error::{ApiError, Kind};
 use super::{ApiState, body};
-use crate::driver::{ModelStatus, Residence};
+use crate::driver::{ModelStatus, NodeStatus, Residence};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use quorate_core::donor::Closed;
 use serde_json::{Value, json};
 
 /// The process serves HTTP.
@@ -65,7 +66,39 @@ pub(super) async fn status(State(state): State<ApiState>) -> Result<Json<Value>,
         "memory_used_bytes": status.memory_used_bytes,
         "default_model": state.default_model,
         "models": models,
+        "mesh": mesh(&state, &status).await,
     })))
+}
+
+/// Null: the node belongs to no mesh.
+async fn mesh(state: &ApiState, status: &NodeStatus) -> Option<Value> {
+    let page = state.mesh.page().await?;
+    let here = page
+        .peers
+        .iter()
+        .filter(|p| p.is_member && p.link.is_some());
+    let given: u64 = status.guests.iter().map(|guest| guest.opinions).sum();
+    Some(json!({
+        "network": page.network.to_string(),
+        "members": page.members,
+        "here": here.count(),
+        "halted": page.halted,
+        "guests": status.guests.len(),
+        "guest_sessions": status.guests.iter().map(|g| g.running).sum::<usize>(),
+        "opinions_given": given,
+        "closed": status.closed.map(closed),
+        "experts_asked": status.remote_experts,
+    }))
+}
+
+fn closed(why: Closed) -> String {
+    match why {
+        Closed::Paused => "paused by the owner".into(),
+        Closed::OwnerBusy => "the owner is asking".into(),
+        Closed::OutsideHours { opens_in_min } => {
+            format!("outside the owner's hours, for {opens_in_min} more minutes")
+        }
+    }
 }
 
 pub(super) async fn ps(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {

@@ -80,7 +80,11 @@ pub(super) fn status(context: &Context, args: &args::ReadVerb) -> Outcome {
     page["up"] = json!(true);
     page["api"] = json!(client.base());
     page["home"] = json!(context.home.data);
-    page["privacy"] = json!("local");
+    page["privacy"] = json!(if page["mesh"].is_null() {
+        "local"
+    } else {
+        "mesh"
+    });
     if args.json {
         return term::json(&page);
     }
@@ -115,9 +119,48 @@ pub(super) fn status(context: &Context, args: &args::ReadVerb) -> Outcome {
                 Size(number("memory_budget_bytes"))
             ),
         ),
-        ("privacy", "local: prompts stay on this machine".to_owned()),
     ] {
         term::line(format!("{name:<10}{value}"))?;
     }
+    for (name, value) in mesh_rows(&page["mesh"]) {
+        term::line(format!("{name:<10}{value}"))?;
+    }
     Ok(())
+}
+
+/// What the node gives and takes, and who can read what.
+fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
+    if mesh.is_null() {
+        let local = "local: prompts stay on this machine";
+        return vec![("privacy", local.to_owned())];
+    }
+    let number = |name: &str| mesh[name].as_u64().unwrap_or(0);
+    let network = mesh["network"].as_str().unwrap_or_default();
+    let gives = match mesh["closed"].as_str() {
+        Some(why) => format!("nothing now: {why}"),
+        None => format!(
+            "{} opinions to {} nodes so far, {} sessions now",
+            number("opinions_given"),
+            number("guests"),
+            number("guest_sessions")
+        ),
+    };
+    let mut rows = vec![
+        (
+            "mesh",
+            format!(
+                "{}, {} of {} other members here",
+                network.get(..16).unwrap_or(network),
+                number("here"),
+                number("members").saturating_sub(1)
+            ),
+        ),
+        ("gives", gives),
+    ];
+    for reason in mesh["halted"].as_array().into_iter().flatten() {
+        rows.push(("halted", reason.as_str().unwrap_or_default().to_owned()));
+    }
+    let privacy = "mesh for the model `mesh` (the experts asked can read the prompt), else local";
+    rows.push(("privacy", privacy.to_owned()));
+    rows
 }

@@ -1,10 +1,9 @@
 //! A disk made for tests: it remembers every call, so that a crash can be tried at each of them and
 //! within each of them, and it fails at the call that it is told to fail at.
 
-use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 pub(super) type Image = BTreeMap<String, Vec<u8>>;
 
@@ -49,47 +48,51 @@ struct State {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Made(Rc<RefCell<State>>);
+pub(super) struct Made(Arc<Mutex<State>>);
 
 impl Made {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().expect("nobody panics with it")
+    }
+
     pub(super) fn holding(image: Image) -> Made {
         let made = Made::default();
-        made.0.borrow_mut().image = image;
+        made.state().image = image;
         made
     }
 
     /// The call with this number fails, when half of its work is done.
     pub(super) fn failing(at: usize, kind: ErrorKind) -> Made {
         let made = Made::default();
-        made.0.borrow_mut().fails = Some((at, kind));
+        made.state().fails = Some((at, kind));
         made
     }
 
     pub(super) fn failing_with(at: usize, image: Image) -> Made {
         let made = Made::failing(at, ErrorKind::Other);
-        made.0.borrow_mut().image = image;
+        made.state().image = image;
         made
     }
 
     pub(super) fn image(&self) -> Image {
-        self.0.borrow().image.clone()
+        self.state().image.clone()
     }
 
     pub(super) fn steps(&self) -> Vec<Step> {
-        self.0.borrow().steps.clone()
+        self.state().steps.clone()
     }
 
     pub(super) fn calls(&self) -> usize {
-        self.0.borrow().calls
+        self.state().calls
     }
 
     pub(super) fn acknowledge(&self, what: usize) {
-        self.0.borrow_mut().steps.push(Step::Acknowledged(what));
+        self.state().steps.push(Step::Acknowledged(what));
     }
 
     /// Counts a call. Does it fail?
     fn call(&self) -> io::Result<()> {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         state.calls += 1;
         match state.fails {
             Some((at, kind)) if state.calls == at => Err(kind.into()),
@@ -98,14 +101,14 @@ impl Made {
     }
 
     fn step(&self, step: Step) {
-        let mut state = self.0.borrow_mut();
+        let mut state = self.state();
         apply(&mut state.image, &step, None);
         state.steps.push(step);
     }
 
     pub(super) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         self.call()?;
-        let state = self.0.borrow();
+        let state = self.state();
         state
             .image
             .get(name)

@@ -10,6 +10,7 @@ mod faults;
 mod grpc;
 mod guard;
 mod limits;
+mod mesh;
 mod openai;
 mod pages;
 mod server;

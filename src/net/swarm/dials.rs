@@ -153,7 +153,7 @@ mod tests {
         let start = Instant::now();
         let (mut dials, node) = (Dials::new(start, vec![]), [3; 32]);
         let way: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
-        let mut due = |dials: &mut Dials, s: u64| {
+        let due = |dials: &mut Dials, s: u64| {
             let now = start + Duration::from_secs(s);
             dials.member_due(now, &node, vec![way.clone()]).is_some()
         };

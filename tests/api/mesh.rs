@@ -1,0 +1,115 @@
+//! `mesh` as a model where there is no mesh, and the router's service. With a mesh: tests/cli/testnet.rs.
+
+use crate::server::{Server, endless, start};
+use quorate::wire::v1::router_client::RouterClient;
+use quorate::wire::v1::{
+    GetRouterStatusRequest, ListExpertsRequest, RegisterExpertRequest, WatchRouterRequest,
+};
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+async fn router(server: &Server) -> RouterClient<Channel> {
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap();
+    RouterClient::new(endpoint.connect().await.unwrap())
+}
+
+#[tokio::test]
+async fn without_a_mesh_its_model_says_how_to_get_one() {
+    let server = start(endless()).await;
+    let asked = r#"{"model":"mesh","prompt":"x","max_tokens":1}"#;
+    let reply = server.post("/v1/completions", asked).await;
+    assert_eq!(reply.status, 404);
+    let message = reply.error()["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("quorate join"), "{message}");
+    assert_eq!(server.get("/api/mesh").await.status, 404);
+    let models = server.get("/v1/models").await.body;
+    assert!(!models.contains("\"mesh\""), "{models}");
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_mesh_is_checked() {
+    let server = start(endless()).await;
+    for (quorate, param) in [
+        (r#"{"k":0}"#, "quorate.k"),
+        (r#"{"semantics":"C"}"#, "quorate.semantics"),
+        (r#"{"provenance":1}"#, "quorate.provenance"),
+        ("7", "quorate"),
+    ] {
+        let body = format!(r#"{{"model":"stub","prompt":"x","quorate":{quorate}}}"#);
+        let reply = server.post("/v1/completions", &body).await;
+        assert_eq!(
+            (reply.status, reply.error()["param"].as_str()),
+            (400, Some(param))
+        );
+    }
+    // A model that is asked alone has nobody to tell of.
+    let body =
+        r#"{"model":"stub","prompt":"x","max_tokens":2,"quorate":{"provenance":true,"k":3}}"#;
+    let reply = server.post("/v1/completions", body).await.json();
+    assert!(reply["quorate"]["mesh"].is_null(), "{reply}");
+}
+
+#[tokio::test]
+async fn the_router_tells_what_it_knows() {
+    let server = start(endless()).await;
+    let mut client = router(&server).await;
+    let status = client.get_router_status(GetRouterStatusRequest {}).await;
+    let status = status.unwrap().into_inner();
+    assert_eq!((status.running, status.experts.len()), (0, 0));
+    let mut watch = client.watch_router(WatchRouterRequest {}).await;
+    let watch = watch.as_mut().unwrap().get_mut();
+    assert_eq!(watch.message().await.unwrap().unwrap(), status);
+    // Loading a model is a change: it is an expert that requests may ask.
+    let asked = r#"{"model":"stub","prompt":"x","max_tokens":1}"#;
+    assert_eq!(server.post("/v1/completions", asked).await.status, 200);
+    let mut last = watch.message().await.unwrap().unwrap();
+    while last.generated_tokens == 0 || last.running > 0 {
+        last = watch.message().await.unwrap().unwrap();
+    }
+    assert_eq!(last.experts.len(), 1);
+    assert!(last.experts[0].node.is_empty(), "it is in this process");
+    let listed = client.list_experts(ListExpertsRequest {}).await.unwrap();
+    assert!(listed.into_inner().experts.is_empty());
+}
+
+#[tokio::test]
+async fn an_expert_that_makes_no_sense_is_refused_by_name() {
+    let server = start(endless()).await;
+    let mut client = router(&server).await;
+    let private = RegisterExpertRequest {
+        name: "law".into(),
+        model: "stub".into(),
+        prefix: "secret".into(),
+        allow: vec![],
+    };
+    let refused = client.register_expert(private).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused.message().contains("leak its private prefix"),
+        "{refused}"
+    );
+    let file = r#"{"name":"law","model":"stub","prefix_file":"/etc/passwd","allow":["mesh"]}"#;
+    let reply = server.post("/api/experts", file).await;
+    assert_eq!(
+        (reply.status, reply.error()["param"].as_str()),
+        (400, Some("prefix_file"))
+    );
+    for body in ["", "{}", r#"{"name":"x","model":"stub","colour":1}"#] {
+        assert_eq!(
+            server.post("/api/experts", body).await.status,
+            400,
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_owner_pauses_what_is_given() {
+    let server = start(endless()).await;
+    let reply = server.post("/api/pause", r#"{"paused":true}"#).await;
+    assert_eq!(reply.status, 200);
+    server.until(|status| status.paused).await;
+    server.post("/api/pause", r#"{"paused":false}"#).await;
+    server.until(|status| !status.paused).await;
+    assert_eq!(server.post("/api/pause", "{}").await.status, 400);
+}
