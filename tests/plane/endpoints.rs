@@ -228,7 +228,6 @@ async fn a_cut_cable_is_noticed_within_six_seconds_and_a_silence_is_none() {
     let (events_tx, mut events) = mpsc::channel(8);
     let remote = Remote {
         facts: served.facts(),
-        tokenizer: None,
         letterhead: watch::channel(letterhead()).1,
         dial,
         patience: PATIENCE,
