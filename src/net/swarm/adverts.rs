@@ -26,17 +26,21 @@ impl Task {
             .as_ref()
             .is_none_or(|last| !says_the_same(last, &advert));
         self.advert = Some(advert);
-        let topic = self.topic();
-        let gossip = &mut self.swarm.behaviour_mut().members.inner().gossip;
-        match gossip.publish(topic, bytes.clone()) {
-            // Who connects later reads it with the first sync.
-            Ok(_) | Err(PublishError::NoPeersSubscribedToTopic) => {}
-            Err(error) => {
-                tracing::debug!(target: "quorate::swarm", %error, "the advert was not published");
-            }
-        }
+        self.publish(bytes.clone());
         if is_news {
             self.spread(vec![bytes], None);
+        }
+    }
+
+    fn publish(&mut self, advert: Vec<u8>) {
+        let topic = self.topic();
+        let gossip = &mut self.swarm.behaviour_mut().members.inner().gossip;
+        match gossip.publish(topic, advert) {
+            // Who connects later reads it with the first sync; what was heard is not said again.
+            Ok(_) | Err(PublishError::NoPeersSubscribedToTopic | PublishError::Duplicate) => {}
+            Err(error) => {
+                tracing::debug!(target: "quorate::swarm", %error, "an advert was not published");
+            }
         }
     }
 
@@ -104,7 +108,11 @@ impl Task {
         if verdict == Some(Ok(())) {
             self.heard.insert(node, Instant::now());
             if known.is_some_and(|known| known != instance) {
-                self.tell_twins(&node, bytes);
+                self.tell_twins(&node, bytes.clone());
+            }
+            // From its own mouth: two parts of a mesh that meet hear of each other at once.
+            if from == Source::Peer(node) && known != Some(instance) {
+                self.publish(bytes);
             }
         }
         verdict.unwrap_or(Ok(()))
@@ -113,8 +121,14 @@ impl Task {
     /// A new life of a node, or a second one: each process that is connected under this key hears of
     /// it. Questions go to the connections of a peer in turn.
     fn tell_twins(&mut self, node: &PeerKey, advert: Vec<u8>) {
-        let connected = self.links.peers.get(node);
-        for _ in 0..connected.map_or(0, |peer| peer.connections.len()) {
+        let Some(peer) = self.links.peers.get_mut(node) else {
+            return;
+        };
+        // The new one knows others.
+        peer.knows_adverts = false;
+        let processes = peer.connections.len();
+        self.sync_soon(node);
+        for _ in 0..processes {
             self.ask(node, Question::Take(vec![advert.clone()]), Flight::Push);
         }
     }
