@@ -179,7 +179,7 @@ impl Task {
             }
             self.settle_events();
         }
-        self.leave().await;
+        Box::pin(self.leave()).await;
     }
 
     /// Streams are taken from libp2p at once, which keeps room for one.
@@ -218,7 +218,7 @@ impl Task {
         // Who does not wait for the answer any more needs none.
         match command {
             Command::Insert(record, answer) => {
-                let taken = self.insert(record);
+                let taken = self.insert(*record);
                 answer.send(taken).ok();
             }
             Command::Peers(answer) => {
