@@ -13,6 +13,10 @@ use quorate_core::mesh::sync::Question;
 use quorate_core::mesh::{Advert, ExpertRow, Gone, Input, Output, Refusal, Source};
 use std::time::{Duration, Instant};
 
+/// News that is on its way to a peer gets there before its connections are made anew.
+const RENEW_AFTER: Duration = Duration::from_millis(500);
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+
 impl Task {
     /// Signs a new advert and tells it; one that says something new also to each member by itself.
     pub(super) fn advertise(&mut self, leaves: bool) {
@@ -126,6 +130,15 @@ impl Task {
         };
         // The new one knows others.
         peer.knows_adverts = false;
+        // Gossipsub takes a connection beside one of the earlier life for a second one of the same,
+        // and tells the new process nothing: both sides begin anew. Once: twins would go on so.
+        let now = Instant::now();
+        let last = self.renewed.get(node);
+        let was_lately = last.is_some_and(|at| now.duration_since(*at) < RENEW_EVERY);
+        if peer.overlapped && !was_lately {
+            peer.renew_at = Some(now + RENEW_AFTER);
+            self.renewed.insert(*node, now);
+        }
         let processes = peer.connections.len();
         self.sync_soon(node);
         for _ in 0..processes {
@@ -207,6 +220,7 @@ impl Task {
         }
         self.dials.keep_members(|key| self.book.is_member(key));
         self.heard.retain(|key, _| self.book.is_member(key));
+        self.renewed.retain(|key, _| self.book.is_member(key));
         let mut closed = Vec::new();
         for (key, peer) in &self.links.peers {
             if !self.book.is_member(key) {

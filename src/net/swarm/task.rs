@@ -54,6 +54,8 @@ pub(super) struct Task {
     pub(super) advertise_at: Instant,
     /// When something was last heard of a node that is not connected.
     pub(super) heard: BTreeMap<Author, Instant>,
+    /// When connections to a node that had begun a new life were made anew.
+    pub(super) renewed: BTreeMap<Author, Instant>,
     pub(super) events: mpsc::Sender<Event>,
     /// What the node has not taken yet: of every node the last.
     pub(super) owed: BTreeMap<(bool, Author), Event>,
@@ -119,6 +121,7 @@ impl Task {
             serves: vec![],
             advertise_at: now,
             heard: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             events,
             owed: BTreeMap::new(),
             listens: BTreeSet::new(),
