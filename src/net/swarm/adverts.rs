@@ -13,6 +13,10 @@ use quorate_core::mesh::sync::Question;
 use quorate_core::mesh::{Advert, ExpertRow, Gone, Input, Output, Refusal, Source};
 use std::time::{Duration, Instant};
 
+/// News that is on its way to a peer gets there before its connections are made anew.
+const RENEW_AFTER: Duration = Duration::from_millis(500);
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+
 impl Task {
     /// Signs a new advert and tells it; one that says something new also to each member by itself.
     pub(super) fn advertise(&mut self, leaves: bool) {
@@ -26,17 +30,21 @@ impl Task {
             .as_ref()
             .is_none_or(|last| !says_the_same(last, &advert));
         self.advert = Some(advert);
-        let topic = self.topic();
-        let gossip = &mut self.swarm.behaviour_mut().members.inner().gossip;
-        match gossip.publish(topic, bytes.clone()) {
-            // Who connects later reads it with the first sync.
-            Ok(_) | Err(PublishError::NoPeersSubscribedToTopic) => {}
-            Err(error) => {
-                tracing::debug!(target: "quorate::swarm", %error, "the advert was not published");
-            }
-        }
+        self.publish(bytes.clone());
         if is_news {
             self.spread(vec![bytes], None);
+        }
+    }
+
+    fn publish(&mut self, advert: Vec<u8>) {
+        let topic = self.topic();
+        let gossip = &mut self.swarm.behaviour_mut().members.inner().gossip;
+        match gossip.publish(topic, advert) {
+            // Who connects later reads it with the first sync; what was heard is not said again.
+            Ok(_) | Err(PublishError::NoPeersSubscribedToTopic | PublishError::Duplicate) => {}
+            Err(error) => {
+                tracing::debug!(target: "quorate::swarm", %error, "an advert was not published");
+            }
         }
     }
 
@@ -104,7 +112,11 @@ impl Task {
         if verdict == Some(Ok(())) {
             self.heard.insert(node, Instant::now());
             if known.is_some_and(|known| known != instance) {
-                self.tell_twins(&node, bytes);
+                self.tell_twins(&node, bytes.clone());
+            }
+            // From its own mouth: two parts of a mesh that meet hear of each other at once.
+            if from == Source::Peer(node) && known != Some(instance) {
+                self.publish(bytes);
             }
         }
         verdict.unwrap_or(Ok(()))
@@ -113,8 +125,23 @@ impl Task {
     /// A new life of a node, or a second one: each process that is connected under this key hears of
     /// it. Questions go to the connections of a peer in turn.
     fn tell_twins(&mut self, node: &PeerKey, advert: Vec<u8>) {
-        let connected = self.links.peers.get(node);
-        for _ in 0..connected.map_or(0, |peer| peer.connections.len()) {
+        let Some(peer) = self.links.peers.get_mut(node) else {
+            return;
+        };
+        // The new one knows others.
+        peer.knows_adverts = false;
+        // Gossipsub takes a connection beside one of the earlier life for a second one of the same,
+        // and tells the new process nothing: both sides begin anew. Once: twins would go on so.
+        let now = Instant::now();
+        let last = self.renewed.get(node);
+        let was_lately = last.is_some_and(|at| now.duration_since(*at) < RENEW_EVERY);
+        if peer.overlapped && !was_lately {
+            peer.renew_at = Some(now + RENEW_AFTER);
+            self.renewed.insert(*node, now);
+        }
+        let processes = peer.connections.len();
+        self.sync_soon(node);
+        for _ in 0..processes {
             self.ask(node, Question::Take(vec![advert.clone()]), Flight::Push);
         }
     }
@@ -193,6 +220,7 @@ impl Task {
         }
         self.dials.keep_members(|key| self.book.is_member(key));
         self.heard.retain(|key, _| self.book.is_member(key));
+        self.renewed.retain(|key, _| self.book.is_member(key));
         let mut closed = Vec::new();
         for (key, peer) in &self.links.peers {
             if !self.book.is_member(key) {

@@ -226,6 +226,8 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
         .validation_mode(gossipsub::ValidationMode::Anonymous)
         .message_id_fn(|message| blake3::hash(&message.data).as_bytes().to_vec().into())
         .validate_messages()
+        // A few neighbours pass it on: adverts are most of what an idle mesh says.
+        .flood_publish(false)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .build()
         .map_err(|error| error.to_string())?;

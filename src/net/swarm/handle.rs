@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 #[derive(Debug)]
 pub(super) enum Command {
-    Insert(Record, oneshot::Sender<Taken>),
+    Insert(Box<Record>, oneshot::Sender<Taken>),
     Peers(oneshot::Sender<Vec<PeerView>>),
     Addresses(oneshot::Sender<Vec<Address>>),
 }
@@ -70,6 +70,7 @@ impl Handle {
     /// A record that was made here, and is written down already: kept, and pushed to every member
     /// that is connected. None: the swarm has ended.
     pub async fn insert(&self, record: Record) -> Option<Taken> {
+        let record = Box::new(record);
         self.ask(|answer| Command::Insert(record, answer)).await
     }
 

@@ -65,6 +65,10 @@ pub(super) struct Peer {
     pub(super) knows_adverts: bool,
     pub(super) next_greeting: Option<Instant>,
     pub(super) next_sync: Instant,
+    /// Two connections stood at once.
+    pub(super) overlapped: bool,
+    /// Everything to it is closed then, and made anew.
+    pub(super) renew_at: Option<Instant>,
     /// It carries connections to others.
     pub(super) is_relay: bool,
 }
@@ -125,8 +129,11 @@ impl Links {
             knows_adverts: false,
             next_greeting: None,
             next_sync: now,
+            overlapped: false,
+            renew_at: None,
             is_relay: false,
         });
+        peer.overlapped |= !peer.connections.is_empty();
         peer.connections.push(Connection {
             id,
             address: endpoint.get_remote_address().clone(),

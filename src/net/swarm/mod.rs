@@ -168,6 +168,6 @@ pub fn start(
     let (events_tx, events) = mpsc::channel(SWARM_EVENTS_MAX);
     let task = task::Task::new(settings, own, replica, events_tx)?;
     let handle = task.handle(commands_tx);
-    tokio::spawn(task.run(commands, serves, stop));
+    tokio::spawn(Box::pin(task.run(commands, serves, stop)));
     Ok((handle, events))
 }

@@ -16,6 +16,8 @@ use quorate_core::mesh::{Advert, Input, join};
 use std::time::{Duration, Instant};
 
 const GREET_AGAIN: Duration = Duration::from_secs(2);
+/// After a sync that may have left something.
+const SYNC_AGAIN: Duration = Duration::from_secs(1);
 
 /// A question under way.
 pub(super) enum Flight {
@@ -23,6 +25,15 @@ pub(super) enum Flight {
     Push,
     Records(Pull),
     Adverts { pages: u32 },
+}
+
+/// What became of some records.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Haul {
+    Nothing,
+    News,
+    /// Some were not looked at: the node has to listen first.
+    NoRoom,
 }
 
 type SyncEvent = request_response::Event<Vec<u8>, Vec<u8>>;
@@ -188,9 +199,10 @@ impl Task {
     }
 
     /// Takes what is news, once the ones that they rest on are there. None is taken that the node
-    /// cannot be told of now. Was anything?
-    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> bool {
+    /// cannot be told of now.
+    fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> Haul {
         let (mut news, mut told, mut next) = (Vec::new(), Vec::new(), records);
+        let mut has_room = true;
         loop {
             let mut waiting = Vec::new();
             let before = news.len();
@@ -200,7 +212,7 @@ impl Task {
                 }
                 let Ok(place) = self.events.clone().try_reserve_owned() else {
                     tracing::debug!(target: "quorate::swarm", "records wait: the node is busy");
-                    waiting.clear();
+                    has_room = false;
                     break;
                 };
                 match self.replica.insert(record.clone()) {
@@ -213,13 +225,17 @@ impl Task {
                 }
             }
             self.replica.refold();
-            if waiting.is_empty() || news.len() == before {
+            if !has_room || waiting.is_empty() || news.len() == before {
                 break;
             }
             next = waiting;
         }
-        let is_news = !news.is_empty();
-        if is_news {
+        let haul = match (has_room, news.is_empty()) {
+            (false, _) => Haul::NoRoom,
+            (true, true) => Haul::Nothing,
+            (true, false) => Haul::News,
+        };
+        if !news.is_empty() {
             self.recount();
             self.spread(news, from);
         }
@@ -227,12 +243,12 @@ impl Task {
         for (place, record) in told {
             place.send(Event::Recorded(Box::new(record)));
         }
-        is_news
+        haul
     }
 
-    fn sync_soon(&mut self, key: &PeerKey, is_due: bool) {
-        if let Some(peer) = self.links.peers.get_mut(key).filter(|_| is_due) {
-            peer.next_sync = Instant::now() + Duration::from_secs(1);
+    pub(super) fn sync_soon(&mut self, key: &PeerKey) {
+        if let Some(peer) = self.links.peers.get_mut(key) {
+            peer.next_sync = peer.next_sync.min(Instant::now() + SYNC_AGAIN);
         }
     }
 
@@ -261,21 +277,7 @@ impl Task {
         match flight {
             Flight::Push => {}
             Flight::Greeting => self.greeted(key, &answer),
-            Flight::Records(mut pull) => {
-                if let Answer::Some { items, .. } = &answer {
-                    let records = items.iter().filter_map(|item| Record::decode(item).ok());
-                    let is_news = self.take(records.collect(), Some(key));
-                    // Some may rest on others that came after them.
-                    self.sync_soon(key, is_news);
-                }
-                match pull.next(self.replica.records(), &answer) {
-                    Some(ask) => {
-                        let asked = self.ask(key, ask.question, Flight::Records(pull));
-                        self.goes_on(key, asked);
-                    }
-                    None => self.ask_who_is_there(key, [0; 32], 0),
-                }
-            }
+            Flight::Records(pull) => self.pulled(key, pull, &answer),
             Flight::Adverts { pages } => {
                 let Answer::Some { items, more } = answer else {
                     self.goes_on(key, false);
@@ -289,6 +291,26 @@ impl Task {
                     _ => self.goes_on(key, false),
                 }
             }
+        }
+    }
+
+    fn pulled(&mut self, key: &PeerKey, mut pull: Pull, answer: &Answer) {
+        let mut haul = Haul::Nothing;
+        if let Answer::Some { items, .. } = answer {
+            let records = items.iter().filter_map(|item| Record::decode(item).ok());
+            haul = self.take(records.collect(), Some(key));
+        }
+        // What came may have rested on what came after it; what had no room will have some.
+        if haul != Haul::Nothing {
+            self.sync_soon(key);
+        }
+        let next = pull.next(self.replica.records(), answer);
+        match next.filter(|_| haul != Haul::NoRoom) {
+            Some(ask) => {
+                let asked = self.ask(key, ask.question, Flight::Records(pull));
+                self.goes_on(key, asked);
+            }
+            None => self.ask_who_is_there(key, [0; 32], 0),
         }
     }
 

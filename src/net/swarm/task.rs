@@ -54,6 +54,8 @@ pub(super) struct Task {
     pub(super) advertise_at: Instant,
     /// When something was last heard of a node that is not connected.
     pub(super) heard: BTreeMap<Author, Instant>,
+    /// When connections to a node that had begun a new life were made anew.
+    pub(super) renewed: BTreeMap<Author, Instant>,
     pub(super) events: mpsc::Sender<Event>,
     /// What the node has not taken yet: of every node the last.
     pub(super) owed: BTreeMap<(bool, Author), Event>,
@@ -119,6 +121,7 @@ impl Task {
             serves: vec![],
             advertise_at: now,
             heard: BTreeMap::new(),
+            renewed: BTreeMap::new(),
             events,
             owed: BTreeMap::new(),
             listens: BTreeSet::new(),
@@ -179,7 +182,7 @@ impl Task {
             }
             self.settle_events();
         }
-        self.leave().await;
+        Box::pin(self.leave()).await;
     }
 
     /// Streams are taken from libp2p at once, which keeps room for one.
@@ -218,7 +221,7 @@ impl Task {
         // Who does not wait for the answer any more needs none.
         match command {
             Command::Insert(record, answer) => {
-                let taken = self.insert(record);
+                let taken = self.insert(*record);
                 answer.send(taken).ok();
             }
             Command::Peers(answer) => {

@@ -55,7 +55,9 @@ impl Task {
             let age = now.duration_since(peer.since);
             let is_member = self.book.is_member(key);
             let is_stale = is_member && !peer.is_open() && age >= STALE_AFTER;
-            if is_stale || (!is_member && age >= Duration::from_millis(STRANGER_MS_MAX)) {
+            let is_over = peer.renew_at.is_some_and(|at| at <= now);
+            if is_over || is_stale || (!is_member && age >= Duration::from_millis(STRANGER_MS_MAX))
+            {
                 close.extend(peer.connections.iter().map(|c| c.id));
             } else if peer.next_greeting.is_some_and(|at| at <= now) {
                 peer.next_greeting = None;
