@@ -90,6 +90,8 @@ pub struct MeshReport {
     pub fairness: f64,
     pub fairness_sessions: f64,
     pub shared_refused: u64,
+    pub shared_alone_tps: f64,
+    pub shared_together_tps: f64,
     pub aggregate_ratio: f64,
     pub sim_sizes_ok: Option<bool>,
     pub gossip_bytes_per_s: Option<f64>,
@@ -161,6 +163,11 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     let shared = runtime.block_on(speeds::shared())?;
     (report.fairness, report.aggregate_ratio) = (shared.fairness, shared.aggregate_ratio);
     (report.fairness_sessions, report.shared_refused) = (shared.fairness_sessions, shared.refused);
+    (report.shared_alone_tps, report.shared_together_tps) = (shared.alone_tps, shared.together_tps);
+    if !report.fairness_sessions.is_finite() {
+        let why = "a session got no token within the window";
+        report.missing.insert("fairness_sessions", why);
+    }
     Ok(report)
 }
 

@@ -167,6 +167,9 @@ pub(super) struct Shared {
     pub(super) fairness_sessions: f64,
     /// All tokens, against what as many experts do for as many sessions of their own.
     pub(super) aggregate_ratio: f64,
+    /// Tokens per second of one expert with a full house of its own, and of all routers together.
+    pub(super) alone_tps: f64,
+    pub(super) together_tps: f64,
     /// Answers that an expert had no room for; they were asked for again.
     pub(super) refused: u64,
 }
@@ -194,6 +197,8 @@ pub(super) async fn shared() -> Result<Shared> {
         fairness: spread(&per_router),
         fairness_sessions: spread(&shared.tokens),
         aggregate_ratio: all as f64 / (one * EXPERTS as u64) as f64,
+        alone_tps: rate(one as usize, WINDOW),
+        together_tps: rate(all as usize, WINDOW),
         refused: shared.refused,
     })
 }
