@@ -85,7 +85,12 @@ pub fn keyed(key: PositionKey, asked: f64, list: &List) -> Sign {
             1.0
         };
         let is = -libm::expm1(least - key.exponential(token));
-        (is / range).min(1.0).max(LEAST_U)
+        let u = is / range;
+        // A list that did not obey its bound gives anything.
+        if u.is_nan() {
+            return 1.0;
+        }
+        u.clamp(LEAST_U, 1.0)
     };
     Sign::Keyed(entries.iter().map(|e| u(e.token, e.ln_p)).collect())
 }
