@@ -23,8 +23,16 @@ pub const ALARM_NATS: f64 = 13.815_510_557_964_274;
 pub const APART: f64 = 0.4;
 /// ...over this many positions; the mean reaches back as far.
 const APART_SPAN: u32 = 64;
-/// Bets: u has density a u^(a-1). Below one small u win, above one large u.
-const BETS: [f64; 5] = [0.125, 0.25, 0.5, 2.0, 4.0];
+/// Bets: with this share of the coins, on u having density a u^(a-1). Below one small u win, above
+/// one large u; small shares win from a liar who is mostly honest.
+const BETS: [(f64, f64); 6] = [
+    (1.0, 0.25),
+    (1.0, 0.5),
+    (0.5, 0.125),
+    (0.1, 0.125),
+    (0.02, 0.125),
+    (0.5, 4.0),
+];
 /// Nobody wins more from one value than from this one.
 const LEAST_U: f64 = 1e-9;
 
@@ -77,7 +85,12 @@ pub fn keyed(key: PositionKey, asked: f64, list: &List) -> Sign {
             1.0
         };
         let is = -libm::expm1(least - key.exponential(token));
-        (is / range).min(1.0).max(LEAST_U)
+        let u = is / range;
+        // A list that did not obey its bound gives anything.
+        if u.is_nan() {
+            return 1.0;
+        }
+        u.clamp(LEAST_U, 1.0)
     };
     Sign::Keyed(entries.iter().map(|e| u(e.token, e.ln_p)).collect())
 }
@@ -118,7 +131,7 @@ struct Bettor {
     values: u64,
 }
 
-const FIRST: [f64; BETS.len() + 1] = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1];
+const FIRST: [f64; BETS.len() + 1] = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1];
 
 impl Default for Bettor {
     fn default() -> Bettor {
@@ -133,8 +146,9 @@ impl Default for Bettor {
 impl Bettor {
     fn see(&mut self, u: f64) {
         let ln_u = libm::log(u);
-        for (share, a) in self.shares[1..].iter_mut().zip(BETS) {
-            *share *= a * libm::exp((a - 1.0) * ln_u);
+        for (share, (stake, a)) in self.shares[1..].iter_mut().zip(BETS) {
+            let wins = a * libm::exp((a - 1.0) * ln_u);
+            *share *= 1.0 - stake + stake * wins;
         }
         let total: f64 = self.shares.iter().sum();
         self.ln_wealth += libm::log(total);

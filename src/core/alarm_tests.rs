@@ -140,7 +140,7 @@ fn an_expert_that_picks_tokens_by_their_keys_is_found() {
     };
     let (found, _, when) = alarms(40, 10_000, TAU, seldom);
     assert_eq!(found, 40);
-    assert!(when[20] < 1500, "{when:?}");
+    assert!(when[20] < 1000 && when[39] < 3000, "{when:?}");
 }
 
 /// It adds entries with large u, which cost it nearly no mass: the heaviest entry still tells.
@@ -179,7 +179,7 @@ fn who_stands_apart_is_shown_after_a_while_and_not_before() {
     let lists = [
         plain(&[1, 2]),
         plain(&[1, 2]),
-        plain(&[1, 3]),
+        plain(&[1, 2]),
         plain(&[8, 9]),
     ];
     let voices: Vec<Voice<'_>> = lists

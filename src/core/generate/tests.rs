@@ -349,8 +349,55 @@ fn a_failing_or_lying_expert_ends_the_response_with_a_reason() {
     }
 }
 
+/// It answers, and is asked again each time, until that is enough.
 #[test]
 fn an_expert_that_never_decides_is_given_up() {
+    let (mut machine, mut out) = asked();
+    let (mut answered, mut asks) = (0, 0);
+    while !machine.is_done() {
+        let tau = out.drain(..).find_map(|o| match o {
+            Output::ToExpert(_, ExpertOp::Draft { queries, .. }) => tau_of(&queries[0]),
+            Output::ToExpert(_, ExpertOp::Ask { query, .. }) => tau_of(&query),
+            _ => None,
+        });
+        let Some((key, tau)) = tau else { break };
+        asks += 1;
+        // The leader is just what any other token may be.
+        let ln_p = LnP::floor(libm::log(tau * key.exponential(9)));
+        let bound = ln_p.p() / key.exponential(9);
+        let entries = vec![Entry { token: 9, ln_p }];
+        machine.handle(Micros(0), says(List { entries, bound }), &mut out);
+        answered += 1;
+        assert!(answered < 200);
+    }
+    assert!(asks > 8 && asks <= SECOND_QUESTIONS_MAX + 1, "{asks}");
+}
+
+fn tau_of(query: &Query) -> Option<(crate::seeded::PositionKey, f64)> {
+    match query.want {
+        Want::Perturbed { key, tau } => Some((key, tau)),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_list_that_says_nothing_is_refused_at_once() {
+    let (mut machine, mut out) = asked();
+    let nothing = List {
+        entries: vec![],
+        bound: 1.0 / 16.0,
+    };
+    machine.handle(Micros(0), says(nothing), &mut out);
+    let ended = out.iter().find_map(|o| match o {
+        Output::Event(Event::Finished { why, .. }) => Some(why.clone()),
+        _ => None,
+    });
+    let why = "an expert sent a list with no token, and no word that there is none";
+    assert_eq!(ended, Some(Finish::Failed(why.into())));
+}
+
+/// A request that has asked its only expert.
+fn asked() -> (Generate, Vec<Output>) {
     let mut machine = Generate::new(
         spec(law(1.0)),
         vocab(),
@@ -361,33 +408,24 @@ fn an_expert_that_never_decides_is_given_up() {
     .unwrap();
     let mut out = Vec::new();
     machine.start(Micros(0), &mut out);
-    let empty = ExpertEvent::Opinions {
-        session: SessionId(1),
-        epoch: 0,
-        opinions: vec![Opinion {
-            position: 3,
-            said: Said::List(List {
-                entries: vec![],
-                bound: 1.0,
-            }),
-            raw: None,
-        }],
-        compute_us: 0,
-        bytes: 0,
-    };
-    for _ in 0..200 {
-        let from = FromExpert {
-            expert: ExpertId([1; 32]),
-            event: empty.clone(),
-        };
-        machine.handle(Micros(0), Input::FromExpert(from), &mut out);
-    }
-    assert!(machine.is_done());
-    let asks = out
-        .iter()
-        .filter(|o| matches!(o, Output::ToExpert(_, ExpertOp::Ask { .. })))
-        .count();
-    assert_eq!(asks as u32, SECOND_QUESTIONS_MAX);
+    (machine, out)
+}
+
+fn says(list: List) -> Input {
+    Input::FromExpert(FromExpert {
+        expert: ExpertId([1; 32]),
+        event: ExpertEvent::Opinions {
+            session: SessionId(1),
+            epoch: 0,
+            opinions: vec![Opinion {
+                position: 3,
+                said: Said::List(list),
+                raw: None,
+            }],
+            compute_us: 0,
+            bytes: 0,
+        },
+    })
 }
 
 proptest! {

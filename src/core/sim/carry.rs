@@ -27,13 +27,13 @@ impl World {
         let mut wanted = VecDeque::from(first);
         while let Some(output) = wanted.pop_front() {
             let failed = match output {
-                Output::ToExpert(expert, op) => self.to_expert(at, expert, op),
+                Output::ToExpert(expert, op) => self.hand_to_expert(at, expert, op),
                 Output::Event { session, event } => {
                     self.tell(at, session, event);
                     None
                 }
                 Output::ToGuest { guest, event } => {
-                    self.to_guest(at, guest, event);
+                    self.hand_to_guest(at, guest, event);
                     None
                 }
                 Output::Suspect { expert, suspicion } => {
@@ -66,7 +66,7 @@ impl World {
         }
     }
 
-    fn to_expert(&mut self, at: At, expert: ExpertId, op: ExpertOp) -> Option<Input> {
+    fn hand_to_expert(&mut self, at: At, expert: ExpertId, op: ExpertOp) -> Option<Input> {
         let machine = &mut self.machines[usize::from(at)];
         if expert != machine.expert {
             return self.talk(at, expert, op);
@@ -134,7 +134,7 @@ impl World {
         None
     }
 
-    fn to_guest(&mut self, at: At, guest: GuestId, event: ExpertEvent) {
+    fn hand_to_guest(&mut self, at: At, guest: GuestId, event: ExpertEvent) {
         let machine = &mut self.machines[usize::from(at)];
         let Some(visitor) = machine.guests.get(&guest).copied() else {
             return;

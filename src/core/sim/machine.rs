@@ -48,6 +48,9 @@ pub(super) struct Machine {
     pub(super) skew_s: i64,
     /// Its expert is so many times slower than others.
     pub(super) slowness: u64,
+    /// It was started again after its clock had been put back: only those that it is connected to
+    /// believe its adverts, until its clock is where it was.
+    pub(super) lost_count: bool,
     pub(super) lies: Option<Liar>,
     pub(super) neighbours: Vec<At>,
 
@@ -103,6 +106,7 @@ impl Machine {
             paused_until: 0,
             skew_s: 0,
             slowness: 1,
+            lost_count: false,
             lies: None,
             neighbours: Vec::new(),
             node: Node::new(MeshConfig::default(), Rights::booting()),
@@ -134,6 +138,8 @@ impl Machine {
 
     /// A new process: nothing is left of the one before but what is on disk.
     pub(super) fn start(&mut self, now: u64, instance: u64) {
+        let counts_from = self.moment(now).unix_s * 1000;
+        let lost_count = self.lost_count || self.seq > counts_from;
         let (lies, neighbours) = (self.lies.take(), std::mem::take(&mut self.neighbours));
         let fresh = Machine::new(self.at, self.key, self.replica.clone());
         *self = Machine {
@@ -143,6 +149,7 @@ impl Machine {
             slowness: self.slowness,
             lies,
             neighbours,
+            lost_count,
             started: now,
             book: Book::new(self.genesis().network_id(), self.key, instance),
             ..fresh

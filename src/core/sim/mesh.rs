@@ -487,9 +487,14 @@ impl World {
             if machine.replica.standing().hash() != first {
                 found.push(format!("node {at} folds to another standing than node 0"));
             }
-            let here = machine.book.here().count();
-            if is_good && here != machines.len() - 1 {
-                found.push(format!("node {at} knows {here} others"));
+            let here: BTreeSet<&Author> = machine.book.here().map(|advert| &advert.node).collect();
+            let others = machines.iter().filter(|other| other.at != at);
+            let missing: Vec<At> = others
+                .filter(|other| !here.contains(&other.key) && !other.lost_count)
+                .map(|other| other.at)
+                .collect();
+            if is_good && !missing.is_empty() {
+                found.push(format!("node {at} does not know of {missing:?}"));
             }
             if found.len() > SIM_TAIL_MAX {
                 break;
