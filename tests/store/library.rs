@@ -107,7 +107,7 @@ fn the_owners_words_open_files_and_registered_ones_are_models() {
 
 /// Runs `work` beside the test: opening a pipe that nobody writes into waits for ever.
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    let (done, wait) = std::sync::mpsc::channel();
+    let (done, wait) = std::sync::mpsc::sync_channel(1);
     std::thread::spawn(move || done.send(work()));
     wait.recv_timeout(Duration::from_secs(20))
         .expect("it hangs")

@@ -78,7 +78,7 @@ fn model_and_words(context: &Context, args: &Run) -> (String, String) {
     match &args.model {
         None => (default, String::new()),
         Some(text) if text.contains(char::is_whitespace) && context.model_name(text).is_err() => {
-            let words = [&[text.clone()], &args.prompt[..]].concat();
+            let words = [std::slice::from_ref(text), &args.prompt].concat();
             (default, words.join(" "))
         }
         Some(model) => (model.clone(), args.prompt.join(" ")),
