@@ -31,10 +31,8 @@ pub(super) fn init(context: &Context, args: &Init) -> Outcome {
         PresetName::Lab => Preset::Lab,
         PresetName::Community => Preset::Community,
     };
-    let own = Identity::load_or_create({
-        context.home.create()?;
-        &context.home.identity_key()
-    })?;
+    let _lock = context.home.lock()?;
+    let own = Identity::load_or_create(&context.home.identity_key())?;
     let mut nodes = all(&args.node, node)?;
     if !nodes.contains(&own.key()) {
         nodes.push(own.key());
@@ -63,7 +61,6 @@ pub(super) fn init(context: &Context, args: &Init) -> Outcome {
             row.participants_min, row.participants_max, row.witnesses_min
         ))
     })?;
-    let _lock = context.home.lock()?;
     let dir = mesh_dir(&context.home);
     Ledger::create(&dir, &genesis).map_err(|lost| lost.at(dir))?;
     founded(&genesis, args.json)

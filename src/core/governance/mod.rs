@@ -66,6 +66,8 @@ mod acts_tests;
 mod bytes_tests;
 #[cfg(test)]
 mod cases_tests;
+#[cfg(any(test, feature = "sim"))]
+mod cast;
 #[cfg(test)]
 mod fold_tests;
 #[cfg(test)]
@@ -74,6 +76,8 @@ mod people;
 mod rights_tests;
 #[cfg(test)]
 mod signer_tests;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 #[cfg(test)]
 mod sim_tests;
 #[cfg(test)]
