@@ -3,7 +3,7 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Verb};
+use args::{Bench, Cli, Sim, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
@@ -19,6 +19,7 @@ mod interrupt;
 mod models;
 mod node;
 mod run;
+mod sim;
 mod term;
 mod up;
 
@@ -79,6 +80,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Solo(args)) => {
             bench::solo(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Completions(args) => completions(args.shell),
     }
 }

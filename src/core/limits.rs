@@ -299,6 +299,9 @@ const _: () = {
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
 };
 
+/// Nodes of a simulated mesh: one machine folds for all of them.
+pub const SIM_NODES_MAX: usize = 10_000;
+
 // --- what a node keeps on disk ---------------------------------------------------------------------
 
 /// Bytes of one frame of a journal: a record, and what stands around it.

@@ -557,3 +557,29 @@ fn while_a_node_runs_what_is_signed_is_kept_in_a_file() {
     table.gov(&["import", &parcel]).works();
     assert_eq!(table.status()["halted"], true);
 }
+
+#[test]
+fn a_simulated_mesh_keeps_its_promises_and_says_how_quick_it_was() {
+    let home = Home::new();
+    let ran = home.run(&[
+        "sim", "gov", "--nodes", "60", "--loss", "0.1", "--seeds", "2", "--json",
+    ]);
+    let page = ran.json();
+    for promise in [
+        "unhalted",
+        "diverged",
+        "running_under_halt",
+        "early_major",
+        "early_resume",
+        "unhalted_boots",
+    ] {
+        assert_eq!(page[promise], 0, "{page}");
+    }
+    let ms = |which: &str| page["halt_ms"][which].as_u64().unwrap();
+    assert!(
+        0 < ms("p50") && ms("p50") <= ms("p99") && ms("p99") <= ms("max"),
+        "{page}"
+    );
+    home.run(&["sim", "gov", "--nodes", "7"])
+        .fails(2, &["8 to"]);
+}

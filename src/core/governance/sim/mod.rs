@@ -187,10 +187,9 @@ impl Sim {
         }
         self.report.running_under_halt += u64::from(knows.runs_under_halt);
         if let Some(halt) = &self.forbidden.unlifted {
-            let knew = self.halted_at[node].is_some();
-            let lifted =
-                standing.is_lifted(halt.id()) || !standing.electorate().is_active(&halt.author);
-            self.report.early_resume += u64::from(knew && !standing.is_halted() || lifted);
+            let knows_it = knows.replica.records().contains(&halt.id().0);
+            let runs = knows_it && !standing.is_halted();
+            self.report.early_resume += u64::from(runs || standing.is_lifted(halt.id()));
         }
         if let Some(link) = &self.forbidden.unreviewed {
             let counts = standing.snapshots().iter().any(|s| s.link == *link);
