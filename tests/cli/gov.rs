@@ -421,12 +421,10 @@ fn a_key_never_votes_twice_and_never_lives_on_a_node() {
         .signed("bob", &["propose", "config", "serving.gather_us=700"])
         .works();
     // The later round is ada's to choose; going back is not.
-    let second = table.status()["open"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|o| o["id"].as_str().unwrap().to_owned());
-    let second = second.into_iter().find(|id| *id != first).unwrap();
+    let status = table.status();
+    let mut ids = status["open"].as_array().unwrap().iter();
+    let second = ids.find(|open| open["id"] != first.as_str()).unwrap();
+    let second = second["id"].as_str().unwrap().to_owned();
     table
         .signed("bob", &["vote", &first])
         .fails(1, &["not signed", "liar", "propose again"]);
