@@ -112,6 +112,9 @@ pub(super) enum Verb {
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
+    /// Simulate a mesh in virtual time
+    #[command(subcommand)]
+    Sim(Sim),
     /// Print a completion script for your shell
     Completions(Completions),
 }
@@ -419,6 +422,33 @@ pub(super) struct BenchSolo {
     pub(super) model: Option<String>,
     #[command(flatten)]
     pub(super) machine: MachineFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Sim {
+    /// People halt, resume and change a large mesh: latencies, and promises that must not break
+    Gov(SimGov),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimGov {
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) nodes: usize,
+    /// Share of packets that every link loses
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1)]
+    pub(super) loss: f64,
+    /// Share of nodes that take everything and pass nothing on
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    pub(super) silent: f64,
+    /// How many histories
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) seeds: u64,
+    /// The seed of the first one
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(super) first_seed: u64,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

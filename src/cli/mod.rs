@@ -3,7 +3,7 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Expert, Mesh, Testnet, Verb};
+use args::{Bench, Cli, Expert, Mesh, Sim, Testnet, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
@@ -22,6 +22,7 @@ mod models;
 mod node;
 mod replay;
 mod run;
+mod sim;
 mod term;
 mod testnet;
 mod up;
@@ -99,6 +100,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Mesh(args)) => {
             bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Completions(args) => completions(args.shell),
     }
 }

@@ -370,6 +370,8 @@ pub const SIM_EVENTS_MAX: u64 = 100_000_000;
 pub const SIM_TAIL_MAX: usize = 64;
 /// Violations that are listed: the first one is the bug, the others follow from it.
 pub const SIM_VIOLATIONS_MAX: usize = 64;
+/// Nodes of a simulated governance: one machine folds for all of them.
+pub const GOV_SIM_NODES_MAX: usize = 10_000;
 
 // --- what a node keeps on disk ---------------------------------------------------------------------
 

@@ -192,6 +192,7 @@ impl Ledger {
 
     /// Holds a halt, before anything else is done about it but to stop. It needs no room and no log:
     /// where one copy of the latch can be written, it is held, even if the ledger was broken before.
+    /// A latch that is full of halts holds the node as it is: one more is then kept by `append` alone.
     pub fn hold(&mut self, halt: &Halt) -> Result<(), Unkept> {
         self.latch.hold(halt);
         let (first, second) = (self.seal(), self.seal());
@@ -263,13 +264,20 @@ impl Ledger {
         }
         let old = log_name(self.latch.log);
         let new = log_name(self.latch.log + 1);
-        self.disk.remove(&new)?;
-        self.disk.put(&new, 0, &bytes)?;
-        self.disk.sync_names()?;
+        let written = self.disk.remove(&new);
+        let written = written.and_then(|()| self.disk.put(&new, 0, &bytes));
+        if let Err(error) = written.and_then(|()| self.disk.sync_names()) {
+            // A full disk, most of all. The old log is as good.
+            tracing::warn!(%error, "the log of the mesh goes on as it is");
+            return Ok(());
+        }
         self.latch.log += 1;
         (self.end, self.latch.sealed) = (end, end);
         self.seal_twice()?;
-        Ok(self.disk.remove(&old)?)
+        if let Err(error) = self.disk.remove(&old) {
+            tracing::warn!(%error, "the old log of the mesh stays, and counts for nothing");
+        }
+        Ok(())
     }
 }
 

@@ -421,12 +421,10 @@ fn a_key_never_votes_twice_and_never_lives_on_a_node() {
         .signed("bob", &["propose", "config", "serving.gather_us=700"])
         .works();
     // The later round is ada's to choose; going back is not.
-    let second = table.status()["open"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|o| o["id"].as_str().unwrap().to_owned());
-    let second = second.into_iter().find(|id| *id != first).unwrap();
+    let status = table.status();
+    let mut ids = status["open"].as_array().unwrap().iter();
+    let second = ids.find(|open| open["id"] != first.as_str()).unwrap();
+    let second = second["id"].as_str().unwrap().to_owned();
     table
         .signed("bob", &["vote", &first])
         .fails(1, &["not signed", "liar", "propose again"]);
@@ -556,4 +554,30 @@ fn while_a_node_runs_what_is_signed_is_kept_in_a_file() {
     let parcel = only(table.dir.path(), "halt-", ".parcel");
     table.gov(&["import", &parcel]).works();
     assert_eq!(table.status()["halted"], true);
+}
+
+#[test]
+fn a_simulated_mesh_keeps_its_promises_and_says_how_quick_it_was() {
+    let home = Home::new();
+    let ran = home.run(&[
+        "sim", "gov", "--nodes", "60", "--loss", "0.1", "--seeds", "2", "--json",
+    ]);
+    let page = ran.json();
+    for promise in [
+        "unhalted",
+        "diverged",
+        "running_under_halt",
+        "early_major",
+        "early_resume",
+        "unhalted_boots",
+    ] {
+        assert_eq!(page[promise], 0, "{page}");
+    }
+    let ms = |which: &str| page["halt_ms"][which].as_u64().unwrap();
+    assert!(
+        0 < ms("p50") && ms("p50") <= ms("p99") && ms("p99") <= ms("max"),
+        "{page}"
+    );
+    home.run(&["sim", "gov", "--nodes", "7"])
+        .fails(2, &["8 to"]);
 }

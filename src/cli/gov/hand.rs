@@ -205,8 +205,11 @@ pub(super) fn sign(context: &Context, args: &Sign) -> Outcome {
     if args.signing.key.is_none() {
         return Err(Failure::new(Kind::Usage, "which key signs this?").hint("add --key FILE"));
     }
-    // A machine with nothing but the stick is a good place to sign at.
+    // A machine with nothing but the stick is a good place to sign at. What is signed goes into a
+    // file even where the mesh is: a request came from somewhere, and its answer goes back there.
     let mesh = known(context, &args.mesh)?.filter(|mesh| mesh.network() == request.network);
+    let place = Place::File;
+    let mesh = mesh.map(|mesh| Mesh { place, ..mesh });
     let signing = &args.signing;
     let kind = args
         .request

@@ -74,6 +74,8 @@ mod people;
 mod rights_tests;
 #[cfg(test)]
 mod signer_tests;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 #[cfg(test)]
 mod sim_tests;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! For tests: witnesses who look at their clocks, and a mesh of people who sign.
+//! For tests: a mesh of people and witnesses, and everything that they have said.
 
 pub(super) use super::codec::Author;
 pub(super) use super::*;
@@ -6,43 +6,6 @@ pub(super) use crate::config::{Key, MeshConfig, Patch, Set};
 pub(super) use crate::ids::NetworkId;
 pub(super) use crate::sim::people::*;
 pub(super) use ed25519_dalek::Signer;
-
-impl Person {
-    pub(super) fn head(&self) -> Option<Head> {
-        let seq = self.seq.checked_sub(1)?;
-        Some(Head {
-            author: public(self.n),
-            seq,
-            entry: self.prev,
-        })
-    }
-}
-
-pub(super) fn cosign(seen: Seen, times: &[(u8, u64)]) -> Checkpoint {
-    let sign = |&(n, time_s): &(u8, u64)| {
-        let witness = public(n);
-        let signature = secret(n).sign(&seen.attested(&witness, time_s)).to_bytes();
-        Cosignature {
-            witness,
-            time_s,
-            signature,
-        }
-    };
-    let cosignatures = times.iter().map(sign).collect();
-    seen.clone().cosigned(cosignatures).unwrap()
-}
-
-pub(super) fn set(config: &MeshConfig, key: Key, value: u32) -> Act {
-    let expect_old = config.get(key);
-    Act::Patch(
-        Patch::new(vec![Set {
-            key,
-            value,
-            expect_old,
-        }])
-        .unwrap(),
-    )
-}
 
 /// People, witnesses and everything that they have said.
 pub(super) struct World {

@@ -180,6 +180,7 @@ impl Judge {
             prompt: spec.prompt.clone(),
             law: spec.law.clone(),
             secret: spec.secret.to_bytes(),
+            logprobs: spec.logprobs.is_some(),
             max_tokens: spec.max_tokens,
             stop: spec.stop.clone(),
             context: spec.context,

@@ -1,9 +1,10 @@
 //! People and machines that sign, with throw-away keys: a simulated mesh needs signed records. The
 //! only private keys of the core, and nobody's.
 
+use crate::config::{Key, MeshConfig, Patch, Set};
 use crate::governance::{
-    Act, Author, Ballot, Body, Choice, Consent, Draft, Entry, EntryId, Halt, Members, Origin,
-    Proposal, Standing,
+    Act, Author, Ballot, Body, Checkpoint, Choice, Consent, Cosignature, Draft, Entry, EntryId,
+    Halt, Head, Members, Origin, Proposal, Seen, Standing,
 };
 use crate::ids::NetworkId;
 use ed25519_dalek::{Signer, SigningKey};
@@ -111,6 +112,41 @@ impl Person {
         halt.signature = secret(self.n).sign(&halt.body()).to_bytes();
         halt
     }
+
+    pub(crate) fn head(&self) -> Option<Head> {
+        let seq = self.seq.checked_sub(1)?;
+        Some(Head {
+            author: public(self.n),
+            seq,
+            entry: self.prev,
+        })
+    }
+}
+
+/// What witnesses sign who have seen this, each at the time on its clock.
+pub(crate) fn cosign(seen: Seen, times: &[(u8, u64)]) -> Checkpoint {
+    let sign = |&(n, time_s): &(u8, u64)| {
+        let witness = public(n);
+        let signature = secret(n).sign(&seen.attested(&witness, time_s)).to_bytes();
+        Cosignature {
+            witness,
+            time_s,
+            signature,
+        }
+    };
+    let cosignatures = times.iter().map(sign).collect();
+    let cosigned = seen.clone().cosigned(cosignatures);
+    cosigned.expect("each signed it, and once")
+}
+
+/// A patch of one setting.
+pub(crate) fn set(config: &MeshConfig, key: Key, value: u32) -> Act {
+    let set = Set {
+        key,
+        value,
+        expect_old: config.get(key),
+    };
+    Act::Patch(Patch::new(vec![set]).expect("one operation is a patch"))
 }
 
 /// The next proposal on the tip.
