@@ -2,7 +2,7 @@
 
 use super::StartError;
 use super::codec::Bytes;
-use super::gate::{Gate, Roll};
+use super::gate::{Gate, Opens, Roll};
 use crate::identity::{key_of, peer_of};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -47,7 +47,7 @@ pub(super) struct Behaviour {
     identify: identify::Behaviour,
     ping: ping::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
-    relay: Toggle<relay::Behaviour>,
+    relay: Toggle<Gate<relay::Behaviour>>,
     relay_client: relay::client::Behaviour,
     pub(super) join: request_response::Behaviour<Bytes>,
     pub(super) sync: request_response::Behaviour<Bytes>,
@@ -157,7 +157,10 @@ impl Behaviour {
             relay_client,
             join: join(true),
             sync: sync(),
-            members: Gate::new(Inside::new(own, wishes.network)?, wishes.roll.clone()),
+            members: Gate::new(
+                Inside::new(own, wishes.network)?,
+                Opens::ToMembers(wishes.roll.clone()),
+            ),
         })
     }
 }
@@ -281,7 +284,7 @@ fn mdns_of(own: PeerId) -> Option<mdns::tokio::Behaviour> {
 
 /// Members are reached through us; anybody may come to them that way, with an invite for example.
 /// Serves only while this node knows that it can be reached itself.
-fn relay_of(own: PeerId, roll: Roll) -> relay::Behaviour {
+fn relay_of(own: PeerId, roll: Roll) -> Gate<relay::Behaviour> {
     let mut config = relay::Config {
         max_reservations: RELAY_CIRCUITS_MAX,
         max_circuits: RELAY_CIRCUITS_MAX,
@@ -294,5 +297,5 @@ fn relay_of(own: PeerId, roll: Roll) -> relay::Behaviour {
             key_of(&peer).is_some_and(|key| roll.contains(&key))
         },
     ));
-    relay::Behaviour::new(own, config)
+    Gate::new(relay::Behaviour::new(own, config), Opens::Directly)
 }

@@ -1,6 +1,7 @@
 //! Protocols among members. On a connection that began as a stranger's they do not exist: no gossip,
 //! no addresses, no streams. Who becomes a member connects anew.
 
+use super::reach::is_relayed;
 use crate::identity::key_of;
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
@@ -40,21 +41,30 @@ impl Roll {
     }
 }
 
+/// Which connections a behaviour knows.
+pub(super) enum Opens {
+    /// Those that begin when the peer is a member.
+    ToMembers(Roll),
+    /// Those that are not relayed. The relay of libp2p 0.57 would send a word to the handler of a relayed
+    /// connection that panics there.
+    Directly,
+}
+
 pub(super) struct Gate<B> {
     inner: Toggle<B>,
     /// Gives the handlers that do nothing.
     shut: Toggle<B>,
-    roll: Roll,
+    opens: Opens,
     /// The connections that the inner behaviour knows.
     open: BTreeMap<ConnectionId, PeerId>,
 }
 
 impl<B: NetworkBehaviour> Gate<B> {
-    pub(super) fn new(inner: B, roll: Roll) -> Gate<B> {
+    pub(super) fn new(inner: B, opens: Opens) -> Gate<B> {
         Gate {
             inner: Toggle::from(Some(inner)),
             shut: Toggle::from(None),
-            roll,
+            opens,
             open: BTreeMap::new(),
         }
     }
@@ -71,16 +81,19 @@ impl<B: NetworkBehaviour> Gate<B> {
         self.inner.as_mut().expect("it is made with one")
     }
 
-    fn opens_to(&self, peer: &PeerId) -> bool {
-        key_of(peer).is_some_and(|key| self.roll.contains(&key))
+    fn opens(&self, peer: &PeerId, address: &Multiaddr) -> bool {
+        match &self.opens {
+            Opens::ToMembers(roll) => key_of(peer).is_some_and(|key| roll.contains(&key)),
+            Opens::Directly => !is_relayed(address),
+        }
     }
 
     fn others(&self, peer: &PeerId) -> usize {
         self.open.values().filter(|p| *p == peer).count()
     }
 
-    fn door(&mut self, connection: ConnectionId, peer: PeerId) -> &mut Toggle<B> {
-        if self.opens_to(&peer) {
+    fn door(&mut self, connection: ConnectionId, peer: PeerId, at: &Multiaddr) -> &mut Toggle<B> {
+        if self.opens(&peer, at) {
             self.open.insert(connection, peer);
             &mut self.inner
         } else {
@@ -110,7 +123,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         local: &Multiaddr,
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let door = self.door(id, peer);
+        let door = self.door(id, peer, local);
         door.handle_established_inbound_connection(id, peer, local, remote)
     }
 
@@ -133,7 +146,7 @@ impl<B: NetworkBehaviour> NetworkBehaviour for Gate<B> {
         role: Endpoint,
         port: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
-        let door = self.door(id, peer);
+        let door = self.door(id, peer, address);
         door.handle_established_outbound_connection(id, peer, address, role, port)
     }
 
