@@ -28,9 +28,9 @@ const APART_SPAN: u32 = 64;
 const BETS: [(f64, f64); 6] = [
     (1.0, 0.25),
     (1.0, 0.5),
-    (0.5, 0.125),
-    (0.1, 0.125),
-    (0.02, 0.125),
+    (0.3, 0.5),
+    (0.1, 0.5),
+    (0.3, 0.25),
     (0.5, 4.0),
 ];
 /// Nobody wins more from one value than from this one.
