@@ -131,10 +131,13 @@ impl Sim {
         START_S + self.net.now.0 / SECOND
     }
 
+    fn honest(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.plan.nodes).filter(|node| !self.net.is_silent(*node))
+    }
+
     /// The node that a person, or a witness, speaks to. It is an honest one.
     fn node_of(&self, who: usize) -> usize {
-        let honest = (0..self.plan.nodes).filter(|node| !self.net.is_silent(*node));
-        let honest: Vec<usize> = honest.collect();
+        let honest: Vec<usize> = self.honest().collect();
         honest[who * honest.len() / (usize::from(PEOPLE) + 1)]
     }
 
@@ -388,9 +391,9 @@ impl Sim {
         self.vote_only(&resume, 0);
         self.pass(AGREE_US);
         self.agree();
-        let runs = |node: &Rc<Knows>| !node.replica.standing().is_halted();
         // A mesh that never runs again would pass every other check.
-        self.report.diverged += self.nodes.iter().filter(|node| !runs(node)).count() as u64;
+        let stands = |node: &usize| self.nodes[*node].replica.standing().is_halted();
+        self.report.diverged += self.honest().filter(stands).count() as u64;
     }
 
     fn vote_only(&mut self, proposal: &Proposal, who: usize) {
@@ -438,8 +441,7 @@ impl Sim {
     fn agree(&mut self) {
         let whole = fold(&self.genesis, &self.all).hash();
         let differs = |node: &usize| self.nodes[*node].replica.standing().hash() != whole;
-        let honest = (0..self.plan.nodes).filter(|node| !self.net.is_silent(*node));
-        self.report.diverged += honest.filter(differs).count() as u64;
+        self.report.diverged += self.honest().filter(differs).count() as u64;
     }
 
     /// A major change, an hour at a time, under a witness who lies in half of the histories.
