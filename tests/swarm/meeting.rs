@@ -237,12 +237,10 @@ async fn halves_that_were_apart_meet_again() {
     let [third, fourth] = there;
     let at = Instant::now();
     let mut all = [first, third, fourth];
-    for node in &mut all {
-        node.until_met(&second.key).await;
-    }
-    let keys: Vec<_> = all.iter().map(|node| node.key).collect();
-    all[0].until_met(&keys[1]).await;
-    all[0].until_met(&keys[2]).await;
+    let (third, fourth) = (all[1].key, all[2].key);
+    all[0].until_all_met(&[second.key, third, fourth]).await;
+    all[1].until_all_met(&[second.key]).await;
+    all[2].until_all_met(&[second.key]).await;
     assert!(at.elapsed() < SOON, "{:?}", at.elapsed());
 }
 
@@ -291,11 +289,13 @@ async fn a_node_that_does_not_listen_for_a_while_loses_nothing() {
     let ada = Node::start(1, settings(&ada, &[]), full);
     let begin = ada.addresses().await;
     let mut bob = Node::start(2, settings(&bob, &begin), Replica::new(genesis));
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    assert!(
-        bob.events.len() > SWARM_EVENTS_MAX / 2,
-        "the sync has begun"
-    );
+    let full = async {
+        while bob.events.len() < SWARM_EVENTS_MAX {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    soon("the sync has begun", full).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let mut told = std::collections::BTreeSet::new();
     bob.until("all records", |event| {
         if let Event::Recorded(record) = event {

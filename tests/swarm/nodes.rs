@@ -194,6 +194,18 @@ impl Node {
         .await
     }
 
+    /// In whatever order.
+    pub(crate) async fn until_all_met(&mut self, others: &[PeerKey]) {
+        let mut missing = others.to_vec();
+        self.until("all meetings", |event| {
+            if let Event::Met(advert) = event {
+                missing.retain(|key| *key != advert.node);
+            }
+            missing.is_empty().then_some(())
+        })
+        .await;
+    }
+
     pub(crate) async fn until_lost(&mut self, other: &PeerKey) -> Gone {
         self.until("a loss", |event| match event {
             Event::Lost { node, why } if node == *other => Some(why),
@@ -241,17 +253,8 @@ pub(crate) async fn all_meet(nodes: &mut [Node]) {
     let keys: Vec<PeerKey> = nodes.iter().map(|node| node.key).collect();
     for node in nodes {
         let own = node.key;
-        let mut missing: Vec<PeerKey> = keys.iter().copied().filter(|key| *key != own).collect();
-        if missing.is_empty() {
-            continue;
-        }
-        node.until("all meet", |event| {
-            if let Event::Met(advert) = event {
-                missing.retain(|key| *key != advert.node);
-            }
-            missing.is_empty().then_some(())
-        })
-        .await;
+        let others: Vec<PeerKey> = keys.iter().copied().filter(|key| *key != own).collect();
+        node.until_all_met(&others).await;
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) struct Peer {
     pub(super) next_sync: Instant,
     /// Two connections stood at once.
     pub(super) overlapped: bool,
+    /// A member, on a connection that began as a stranger's, since then.
+    pub(super) stale_since: Option<Instant>,
     /// Everything to it is closed then, and made anew.
     pub(super) renew_at: Option<Instant>,
     /// It carries connections to others.
@@ -130,6 +132,7 @@ impl Links {
             next_greeting: None,
             next_sync: now,
             overlapped: false,
+            stale_since: None,
             renew_at: None,
             is_relay: false,
         });

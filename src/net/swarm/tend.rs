@@ -13,7 +13,7 @@ use quorate_core::mesh::Input;
 use std::time::{Duration, Instant};
 
 /// A member whose connection began as a stranger's and was not made anew by then.
-const STALE_AFTER: Duration = Duration::from_secs(2);
+const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// Between two ticks; answers that came meanwhile are looked at before anybody is given up.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
@@ -54,7 +54,13 @@ impl Task {
         for (key, peer) in &mut self.links.peers {
             let age = now.duration_since(peer.since);
             let is_member = self.book.is_member(key);
-            let is_stale = is_member && !peer.is_open() && age >= STALE_AFTER;
+            // Not at once: the answer that says so is still on its way.
+            peer.stale_since = match is_member && !peer.is_open() {
+                true => peer.stale_since.or(Some(now)),
+                false => None,
+            };
+            let stale_for = peer.stale_since.map(|since| now.duration_since(since));
+            let is_stale = stale_for.is_some_and(|time| time >= STALE_AFTER);
             let is_over = peer.renew_at.is_some_and(|at| at <= now);
             if is_over || is_stale || (!is_member && age >= Duration::from_millis(STRANGER_MS_MAX))
             {
