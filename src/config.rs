@@ -519,6 +519,10 @@ mod tests {
                 "donor.pause_when" => "\"owner-busy\"",
                 "donor.hours" => "[\"22:00-07:00\"]",
                 "donor.share" => "50",
+                "mesh.listen" | "mesh.plane_listen" => "\"0.0.0.0:1\"",
+                "mesh.mdns" => "false",
+                "mesh.allow" | "mesh.block" => "[]",
+                "mesh.announce" | "mesh.plane_announce" | "mesh.bootstrap" => "[\"x\"]",
                 _ if table == "machine" => "4096",
                 _ => "\"x\"",
             };
