@@ -241,7 +241,8 @@ fn is_long() -> bool {
 
 /// Every byte that says something; of the zeros that only fill a block a few.
 fn cuts(bytes: &[u8]) -> Vec<usize> {
-    let says = |at: usize| bytes[at] != 0 || (at > 0 && bytes[at - 1] != 0) || at % 256 == 0;
+    let says =
+        |at: usize| bytes[at] != 0 || (at > 0 && bytes[at - 1] != 0) || at.is_multiple_of(256);
     let all = (0..bytes.len()).filter(|at| is_long() || says(*at));
     all.chain([bytes.len()]).collect()
 }
