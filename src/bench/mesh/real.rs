@@ -92,7 +92,10 @@ impl Real {
             let known = known.ok_or_else(|| BenchError::new("deciding", "an unknown expert"))?;
             let sent = known.submit(op);
             sent.map_err(|error| BenchError::new("deciding", error))?;
-            while asks {
+            if !asks {
+                return Ok(None);
+            }
+            loop {
                 let from = self.events.blocking_recv();
                 let from = from.ok_or_else(|| BenchError::new("deciding", "the engine is gone"))?;
                 match from.event {
@@ -105,7 +108,6 @@ impl Real {
                     _ => {}
                 }
             }
-            Ok(None)
         })
     }
 }
