@@ -73,7 +73,7 @@ impl Person {
     pub(super) fn sign_draft(&mut self, draft: &Draft) -> Entry {
         let entry = draft
             .signed(secret(self.n).sign(&draft.bytes()).to_bytes())
-            .unwrap();
+            .expect("made-up people say what can be said");
         (self.seq, self.prev) = (draft.seq + 1, entry.id());
         entry
     }
@@ -132,7 +132,8 @@ pub(super) fn cosign(seen: Seen, times: &[(u8, u64)]) -> Checkpoint {
         }
     };
     let cosignatures = times.iter().map(sign).collect();
-    seen.clone().cosigned(cosignatures).unwrap()
+    let cosigned = seen.clone().cosigned(cosignatures);
+    cosigned.expect("made-up witnesses see what can be seen")
 }
 
 /// The next proposal on the tip.
@@ -160,7 +161,7 @@ pub(super) fn set(config: &MeshConfig, key: Key, value: u32) -> Act {
             value,
             expect_old,
         }])
-        .unwrap(),
+        .expect("a made-up patch changes something"),
     )
 }
 
