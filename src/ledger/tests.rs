@@ -241,7 +241,8 @@ fn is_long() -> bool {
 
 /// Every byte that says something; of the zeros that only fill a block a few.
 fn cuts(bytes: &[u8]) -> Vec<usize> {
-    let says = |at: usize| bytes[at] != 0 || (at > 0 && bytes[at - 1] != 0) || at % 256 == 0;
+    let says =
+        |at: usize| bytes[at] != 0 || (at > 0 && bytes[at - 1] != 0) || at.is_multiple_of(256);
     let all = (0..bytes.len()).filter(|at| is_long() || says(*at));
     all.chain([bytes.len()]).collect()
 }
@@ -274,7 +275,7 @@ fn a_crash_at_any_byte_of_any_write_loses_nothing_that_was_acknowledged() {
         };
         for cut in cuts {
             tried += 1;
-            let tail = (is_long() || cut % 8 == 0).then_some(Torn::Tail(cut));
+            let tail = (is_long() || cut.is_multiple_of(8)).then_some(Torn::Tail(cut));
             for torn in [Some(Torn::Head(cut)), tail].into_iter().flatten() {
                 let image = arrived(&start, &steps, at, torn);
                 is_right(
