@@ -275,7 +275,7 @@ fn a_crash_at_any_byte_of_any_write_loses_nothing_that_was_acknowledged() {
         };
         for cut in cuts {
             tried += 1;
-            let tail = (is_long() || cut % 8 == 0).then_some(Torn::Tail(cut));
+            let tail = (is_long() || cut.is_multiple_of(8)).then_some(Torn::Tail(cut));
             for torn in [Some(Torn::Head(cut)), tail].into_iter().flatten() {
                 let image = arrived(&start, &steps, at, torn);
                 is_right(

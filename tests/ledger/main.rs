@@ -133,7 +133,7 @@ fn a_killed_writer_loses_nothing_that_it_acknowledged() {
     let (mut kept, mut held) = (BTreeSet::new(), BTreeSet::new());
     for kill in 0..kills {
         let home = dir.path().join((kill / LIVES).to_string());
-        if kill % LIVES == 0 {
+        if kill.is_multiple_of(LIVES) {
             drop(Ledger::create(&home, &genesis()).unwrap());
             (kept, held) = Default::default();
         }
