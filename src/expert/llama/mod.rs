@@ -119,9 +119,13 @@ pub fn load(request: LoadRequest) -> Result<Arc<dyn Expert>, LoadError> {
     check(&request)?;
     let (mail_tx, mail_rx) = sync_channel(EXPERT_OPS_MAX);
     let (loaded_tx, loaded_rx) = sync_channel(1);
+    let (alive_tx, alive) = sync_channel(0);
     std::thread::Builder::new()
         .name("expert".into())
-        .spawn(move || serve(&request, mail_rx, &loaded_tx))
+        .spawn(move || {
+            serve(&request, mail_rx, &loaded_tx);
+            drop(alive_tx); // everything is freed
+        })
         .map_err(|error| LoadError::Engine {
             why: error.to_string(),
         })?;
@@ -132,15 +136,32 @@ pub fn load(request: LoadRequest) -> Result<Arc<dyn Expert>, LoadError> {
     Ok(Arc::new(LlamaExpert {
         facts: Arc::new(facts),
         tokenizer,
-        mail: mail_tx,
+        mail: Some(mail_tx),
+        alive: Mutex::new(alive),
     }))
 }
+
+/// A step takes a tenth of a second, ten times that on a machine with ten times the work.
+const LAST_STEP_MAX: Duration = Duration::from_secs(2);
 
 /// The handle. The thread ends when it is dropped, and frees everything.
 struct LlamaExpert {
     facts: Arc<ExpertFacts>,
     tokenizer: Tokenizer,
-    mail: SyncSender<Mail>,
+    /// None while it is dropped.
+    mail: Option<SyncSender<Mail>>,
+    /// Closed when the thread has freed everything.
+    alive: Mutex<Receiver<()>>,
+}
+
+impl Drop for LlamaExpert {
+    /// Waits for the step under way: a process that ends before it would free llama.cpp's tables
+    /// while they are read. Not for ever: whoever hears the thread's events may be the one who drops it.
+    fn drop(&mut self) {
+        self.mail = None;
+        let alive = self.alive.get_mut().unwrap_or_else(PoisonError::into_inner);
+        alive.recv_timeout(LAST_STEP_MAX).ok(); // an end, however it came
+    }
 }
 
 impl Expert for LlamaExpert {
@@ -149,8 +170,8 @@ impl Expert for LlamaExpert {
     }
 
     fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
-        self.mail
-            .try_send((Instant::now(), op))
+        let mail = self.mail.as_ref().ok_or(SubmitError::Gone)?;
+        mail.try_send((Instant::now(), op))
             .map_err(|error| match error {
                 TrySendError::Full(_) => SubmitError::Full,
                 TrySendError::Disconnected(_) => SubmitError::Gone,
