@@ -2,8 +2,9 @@
 
 use super::answer::{self, Answer};
 use super::error::{ApiError, Kind};
-use super::{ApiState, guard, router};
+use super::{ApiState, governance, guard, router};
 use crate::wire::v1::inference_server::{Inference, InferenceServer};
+use crate::wire::v1::governance_server::GovernanceServer;
 use crate::wire::v1::router_server::RouterServer;
 use crate::wire::{self, v1};
 use axum::Router;
@@ -34,10 +35,17 @@ pub(super) async fn router(state: &ApiState) -> Router {
         state: state.clone(),
     })
     .max_decoding_message_size(limits::BODY_BYTES_MAX);
+    let governing = GovernanceServer::new(governance::Service {
+        state: state.clone(),
+    })
+    .max_decoding_message_size(limits::BODY_BYTES_MAX);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<InferenceServer<Service>>().await;
     reporter
         .set_serving::<RouterServer<router::Service>>()
+        .await;
+    reporter
+        .set_serving::<GovernanceServer<governance::Service>>()
         .await;
     let describe = || {
         tonic_reflection::server::Builder::configure()
@@ -53,6 +61,7 @@ pub(super) async fn router(state: &ApiState) -> Router {
         .expect("our own schema is well-formed");
     tonic::service::Routes::new(inference)
         .add_service(routing)
+        .add_service(governing)
         .add_service(health)
         .add_service(reflection)
         .add_service(reflection_alpha)

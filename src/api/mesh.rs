@@ -48,7 +48,7 @@ pub(super) async fn asked(
     }
 }
 
-fn no_mesh() -> ApiError {
+pub(super) fn no_mesh() -> ApiError {
     let message = "this node belongs to no mesh; found one with `quorate mesh new`, \
                    or enter one with `quorate join <invite>`";
     ApiError::about("model", Kind::ModelNotFound, message)

@@ -20,6 +20,7 @@ use std::time::Duration;
 pub(crate) mod answer;
 mod body;
 pub mod error;
+mod governance;
 mod grpc;
 mod guard;
 mod health;

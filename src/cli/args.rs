@@ -362,6 +362,9 @@ pub(super) struct TestnetUp {
     /// The model of every node, each with a prefix of its own [default: the default model]
     #[arg(long, value_name = "MODEL")]
     pub(super) model: Option<String>,
+    /// Who may halt and govern it: a public key, or a .pub file of `quorate gov keygen`
+    #[arg(long, value_name = "KEY")]
+    pub(super) participant: Vec<String>,
     /// Ten ports a node, from here on
     #[arg(long, value_name = "PORT", default_value = "17860")]
     pub(super) base_port: u16,
@@ -431,6 +434,32 @@ pub(super) struct BenchSolo {
 pub(super) enum Sim {
     /// People halt, resume and change a large mesh: latencies, and promises that must not break
     Gov(SimGov),
+    /// Requests on a mesh whose nodes crash, split, lie and halt: nothing unsafe, and every answer comes
+    Mesh(SimMesh),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SimMesh {
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(super) nodes: u16,
+    /// Between every two nodes: lan, metro, continent, intercontinental, satellite, absurd
+    #[arg(long, value_name = "NAME", default_value = "metro")]
+    pub(super) link: String,
+    /// Nothing goes wrong
+    #[arg(long)]
+    pub(super) calm: bool,
+    /// How many histories
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) seeds: u64,
+    /// The seed of the first one
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(super) first_seed: u64,
+    /// Where a history that breaks a promise is written [default: here]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) keep: Option<PathBuf>,
+    /// Print a line of JSON for each history
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -84,6 +84,17 @@ impl Client {
         page(self.send(path, body, Some(PAGE_MAX))?)
     }
 
+    /// Something that is not JSON.
+    pub(super) fn post_bytes(&self, path: &str, body: &[u8]) -> Outcome<Value> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        let mut request = request.config().timeout_global(Some(PAGE_MAX)).build();
+        if let Some(key) = &self.key {
+            request = request.header("authorization", format!("Bearer {key}"));
+        }
+        let request = request.header("content-type", "application/octet-stream");
+        page(self.answered(request.send(body))?)
+    }
+
     /// The body of a response that may go on for long.
     pub(super) fn stream(&self, path: &str, body: &Value) -> Outcome<impl Read + use<>> {
         let response = self.send(path, body, None)?;

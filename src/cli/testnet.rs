@@ -79,6 +79,7 @@ pub(super) fn up(context: &Context, args: &TestnetUp) -> Outcome {
         models: fs::canonicalize(context.home.models())
             .map_err(|error| Failure::file("find", &context.home.models(), &error))?,
         model: name.to_string(),
+        participants: super::gov::people(&args.participant)?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

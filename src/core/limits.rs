@@ -267,6 +267,8 @@ pub const REVERT_MAX: u8 = 16;
 
 /// Addresses of one node: two transports on a few interfaces, and two relays.
 pub const ADDRESSES_MAX: usize = 8;
+/// Parcels of signed records that wait to be taken: people bring them.
+pub const DELIVERIES_MAX: usize = 16;
 /// Real processes of one testnet: each loads a model of its own into one machine.
 pub const TESTNET_NODES_MAX: usize = 32;
 /// Invites that a node's owner took back: they expire by themselves, and each takes a line of a file.

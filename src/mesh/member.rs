@@ -2,36 +2,36 @@
 //!
 //! ```text
 //! swarm ──Met, Lost──▶ neighbours ──adopt, lose──▶ loop
-//!   ├────Recorded──▶ replica ─▶ rights, letterhead, who is admitted; then the ledger
+//!   ├────Recorded──▶ hearing: replica ─▶ rights, letterhead, who is admitted; then the ledger
 //!   └────Arrival──▶┐
 //! plane ───────────┴▶ guests
 //! ```
 
 use super::dials::Dials;
+use super::hearing::{Brought, Delivery, Hearing};
 use super::neighbours::{Neighbour, Neighbours};
-use super::{Admits, MeshHome, serve_guests, welcome};
+use super::{Admits, MeshHome, serve_guests};
 use crate::config::Settings;
 use crate::driver::Node;
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::ExpertFacts;
-use crate::identity;
 use crate::ledger::Ledger;
 use crate::net::frame::PATIENCE;
-use crate::net::plane::{Arrival, Plane};
+use crate::net::plane::Plane;
 use crate::net::serve::Terms;
-use crate::net::swarm::{self, Event, PeerView, Roll, Seed, unix_s};
+use crate::net::swarm::{self, PeerView, Roll, Seed};
 use crate::node::Library;
 use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
 use quorate_core::governance::{Record, Replica, Rights, Standing};
 use quorate_core::ids::{NetworkId, PeerKey};
-use quorate_core::limits::GUESTS_MAX;
+use quorate_core::limits::DELIVERIES_MAX;
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +56,7 @@ pub struct Member {
     swarm: swarm::Handle,
     neighbours: Arc<Neighbours>,
     standing: watch::Receiver<Arc<Standing>>,
+    deliveries: mpsc::Sender<Delivery>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -98,6 +99,7 @@ impl Member {
         let network = replica.genesis().network_id();
         let (letterhead_tx, letterhead) = watch::channel(letterhead(&replica));
         let (standing_tx, standing) = watch::channel(Arc::new(replica.standing().clone()));
+        let (deliveries_tx, deliveries) = mpsc::channel(DELIVERIES_MAX);
         let dials = Dials {
             plane: plane.clone(),
             swarm: swarm.clone(),
@@ -109,6 +111,7 @@ impl Member {
             swarm: swarm.clone(),
             neighbours: Arc::new(neighbours),
             standing,
+            deliveries: deliveries_tx,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -132,6 +135,7 @@ impl Member {
         });
         let hearing = Hearing {
             node: founding.node.clone(),
+            swarm,
             neighbours: member.neighbours.clone(),
             replica,
             rights: Rights::booting(),
@@ -145,7 +149,7 @@ impl Member {
         };
         founding.node.donate(founding.settings.donor.clone()).await;
         founding.node.set_rights(Rights::booting()).await;
-        member.tasks.spawn(hearing.run(events));
+        member.tasks.spawn(hearing.run(events, deliveries));
         member.tasks.close();
         Ok(Some(member))
     }
@@ -177,6 +181,14 @@ impl Member {
         self.standing.borrow().clone()
     }
 
+    /// Signed records that somebody brought; None if the member is leaving. Err: not on the disk.
+    pub async fn bring(&self, records: Vec<Record>) -> Option<Result<Brought, String>> {
+        let (reply, answer) = oneshot::channel();
+        let delivery = Delivery { records, reply };
+        self.deliveries.send(delivery).await.ok()?;
+        answer.await.ok()
+    }
+
     pub async fn peers(&self) -> Vec<PeerView> {
         self.swarm.peers().await
     }
@@ -191,110 +203,7 @@ impl Member {
     }
 }
 
-/// The one task that hears the swarm.
-struct Hearing {
-    node: Node,
-    neighbours: Arc<Neighbours>,
-    replica: Replica,
-    rights: Rights,
-    /// Another member's records were seen: until then nobody here knows whether the mesh is halted.
-    has_heard: bool,
-    ledger: Arc<Mutex<Ledger>>,
-    letterhead: watch::Sender<Letterhead>,
-    standing: watch::Sender<Arc<Standing>>,
-    terms: Terms,
-    admits: Admits,
-    stop: CancellationToken,
-}
-
-impl Hearing {
-    async fn run(mut self, mut events: mpsc::Receiver<Event>) {
-        let sessions = TaskTracker::new();
-        let room = Arc::new(Semaphore::new(GUESTS_MAX));
-        while let Some(Some(event)) = self.stop.run_until_cancelled(events.recv()).await {
-            match event {
-                Event::Met(advert) => {
-                    self.heard().await;
-                    self.neighbours.met(advert).await;
-                }
-                Event::Lost { node, why } => self.neighbours.lost(node, &why.to_string()).await,
-                Event::Recorded(record) => {
-                    self.recorded(*record).await;
-                    self.heard().await;
-                }
-                Event::Arrival(Arrival { peer, stream, .. }) => {
-                    let Some(peer) = identity::key_of(&peer) else {
-                        continue; // dropping the stream says no
-                    };
-                    let (node, terms) = (self.node.clone(), self.terms.clone());
-                    let (admits, stop) = (self.admits.clone(), self.stop.clone());
-                    let Ok(place) = room.clone().try_acquire_owned() else {
-                        continue; // dropping the stream says no
-                    };
-                    sessions.spawn(async move {
-                        welcome(node, peer, stream, &terms, admits, stop).await;
-                        drop(place);
-                    });
-                }
-                Event::Twins(node) => {
-                    let node = identity::peer_id(&node);
-                    tracing::error!(target: "quorate::mesh", node, "two processes use this node's key; stop one of them");
-                }
-            }
-        }
-        sessions.close();
-        sessions.wait().await;
-    }
-
-    async fn heard(&mut self) {
-        if !std::mem::replace(&mut self.has_heard, true) {
-            self.stands().await;
-        }
-    }
-
-    /// In memory first: a halt must not wait for a disk.
-    async fn recorded(&mut self, record: Record) {
-        self.replica.insert(record.clone());
-        if self.replica.refold() {
-            self.stands().await;
-        }
-        let (ledger, standing) = (self.ledger.clone(), self.replica.standing().clone());
-        let kept = tokio::task::spawn_blocking(move || {
-            let mut ledger = ledger.lock().expect("nobody panics with it");
-            if let Record::Halt(halt) = &record {
-                ledger.hold(halt)?;
-            }
-            ledger.append(&[record])?;
-            ledger.settle(&standing, standing.snapshot().version, unix_s())
-        });
-        match kept.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(target: "quorate::mesh", %error, "a record is not on the disk");
-            }
-            Err(error) => {
-                tracing::error!(target: "quorate::mesh", %error, "a record is not on the disk");
-            }
-        }
-    }
-
-    async fn stands(&mut self) {
-        let standing = self.replica.standing().clone();
-        self.standing.send_replace(Arc::new(standing.clone()));
-        self.letterhead.send_replace(letterhead(&self.replica));
-        if self.has_heard {
-            self.rights = self.rights.under(standing);
-            self.node.set_rights(self.rights.clone()).await;
-        }
-        let guests = self.node.status().await.unwrap_or_default().guests;
-        for guest in guests.iter().filter(|guest| !(self.admits)(&guest.peer)) {
-            let why = "your node is no longer admitted to this mesh";
-            self.node.expel(guest.peer, why).await;
-        }
-    }
-}
-
-fn letterhead(replica: &Replica) -> Letterhead {
+pub(super) fn letterhead(replica: &Replica) -> Letterhead {
     let standing = replica.standing();
     Letterhead {
         network: standing.network(),

@@ -1,10 +1,12 @@
 //! The mesh as the rest of the node sees it: it may begin, and end, while the node runs.
 
 use super::MeshHome;
+use super::hearing::Brought;
 use super::member::{Founding, Member};
 use super::neighbours::Neighbour;
 use crate::driver::Lease;
 use crate::net::swarm::{PeerView, unix_s};
+use quorate_core::governance::{Record, Standing};
 use quorate_core::ids::NetworkId;
 use quorate_core::mesh::Address;
 use std::sync::{Arc, RwLock};
@@ -76,10 +78,19 @@ impl Membership {
         }
     }
 
+    /// What the records come to; None without a mesh.
+    pub fn standing(&self) -> Option<Arc<Standing>> {
+        self.member().map(|member| member.standing())
+    }
+
+    /// Takes signed records, whoever brings them. None without a mesh.
+    pub async fn bring(&self, records: Vec<Record>) -> Option<Result<Brought, String>> {
+        self.member()?.bring(records).await
+    }
+
     /// Why the mesh stands still.
     pub fn halted(&self) -> Vec<String> {
-        let standing = self.member().map(|member| member.standing());
-        standing.map_or_else(Vec::new, |s| s.reasons().map(str::to_owned).collect())
+        self.standing().map_or_else(Vec::new, |s| s.reasons().map(str::to_owned).collect())
     }
 
     pub async fn page(&self) -> Option<Page> {

@@ -2,14 +2,16 @@
 //! other nodes are adopted. Who belongs to the mesh is decided by whoever calls.
 
 mod dials;
+mod hearing;
 mod home;
 mod member;
 mod membership;
 mod neighbours;
 
-pub use crate::net::swarm::{Link, PeerView};
+pub use crate::net::swarm::{Link, PeerView, unix_s};
 pub use dials::directly;
 pub use home::MeshHome;
+pub use hearing::Brought;
 pub use member::{Founding, Member};
 pub use membership::{Membership, Page, Reach};
 pub use neighbours::Neighbour;

@@ -62,6 +62,8 @@ pub struct Plan {
     /// Models that are there already: the nodes share them.
     pub models: PathBuf,
     pub model: String,
+    /// Who governs it; nobody: a key that is thrown away.
+    pub participants: Vec<[u8; 32]>,
 }
 
 /// A testnet that runs. Dropping it kills every node.
@@ -177,9 +179,13 @@ fn genesis(plan: &Plan, nodes: &[PeerKey]) -> Outcome<Genesis> {
             .with(Key::RouterK, k)
             .map_err(|error| failed(format!("--k: {error}")))?;
     }
-    let voter = Keypair::generate_ed25519().public();
-    let voter = voter.try_into_ed25519().expect("it was made so");
-    let mut terms = Terms::of(Preset::Lab, vec![voter.to_bytes()], config);
+    let mut participants = plan.participants.clone();
+    if participants.is_empty() {
+        let voter = Keypair::generate_ed25519().public();
+        let voter = voter.try_into_ed25519().expect("it was made so");
+        participants.push(voter.to_bytes());
+    }
+    let mut terms = Terms::of(Preset::Lab, participants, config);
     terms.nodes = nodes.to_vec();
     terms.nodes.sort_unstable();
     terms.found().map_err(|error| failed(error.to_string()))

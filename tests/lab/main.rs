@@ -13,6 +13,7 @@ mod lab;
 mod links;
 mod nat;
 mod nodes;
+mod ocean;
 mod programs;
 mod relaunch;
 mod switch;

@@ -1,7 +1,7 @@
 //! OpenAI's HTTP API, and the node's own pages beside it.
 
 use super::error::{ApiError, Kind};
-use super::{ApiState, body, guard, health, mesh};
+use super::{ApiState, body, governance, guard, health, mesh};
 use crate::wish::{Defaults, Invalid};
 use axum::Router;
 use axum::body::Body;
@@ -39,6 +39,7 @@ pub(super) fn router(state: ApiState) -> Router {
         .route("/api/experts", post(mesh::register))
         .route("/api/experts/remove", post(mesh::unregister))
         .route("/api/pause", post(mesh::pause))
+        .route("/api/gov/records", post(governance::submit))
         .route("/api/unload", post(health::unload))
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

@@ -140,7 +140,7 @@ pub(super) fn deliver(
     };
     drop(signer);
     if how.out.is_none() && mesh.is_some_and(|mesh| mesh.place == Place::Home) {
-        let taken = home::take_home(&context.home, parcel.records.clone());
+        let taken = home::take_home(context, parcel.records.clone());
         // What is signed must not be lost because a node runs here.
         return match taken {
             Ok(taken) => taken.print(),

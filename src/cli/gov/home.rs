@@ -4,10 +4,10 @@ use super::args::{Export, Import, Init, PresetName};
 use super::mesh::{self, Mesh, mesh_dir};
 use super::names::{hex, node, person, phase, short};
 use super::render;
+use crate::cli::client::Client;
 use crate::cli::context::Context;
 use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
-use crate::home::Home;
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use quorate_core::config::MeshConfig;
@@ -129,7 +129,7 @@ pub(super) fn threshold(typed: Option<u8>, witnesses: usize) -> u8 {
 pub(super) struct Brought {
     new: usize,
     known: usize,
-    refused: Vec<(RecordId, Refusal)>,
+    refused: Vec<(RecordId, String)>,
     mesh: Mesh,
 }
 
@@ -157,14 +157,14 @@ pub(super) fn import(context: &Context, args: &Import) -> Outcome {
     for path in &args.files {
         records.extend(mesh::parcel(path)?.records);
     }
-    let brought = take_home(&context.home, records)?;
+    let brought = take_home(context, records)?;
     if !args.json {
         return brought.print();
     }
     let refused = brought
         .refused
         .iter()
-        .map(|(id, why)| json!({"id": hex(id), "why": why.to_string()}));
+        .map(|(id, why)| json!({"id": hex(id), "why": why}));
     term::json(&json!({
         "new": brought.new,
         "known": brought.known,
@@ -174,15 +174,14 @@ pub(super) fn import(context: &Context, args: &Import) -> Outcome {
 }
 
 /// Into the ledger of this home: halts are held first, and nothing is said before it is written down.
-pub(super) fn take_home(home: &Home, records: Vec<Record>) -> Outcome<Brought> {
-    let _lock = home.lock().map_err(|failure| {
-        let hint = "stop the node first (Ctrl-C where it runs), then: quorate gov import FILE";
-        if failure.kind == Kind::Taken {
-            failure.hint(hint)
-        } else {
-            failure
-        }
-    })?;
+///
+/// A node that is up takes them itself: it obeys at once, and tells the others.
+pub(super) fn take_home(context: &Context, records: Vec<Record>) -> Outcome<Brought> {
+    let home = &context.home;
+    if let Some(client) = Client::of_running_node(context)? {
+        return hand_over(context, &client, records);
+    }
+    let _lock = home.lock()?;
     let dir = mesh_dir(home);
     let (mut ledger, stored) = Ledger::open(&dir).map_err(|lost| lost.at(dir))?;
     let mut replica = stored.replica;
@@ -217,7 +216,7 @@ pub(super) fn take_home(home: &Home, records: Vec<Record>) -> Outcome<Brought> {
     ledger.settle(replica.standing(), applied, term::now_unix_s())?;
     let refused = waiting
         .into_iter()
-        .map(|(record, why)| (record.id(), why))
+        .map(|(record, why)| (record.id(), why.to_string()))
         .collect();
     let mesh = Mesh {
         replica,
@@ -230,6 +229,28 @@ pub(super) fn take_home(home: &Home, records: Vec<Record>) -> Outcome<Brought> {
         known,
         refused,
         mesh,
+    })
+}
+
+fn hand_over(context: &Context, client: &Client, records: Vec<Record>) -> Outcome<Brought> {
+    let network = Mesh::in_home(&context.home)?.network();
+    let parcel = Parcel {
+        network,
+        genesis: None,
+        records,
+    };
+    let page = client.post_bytes("/api/gov/records", &parcel.encode())?;
+    let count = |name: &str| page[name].as_u64().unwrap_or(0) as usize;
+    let refused = page["refused"].as_array().into_iter().flatten();
+    let refused = refused.filter_map(|one| {
+        let id = blake3::Hash::from_hex(one["id"].as_str()?).ok()?;
+        Some((*id.as_bytes(), one["why"].as_str()?.to_owned()))
+    });
+    Ok(Brought {
+        new: count("new"),
+        known: count("known"),
+        refused: refused.collect(),
+        mesh: Mesh::in_home(&context.home)?,
     })
 }
 

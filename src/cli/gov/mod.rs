@@ -13,6 +13,12 @@ mod render;
 use super::context::Context;
 use crate::error::Outcome;
 use args::Gov;
+use quorate_core::governance::Author;
+
+/// Public keys of people, as typed: in hex, or in a file.
+pub(super) fn people(typed: &[String]) -> Outcome<Vec<Author>> {
+    home::all(typed, names::person)
+}
 
 pub(super) fn gov(context: &Context, verb: &Gov) -> Outcome {
     match verb {

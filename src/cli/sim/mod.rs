@@ -1,5 +1,9 @@
 //! `quorate sim`: made-up meshes in virtual time, from seeds that anybody can run again.
 
+mod mesh;
+
+pub(super) use mesh::mesh;
+
 use super::args::SimGov;
 use super::term;
 use crate::error::{Failure, Kind, Outcome};

@@ -1,0 +1,190 @@
+//! What a member hears, from the swarm and from people who bring signed records, and what it does
+//! about it: one task, in the order of arrival.
+
+use super::member::letterhead;
+use super::neighbours::Neighbours;
+use super::{Admits, welcome};
+use crate::driver::Node;
+use crate::identity;
+use crate::ledger::Ledger;
+use crate::net::plane::Arrival;
+use crate::net::serve::Terms;
+use crate::net::swarm::{self, Event, unix_s};
+use crate::wire::plane::Letterhead;
+use quorate_core::governance::{Record, RecordId, Refusal, Replica, Rights, Standing, Taken};
+use quorate_core::limits::GUESTS_MAX;
+use std::sync::{Arc, Mutex};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Records that somebody carried here.
+pub(super) struct Delivery {
+    pub(super) records: Vec<Record>,
+    pub(super) reply: oneshot::Sender<Result<Brought, String>>,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct Brought {
+    pub new: usize,
+    pub known: usize,
+    pub refused: Vec<(RecordId, Refusal)>,
+}
+
+/// The one task that hears the swarm.
+pub(super) struct Hearing {
+    pub(super) node: Node,
+    pub(super) swarm: swarm::Handle,
+    pub(super) neighbours: Arc<Neighbours>,
+    pub(super) replica: Replica,
+    pub(super) rights: Rights,
+    /// Another member's records were seen: until then nobody here knows whether the mesh is halted.
+    pub(super) has_heard: bool,
+    pub(super) ledger: Arc<Mutex<Ledger>>,
+    pub(super) letterhead: watch::Sender<Letterhead>,
+    pub(super) standing: watch::Sender<Arc<Standing>>,
+    pub(super) terms: Terms,
+    pub(super) admits: Admits,
+    pub(super) stop: CancellationToken,
+}
+
+impl Hearing {
+    pub(super) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut parcels: mpsc::Receiver<Delivery>,
+    ) {
+        let sessions = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(GUESTS_MAX));
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                Some(Delivery { records, reply }) = parcels.recv() => {
+                    let brought = self.bring(records).await;
+                    reply.send(brought).ok(); // whoever brought it may have left
+                }
+                event = events.recv() => match event {
+                    Some(event) => self.hear(event, &sessions, &room).await,
+                    None => break,
+                },
+            }
+        }
+        sessions.close();
+        sessions.wait().await;
+    }
+
+    async fn hear(&mut self, event: Event, sessions: &TaskTracker, room: &Arc<Semaphore>) {
+        match event {
+            Event::Met(advert) => {
+                self.heard().await;
+                self.neighbours.met(advert).await;
+            }
+            Event::Lost { node, why } => self.neighbours.lost(node, &why.to_string()).await,
+            Event::Recorded(record) => {
+                self.recorded(*record).await;
+                self.heard().await;
+            }
+            Event::Arrival(Arrival { peer, stream, .. }) => {
+                // Dropping the stream says no.
+                let place = room.clone().try_acquire_owned();
+                if let (Some(peer), Ok(place)) = (identity::key_of(&peer), place) {
+                    let (node, terms) = (self.node.clone(), self.terms.clone());
+                    let (admits, stop) = (self.admits.clone(), self.stop.clone());
+                    sessions.spawn(async move {
+                        welcome(node, peer, stream, &terms, admits, stop).await;
+                        drop(place);
+                    });
+                }
+            }
+            Event::Twins(node) => {
+                let node = identity::peer_id(&node);
+                tracing::error!(target: "quorate::mesh", node, "two processes use this node's key; stop one of them");
+            }
+        }
+    }
+
+    async fn heard(&mut self) {
+        if !std::mem::replace(&mut self.has_heard, true) {
+            self.stands().await;
+        }
+    }
+
+    /// News of the swarm. In memory first: a halt must not wait for a disk.
+    async fn recorded(&mut self, record: Record) {
+        self.replica.insert(record.clone());
+        if self.replica.refold() {
+            self.stands().await;
+        }
+        if let Err(why) = self.keep(vec![record]).await {
+            tracing::error!(target: "quorate::mesh", why, "a record is not on the disk");
+        }
+    }
+
+    /// Records that somebody brought here by hand: in memory, on the disk, and to everybody else. A
+    /// full disk keeps no halt from spreading.
+    async fn bring(&mut self, records: Vec<Record>) -> Result<Brought, String> {
+        let mut brought = Brought::default();
+        let mut kept = Ok(());
+        let mut next = records;
+        loop {
+            let (mut fresh, mut waiting) = (Vec::new(), Vec::new());
+            for record in next {
+                match self.replica.insert(record.clone()) {
+                    Taken::New => fresh.push(record),
+                    Taken::Known => brought.known += 1,
+                    Taken::Refused(why) => waiting.push((record, why)),
+                }
+            }
+            if fresh.is_empty() {
+                let refused = waiting.into_iter().map(|(record, why)| (record.id(), why));
+                brought.refused = refused.collect();
+                return kept.map(|()| brought);
+            }
+            brought.new += fresh.len();
+            if self.replica.refold() {
+                self.stands().await;
+            }
+            kept = kept.and(self.keep(fresh.clone()).await);
+            for record in fresh {
+                self.swarm.insert(record).await;
+            }
+            // Who was a stranger may be a member by now.
+            next = waiting.into_iter().map(|(record, _)| record).collect();
+        }
+    }
+
+    /// Halts are held before anything else is written.
+    async fn keep(&self, records: Vec<Record>) -> Result<(), String> {
+        let (ledger, standing) = (self.ledger.clone(), self.replica.standing().clone());
+        let kept = tokio::task::spawn_blocking(move || {
+            let mut ledger = ledger.lock().expect("nobody panics with it");
+            for record in &records {
+                if let Record::Halt(halt) = record {
+                    ledger.hold(halt)?;
+                }
+            }
+            ledger.append(&records)?;
+            ledger.settle(&standing, standing.snapshot().version, unix_s())
+        });
+        match kept.await {
+            Ok(kept) => kept.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn stands(&mut self) {
+        let standing = self.replica.standing().clone();
+        self.standing.send_replace(Arc::new(standing.clone()));
+        self.letterhead.send_replace(letterhead(&self.replica));
+        if self.has_heard {
+            self.rights = self.rights.under(standing);
+            self.node.set_rights(self.rights.clone()).await;
+        }
+        let guests = self.node.status().await.unwrap_or_default().guests;
+        for guest in guests.iter().filter(|guest| !(self.admits)(&guest.peer)) {
+            let why = "your node is no longer admitted to this mesh";
+            self.node.expel(guest.peer, why).await;
+        }
+    }
+}

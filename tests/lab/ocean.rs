@@ -1,0 +1,169 @@
+//! A conversation across an ocean: real nodes with the real model on hosts of their own, who join by
+//! invite, answer together, die in the middle of a sentence and return.
+
+use crate::host::{Host, Process};
+use crate::lab::{self, PATIENCE};
+use crate::relaunch::Needs;
+use quorate_core::link::Link;
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+const QUORATE: &str = env!("CARGO_BIN_EXE_quorate");
+/// Experts that differ.
+const PREFIXES: [&str; 4] = [
+    "You are a ship's captain. You answer in the short, salty words of the sea.",
+    "You are a strict judge. You weigh both sides and speak in formal, careful sentences.",
+    "You are a programmer. You answer with code in Python and a one-line comment.",
+    "Du bist ein freundlicher Koch aus Wien. Du antwortest auf Deutsch und denkst ans Essen.",
+];
+
+struct Node<'a> {
+    host: &'a Host,
+    process: Option<Process>,
+}
+
+impl<'a> Node<'a> {
+    /// A home with the model, and an expert of its own for every member.
+    fn new(host: &'a Host, models: &Path, prefix: &str) -> Node<'a> {
+        let home = host.folder();
+        std::os::unix::fs::symlink(models, home.join("models")).unwrap();
+        let settings = format!(
+            "version = 1\n[models]\nkeep_alive = 'forever'\n[machine]\nthreads = 1\nctx = 1024\n\
+             [mesh]\nmdns = false\nmodel = 'own'\n\
+             [[expert]]\nname = 'own'\nmodel = 'smollm2:135m'\nprefix = {prefix:?}\nallow = ['mesh']\n"
+        );
+        std::fs::write(home.join("config.toml"), settings).unwrap();
+        Node {
+            host,
+            process: None,
+        }
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = self.host.command(QUORATE, args);
+        command
+            .env("QUORATE_HOME", self.host.folder())
+            .env("OMP_WAIT_POLICY", "passive");
+        command
+    }
+
+    fn up(&mut self) {
+        let process = self.host.spawn(self.command(&["up", "--json"]));
+        process.wait_for("\"api\"", PATIENCE);
+        self.process = Some(process);
+    }
+
+    fn kill(&mut self) {
+        self.process.take().unwrap().kill();
+    }
+
+    /// Standard output; None if it failed.
+    fn try_run(&self, args: &[&str]) -> Option<String> {
+        let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8(ran.stdout).unwrap();
+        ran.status.success().then_some(said)
+    }
+
+    fn run(&self, args: &[&str]) -> String {
+        let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
+        let told = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
+        assert!(ran.status.success(), "{args:?}: {told}");
+        told
+    }
+
+    /// Other nodes whose experts can be asked.
+    fn sees(&self) -> usize {
+        let page = self.try_run(&["peers", "--json"]);
+        let page = page.and_then(|page| serde_json::from_str::<Value>(&page).ok());
+        let peers = page.map_or(Value::Null, |page| page["peers"].clone());
+        let serves = |peer: &&Value| {
+            peer["state"] == "here" && peer["experts"].as_array().is_some_and(|e| !e.is_empty())
+        };
+        peers.as_array().map_or(0, |p| p.iter().filter(serves).count())
+    }
+
+    fn wait_to_see(&self, others: usize) {
+        let until = Instant::now() + 3 * PATIENCE;
+        while self.sees() != others {
+            assert!(Instant::now() < until, "{} of {others}", self.sees());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+    }
+
+    fn ask(&self, question: &str) -> String {
+        self.run(&["run", "mesh", "--verbose", "--seed", "3", "-n", "20", question])
+    }
+}
+
+/// How many experts decided a token, on average: a machine that is busy may miss a deadline.
+fn experts(told: &str) -> f64 {
+    let by = told.split(" by ").nth(1).and_then(|rest| rest.split(' ').next());
+    by.and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("no number of experts in {told}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
+    lab::run(Needs::Nothing, |lab| {
+        let Some(home) = std::env::var_os("QUORATE_TEST_HOME") else {
+            println!("SKIPPED: QUORATE_TEST_HOME is not set; `sh tests/run` sets it");
+            return;
+        };
+        let models = Path::new(&home).join("models");
+        let hosts: Vec<Host> = (0..4).map(|_| lab.host()).collect();
+        let ocean = Link::named("intercontinental").unwrap();
+        for (n, a) in hosts.iter().enumerate() {
+            for b in &hosts[n + 1..] {
+                lab.link(a, b, ocean);
+            }
+        }
+        let made = hosts.iter().zip(PREFIXES);
+        let mut nodes: Vec<Node> = made.map(|(host, p)| Node::new(host, &models, p)).collect();
+        nodes[0].run(&["mesh", "new"]);
+        nodes[0].up();
+        nodes[0].wait_to_see(0);
+        let invite = nodes[0].run(&["invite", "--json"]);
+        let invite: Value = serde_json::from_str(&invite).unwrap();
+        for node in &mut nodes[1..] {
+            node.run(&["join", invite["invite"].as_str().unwrap()]);
+            node.up();
+        }
+        nodes[0].wait_to_see(3);
+
+        let told = nodes[0].ask("What is the sea?");
+        assert!(experts(&told) > 3.0, "{told}");
+        println!("across an ocean: {}", told.lines().rev().take(12).collect::<Vec<_>>().join(" | "));
+
+        // In the middle of the second answer one of them dies.
+        let mut answering = nodes[0]
+            .command(&["run", "mesh", "--verbose", "--seed", "4", "-n", "40", "And the wind?"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 1];
+        let out = answering.stdout.as_mut().unwrap();
+        std::io::Read::read_exact(out, &mut first).unwrap();
+        nodes[3].kill();
+        let ended = answering.wait_with_output().unwrap();
+        let told = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
+        assert!(ended.status.success() && told.contains("answer         40 tokens"), "{told}");
+
+        // Without it the others are the mesh; with it, they are four again.
+        nodes[0].wait_to_see(2);
+        let told = nodes[0].ask("And the rain?");
+        let three = experts(&told);
+        assert!(three > 2.0 && three < 3.1, "{told}");
+        nodes[3].up();
+        nodes[0].wait_to_see(3);
+        let told = nodes[0].ask("And the night?");
+        assert!(experts(&told) > 3.0, "{told}");
+    });
+}
