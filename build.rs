@@ -6,7 +6,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=proto");
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_source_info(true).include_imports(true);
-    let served = ["inference", "router", "governance"].map(|name| format!("quorate/v1/{name}.proto"));
+    let served =
+        ["inference", "router", "governance"].map(|name| format!("quorate/v1/{name}.proto"));
     compiler.open_files(served)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // What server reflection answers with.

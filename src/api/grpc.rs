@@ -3,8 +3,8 @@
 use super::answer::{self, Answer};
 use super::error::{ApiError, Kind};
 use super::{ApiState, governance, guard, router};
-use crate::wire::v1::inference_server::{Inference, InferenceServer};
 use crate::wire::v1::governance_server::GovernanceServer;
+use crate::wire::v1::inference_server::{Inference, InferenceServer};
 use crate::wire::v1::router_server::RouterServer;
 use crate::wire::{self, v1};
 use axum::Router;

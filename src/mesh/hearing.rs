@@ -77,10 +77,16 @@ impl Hearing {
     async fn hear(&mut self, event: Event, sessions: &TaskTracker, room: &Arc<Semaphore>) {
         match event {
             Event::Met(advert) => {
+                let node = identity::peer_id(&advert.node);
+                tracing::info!(target: "quorate::mesh", node, experts = advert.experts.len(), "a node is here");
                 self.heard().await;
                 self.neighbours.met(advert).await;
             }
-            Event::Lost { node, why } => self.neighbours.lost(node, &why.to_string()).await,
+            Event::Lost { node, why } => {
+                let name = identity::peer_id(&node);
+                tracing::info!(target: "quorate::mesh", node = name, %why, "a node is gone");
+                self.neighbours.lost(node, &why.to_string()).await;
+            }
             Event::Recorded(record) => {
                 self.recorded(*record).await;
                 self.heard().await;

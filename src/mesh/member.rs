@@ -75,7 +75,10 @@ impl Member {
         let plane = Plane::bind(founding.keypair.clone(), mesh.plane_listen)
             .map_err(|error| cannot_listen(mesh.plane_listen, "mesh.plane_listen", &error))?;
         let plane = Arc::new(plane);
-        let (rows_tx, rows) = watch::channel(Vec::new());
+        // In the first advert already: a node that serves nothing for a moment is let go.
+        let library = founding.library.clone();
+        let offered = tokio::task::spawn_blocking(move || library.rows()).await;
+        let (rows_tx, rows) = watch::channel(offered.unwrap_or_default());
         let stop = CancellationToken::new();
         let revoked = home.clone();
         let mut bootstrap = home.way();

@@ -90,7 +90,8 @@ impl Membership {
 
     /// Why the mesh stands still.
     pub fn halted(&self) -> Vec<String> {
-        self.standing().map_or_else(Vec::new, |s| s.reasons().map(str::to_owned).collect())
+        self.standing()
+            .map_or_else(Vec::new, |s| s.reasons().map(str::to_owned).collect())
     }
 
     pub async fn page(&self) -> Option<Page> {

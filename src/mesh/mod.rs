@@ -10,8 +10,8 @@ mod neighbours;
 
 pub use crate::net::swarm::{Link, PeerView, unix_s};
 pub use dials::directly;
-pub use home::MeshHome;
 pub use hearing::Brought;
+pub use home::MeshHome;
 pub use member::{Founding, Member};
 pub use membership::{Membership, Page, Reach};
 pub use neighbours::Neighbour;

@@ -65,15 +65,24 @@ impl Neighbours {
     pub(super) async fn met(&self, advert: Box<Advert>) {
         let mut known = self.known.lock().await;
         let peer = advert.node;
+        // Another process under the key: whatever failed with the last one is over.
+        let began_anew = known
+            .nodes
+            .get(&peer)
+            .is_some_and(|(old, _)| old.instance != advert.instance);
         let serves = |id: &ExpertId| advert.experts.iter().any(|row| row.expert == *id);
         let of_peer = known.adopted.iter().filter(|(_, (of, _))| *of == peer);
         let dropped: Vec<ExpertId> = of_peer
             .map(|(id, _)| *id)
-            .filter(|id| !serves(id))
+            .filter(|id| began_anew || !serves(id))
             .collect();
         for id in dropped {
-            self.lose(&mut known, id, "its node serves it no longer")
-                .await;
+            self.lose(
+                &mut known,
+                id,
+                "its node began anew, or serves it no longer",
+            )
+            .await;
         }
         if let Some((old, places)) = known.nodes.get_mut(&peer) {
             places

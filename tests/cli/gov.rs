@@ -542,18 +542,21 @@ fn a_home_without_a_mesh_and_a_damaged_one_say_what_to_do() {
 }
 
 #[test]
-fn while_a_node_runs_what_is_signed_is_kept_in_a_file() {
+fn a_node_that_is_up_takes_what_is_signed_at_once() {
     let table = Table::new();
     table.found("solo", &["ada"], &[]);
-    let node = table.node.up(&[]);
-    table
-        .signed("ada", &["halt", "--reason", "smoke"])
-        .fails(5, &["signed, and kept in halt-", "gov import"]);
-    assert_eq!(table.status()["halted"], false, "a look needs no lock");
-    drop(node);
-    let parcel = only(table.dir.path(), "halt-", ".parcel");
-    table.gov(&["import", &parcel]).works();
+    let settings =
+        "version = 1\n[mesh]\nlisten = '127.0.0.1:0'\nplane_listen = '127.0.0.1:0'\nmdns = false\n";
+    std::fs::write(table.node.path().join("config.toml"), settings).unwrap();
+    let _node = table.node.up(&[]);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while table.node.run(&["peers"]).code != 0 {
+        assert!(std::time::Instant::now() < until, "the mesh does not begin");
+    }
+    let halted = table.signed("ada", &["halt", "--reason", "smoke"]);
+    assert!(halted.works().contains("1 new"), "{halted:?}");
     assert_eq!(table.status()["halted"], true);
+    assert!(table.node.run(&["peers"]).works().contains("HALTED: smoke"));
 }
 
 #[test]

@@ -115,7 +115,15 @@ fn real_one_person_stops_all_nodes_and_they_go_on_when_it_is_lifted() {
     std::fs::write(at("word"), "twelve throw-away words").unwrap();
     let keygen = Home::new();
     keygen
-        .run(&["gov", "keygen", "--out", &at("ada.key"), "--throw-away", "--passphrase-file", &at("word")])
+        .run(&[
+            "gov",
+            "keygen",
+            "--out",
+            &at("ada.key"),
+            "--throw-away",
+            "--passphrase-file",
+            &at("word"),
+        ])
         .works();
     let Some(testnet) = Testnet::up(&["3", "--rtt", "20ms", "--participant", &at("ada.key.pub")])
     else {
@@ -123,14 +131,23 @@ fn real_one_person_stops_all_nodes_and_they_go_on_when_it_is_lifted() {
     };
     let on = |node: usize, args: &[&str]| {
         let mut command = bare(args);
-        command.env("QUORATE_HOME", testnet.nodes[node]["home"].as_str().unwrap());
+        command.env(
+            "QUORATE_HOME",
+            testnet.nodes[node]["home"].as_str().unwrap(),
+        );
         Ran::of(command.output().unwrap())
     };
     let ask = ["run", "mesh", "-n", "4", "--seed", "1", "hello"];
     for node in 0..3 {
         on(node, &ask).works();
     }
-    let key = [&at("ada.key")[..], "--passphrase-file", &at("word"), "--yes"].map(str::to_owned);
+    let key = [
+        &at("ada.key")[..],
+        "--passphrase-file",
+        &at("word"),
+        "--yes",
+    ]
+    .map(str::to_owned);
     let sign = |verb: &[&str]| {
         let mut args = vec!["gov"];
         args.extend(verb);
@@ -155,13 +172,18 @@ fn real_one_person_stops_all_nodes_and_they_go_on_when_it_is_lifted() {
     let resumed = sign(&["resume"]);
     assert!(resumed.code == 0, "{resumed:?}");
     for node in 0..3 {
-        soon("the mesh to go on", || (on(node, &ask).code == 0).then_some(()));
+        soon("the mesh to go on", || {
+            (on(node, &ask).code == 0).then_some(())
+        });
     }
 }
 
 /// How many experts decided a token, on average: a machine that is busy may miss a deadline.
 fn experts(told: &str) -> f64 {
-    let by = told.split(" by ").nth(1).and_then(|rest| rest.split(' ').next());
+    let by = told
+        .split(" by ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
     by.and_then(|number| number.parse().ok())
         .unwrap_or_else(|| panic!("no number of experts in {told}"))
 }

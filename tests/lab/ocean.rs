@@ -45,6 +45,7 @@ impl<'a> Node<'a> {
         let mut command = self.host.command(QUORATE, args);
         command
             .env("QUORATE_HOME", self.host.folder())
+            .env("QUORATE_LOG", "info,quorate=debug,llama-cpp-2=error")
             .env("OMP_WAIT_POLICY", "passive");
         command
     }
@@ -81,7 +82,9 @@ impl<'a> Node<'a> {
         let serves = |peer: &&Value| {
             peer["state"] == "here" && peer["experts"].as_array().is_some_and(|e| !e.is_empty())
         };
-        peers.as_array().map_or(0, |p| p.iter().filter(serves).count())
+        peers
+            .as_array()
+            .map_or(0, |p| p.iter().filter(serves).count())
     }
 
     fn wait_to_see(&self, others: usize) {
@@ -93,13 +96,25 @@ impl<'a> Node<'a> {
     }
 
     fn ask(&self, question: &str) -> String {
-        self.run(&["run", "mesh", "--verbose", "--seed", "3", "-n", "20", question])
+        self.run(&[
+            "run",
+            "mesh",
+            "--verbose",
+            "--seed",
+            "3",
+            "-n",
+            "20",
+            question,
+        ])
     }
 }
 
 /// How many experts decided a token, on average: a machine that is busy may miss a deadline.
 fn experts(told: &str) -> f64 {
-    let by = told.split(" by ").nth(1).and_then(|rest| rest.split(' ').next());
+    let by = told
+        .split(" by ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next());
     by.and_then(|number| number.parse().ok())
         .unwrap_or_else(|| panic!("no number of experts in {told}"))
 }
@@ -138,11 +153,23 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
 
         let told = nodes[0].ask("What is the sea?");
         assert!(experts(&told) > 3.0, "{told}");
-        println!("across an ocean: {}", told.lines().rev().take(12).collect::<Vec<_>>().join(" | "));
+        println!(
+            "across an ocean: {}",
+            told.lines().rev().take(12).collect::<Vec<_>>().join(" | ")
+        );
 
         // In the middle of the second answer one of them dies.
         let mut answering = nodes[0]
-            .command(&["run", "mesh", "--verbose", "--seed", "4", "-n", "40", "And the wind?"])
+            .command(&[
+                "run",
+                "mesh",
+                "--verbose",
+                "--seed",
+                "4",
+                "-n",
+                "40",
+                "And the wind?",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -154,7 +181,10 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
         nodes[3].kill();
         let ended = answering.wait_with_output().unwrap();
         let told = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
-        assert!(ended.status.success() && told.contains("answer         40 tokens"), "{told}");
+        assert!(
+            ended.status.success() && told.contains("answer         40 tokens"),
+            "{told}"
+        );
 
         // Without it the others are the mesh; with it, they are four again.
         nodes[0].wait_to_see(2);
@@ -163,7 +193,8 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
         assert!(three > 2.0 && three < 3.1, "{told}");
         nodes[3].up();
         nodes[0].wait_to_see(3);
-        let told = nodes[0].ask("And the night?");
-        assert!(experts(&told) > 3.0, "{told}");
+        // The first question may meet the change from one life to the next.
+        let four = (0..3).any(|_| experts(&nodes[0].ask("And the night?")) > 3.0);
+        assert!(four, "it is there, and not asked");
     });
 }

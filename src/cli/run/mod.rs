@@ -140,6 +140,9 @@ fn ensure_model(context: &Context, typed: &str) -> Outcome<String> {
         }
         return Ok(typed.to_owned());
     }
+    if context.settings.experts.iter().any(|e| e.name == typed) {
+        return Ok(typed.to_owned()); // its model is the node's to find
+    }
     let name = context.model_name(typed)?;
     if let Some(manifest) = context.store().installed(&name)? {
         return Ok(manifest.name);

@@ -41,18 +41,22 @@ pub(in crate::cli) fn mesh(args: &SimMesh) -> Outcome {
         return Ok(());
     };
     let calm = if args.calm { " --calm" } else { "" };
-    Err(
-        Failure::new(Kind::Failed, format!("seed {seed} broke a promise: see {}", path.display()))
-            .hint(format!(
-                "run it again: quorate sim mesh --nodes {} --link {}{calm} --first-seed {seed} --seeds 1",
-                args.nodes, args.link
-            )),
+    Err(Failure::new(
+        Kind::Failed,
+        format!("seed {seed} broke a promise: see {}", path.display()),
     )
+    .hint(format!(
+        "run it again: quorate sim mesh --nodes {} --link {}{calm} --first-seed {seed} --seeds 1",
+        args.nodes, args.link
+    )))
 }
 
 fn options(args: &SimMesh, seed: u64) -> Outcome<Options> {
     if args.nodes == 0 || usize::from(args.nodes) > SIM_NODES_MAX {
-        let message = format!("a simulated mesh has 1 to {SIM_NODES_MAX} nodes, not {}", args.nodes);
+        let message = format!(
+            "a simulated mesh has 1 to {SIM_NODES_MAX} nodes, not {}",
+            args.nodes
+        );
         return Err(Failure::new(Kind::Usage, message));
     }
     let link = Link::named(&args.link).ok_or_else(|| {
