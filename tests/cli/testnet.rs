@@ -15,8 +15,8 @@ struct Testnet {
 impl Testnet {
     fn up(args: &[&str]) -> Option<Testnet> {
         let home = Home::with_model()?;
-        // One block of ports for each test process.
-        let port = (20_000 + std::process::id() % 30_000).to_string();
+        // One block of ports for each test process, below those that the kernel hands out.
+        let port = (20_000 + std::process::id() % 12_000).to_string();
         let args = [&["testnet", "up", "--json", "--base-port", &port], args].concat();
         let mut child = home
             .command(&args)
