@@ -87,7 +87,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
     let asked = mesh::asked(state, &wish.model, wish.together, &lease).await?;
     let notes = Notes {
         record: false,
-        provenance: asked != Asked::Own || (wish.model == mesh::MODEL),
+        provenance: wish.model == mesh::MODEL,
     };
     check_tokens(&wish, &facts)?;
     let prompts = tokenize(&lease, &wish.prompt).await?;

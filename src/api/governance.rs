@@ -67,8 +67,8 @@ pub(super) async fn submit(
     let body = body::read(&headers, body, state.limits.body).await?;
     let brought = bring(&state, records(&body)?).await?;
     let refused = brought.refused.iter().map(|(id, why)| {
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
-        json!({"id": id, "why": why.to_string()})
+        let id = blake3::Hash::from_bytes(*id).to_hex();
+        json!({"id": id.as_str(), "why": why.to_string()})
     });
     Ok(Json(json!({
         "new": brought.new,

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 pub(super) fn new(context: &Context, args: &MeshNew) -> Outcome {
     let home = MeshHome::of(&context.home);
     let identity = identity(context)?;
-    // Its one voter is a key that nobody keeps apart: who wants votes that count founds with `gov init`.
+    // Its one voter is a key that is thrown away, so nobody can halt it: who wants that founds with
+    // `gov init`.
     let voter = Keypair::generate_ed25519();
     let voter_key = public(&voter);
     let mut terms = Terms::of(Preset::Lab, vec![voter_key], MeshConfig::default());

@@ -65,7 +65,7 @@ impl Member {
     /// None: the home belongs to no mesh.
     pub async fn start(founding: &Founding) -> Outcome<Option<Member>> {
         let home = founding.home.clone();
-        if home.network().is_none() {
+        if home.genesis()?.is_none() {
             return Ok(None);
         }
         let (ledger, stored) =

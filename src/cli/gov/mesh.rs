@@ -5,6 +5,7 @@ use super::names::hex;
 use crate::error::{Failure, Kind, Outcome};
 use crate::home::Home;
 use crate::ledger;
+use crate::mesh::MeshHome;
 use quorate_core::governance::{
     Author, BadParcel, Ballot, Body, Choice, Entry, LinkId, Parcel, Proposal, Record, RecordId,
     Refusal, Replica, Request, Standing, Wish,
@@ -32,7 +33,7 @@ pub(super) struct Mesh {
 
 /// Where the home keeps its mesh.
 pub(super) fn mesh_dir(home: &Home) -> PathBuf {
-    home.data.join("mesh")
+    MeshHome::of(home).dir().to_owned()
 }
 
 impl Mesh {
