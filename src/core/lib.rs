@@ -35,6 +35,7 @@ pub mod residency;
 pub mod roster;
 pub mod select;
 pub mod team;
+pub mod tempo;
 pub mod text;
 
 // What lies between machines, where it is made up.

@@ -55,6 +55,10 @@ pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
 pub const GIVE_UP_US: u64 = 30_000_000;
 /// Experts that a node knows: a mesh of 280 nodes with three each.
 pub const ROSTER_MAX: usize = 1024;
+/// Tokens guessed ahead of the decision: at nine right guesses in ten, one in a hundred reaches further.
+pub const GUESSES_MAX: usize = 48;
+/// Tokens that must stand in the text a second time before what followed them is guessed again.
+pub const REPEAT_TOKENS_MIN: usize = 3;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
 /// in a row.
 pub const SECRETS_MAX: usize = 256;

@@ -4,7 +4,7 @@
 use crate::alarm::{Sign, Suspicion};
 use crate::config::{Key, MeshConfig};
 use crate::generate::{
-    Finish, Generate, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
+    Finish, Generate, Guesses, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
 };
 use crate::governance::{Permit, Rights};
 use crate::host::{self, GuestId, Host};
@@ -527,6 +527,7 @@ fn never_ran(why: String) -> Event {
         generated: 0,
         decode_us: 0,
         schedule: Vec::new(),
+        guesses: Guesses::default(),
     }
 }
 

@@ -28,6 +28,7 @@ fn request(session: u128, permit: Permit) -> Request {
         stop: vec![],
         logprobs: None,
         grammar: false,
+        ahead: false,
         notes: Default::default(),
         context: 16,
     };

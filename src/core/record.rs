@@ -88,6 +88,7 @@ pub fn replay(recording: &Recording) -> Result<String, Mismatch> {
         logprobs: recording.logprobs.then_some(0),
         grammar: recording.grammar,
         context: recording.context,
+        ahead: false,
         notes: Notes {
             record: true,
             provenance: false,

@@ -110,22 +110,50 @@ pub(crate) struct Member {
     weight: f64,
     pace: Pace,
     pub(crate) standing: Standing,
-    /// When it was asked what it has not answered yet.
-    pub(crate) asked: Option<Micros>,
+    /// Positions that it was asked about and has not answered, rising, and when it was asked. Behind
+    /// the undecided one these are guesses: at most as many as are sent ahead.
+    asked: Vec<(Position, Micros)>,
+    /// When it was asked what it let its time pass for: what it takes is known when it speaks again.
+    overdue: Option<Micros>,
     /// Tokens that it reads before its next answer.
     pub(crate) reads: Option<usize>,
 }
 
 impl Member {
-    /// The moment after which it is late; never for one in this process.
-    fn deadline(&self, patience: Patience) -> Option<Micros> {
-        let asked = self.asked.filter(|_| !self.local)?;
-        Some(after(asked, self.pace.deadline_us(patience, self.reads)))
+    /// The moment after which it is late about `here`; never for one in this process.
+    fn deadline(&self, patience: Patience, here: Position) -> Option<Micros> {
+        let first = self.asked.first().filter(|_| !self.local);
+        let (_, asked) = first.filter(|(position, _)| *position <= here)?;
+        Some(after(*asked, self.pace.deadline_us(patience, self.reads)))
     }
 
-    /// It answered what it was asked.
-    pub(crate) fn answered(&mut self, now: Micros) -> Option<Answered> {
-        let us = now.since(self.asked.take()?);
+    /// It is asked about a position, perhaps again.
+    pub(crate) fn ask(&mut self, position: Position, now: Micros) {
+        let at = self.asked.partition_point(|(p, _)| *p < position);
+        match self.asked.get_mut(at) {
+            Some((p, since)) if *p == position => *since = now,
+            _ => self.asked.insert(at, (position, now)),
+        }
+    }
+
+    pub(crate) fn owes(&self, position: Position) -> bool {
+        self.asked.iter().any(|(p, _)| *p == position)
+    }
+
+    /// Nothing before `position` is waited for any more.
+    pub(crate) fn decided_before(&mut self, position: Position) {
+        self.asked.retain(|(p, _)| *p >= position);
+    }
+
+    /// What it was asked was taken back.
+    pub(crate) fn forget_questions(&mut self) {
+        self.asked.clear();
+    }
+
+    /// It answered what it was asked about a position.
+    pub(crate) fn answered(&mut self, position: Position, now: Micros) -> Option<Answered> {
+        let at = self.asked.iter().position(|(p, _)| *p == position)?;
+        let us = now.since(self.asked.remove(at).1);
         let read = self.reads.take();
         match read {
             Some(tokens) => self.pace.read(tokens, us),
@@ -194,7 +222,8 @@ impl Team {
             weight: plan.candidates[i].weight,
             pace: plan.candidates[i].pace.clone(),
             standing: Standing::Asleep,
-            asked: None,
+            asked: Vec::new(),
+            overdue: None,
             reads: None,
         });
         Ok(Team {
@@ -335,7 +364,7 @@ impl Team {
     /// for a while longer. Returns whether the set at `position` is another one now.
     pub(crate) fn expire(&mut self, now: Micros, position: Position) -> bool {
         let late = |m: &Member, grace: u64| {
-            let deadline = m.deadline(self.patience);
+            let deadline = m.deadline(self.patience, position);
             deadline.is_some_and(|at| after(at, grace) <= now)
         };
         let overdue: Vec<usize> = self.group.clone();
@@ -349,7 +378,9 @@ impl Team {
             if hopeless {
                 self.members[i].standing = Standing::Gone("it never answered".into());
             } else if self.group.len() > 1 || self.has_replacement() {
-                self.members[i].standing = Standing::Late;
+                let member = &mut self.members[i];
+                member.standing = Standing::Late;
+                member.overdue = member.asked.first().map(|(_, asked)| *asked);
             } else {
                 continue;
             }
@@ -370,7 +401,7 @@ impl Team {
     }
 
     fn leave(&mut self, i: usize, position: Position) {
-        self.members[i].asked = None;
+        self.members[i].forget_questions();
         self.group.retain(|&j| j != i);
         if self.script.is_none() {
             self.fill(|_| true);
@@ -412,9 +443,17 @@ impl Team {
         )
     }
 
-    /// A member said something: one that was late is a spare again.
-    pub(crate) fn heard(&mut self, i: usize) {
+    /// A member said something: one that was late is a spare again, and has shown how long it takes. Else
+    /// a mesh that has become slower than its deadlines would change its set for ever.
+    pub(crate) fn heard(&mut self, i: usize, now: Micros) {
         let member = &mut self.members[i];
+        if let Some(asked) = member.overdue.take() {
+            let us = now.since(asked);
+            match member.reads.take() {
+                Some(tokens) => member.pace.read(tokens, us),
+                None => member.pace.answered(us),
+            }
+        }
         if matches!(member.standing, Standing::Opening | Standing::Late) {
             member.standing = Standing::Warm;
         }
@@ -423,20 +462,20 @@ impl Team {
     /// A member has read the text. Nobody who was not asked meanwhile will be late because of it.
     pub(crate) fn read(&mut self, i: usize) {
         let member = &mut self.members[i];
-        if member.asked.is_none() {
+        if member.asked.is_empty() {
             member.reads = None;
         }
     }
 
-    /// The next moment at which somebody becomes late, or hopeless.
-    pub(crate) fn wake_at(&self) -> Option<Micros> {
+    /// The next moment at which somebody becomes late about `here`, or hopeless.
+    pub(crate) fn wake_at(&self, here: Position) -> Option<Micros> {
         if self.script.is_some() {
             return None;
         }
         let alone = self.group.len() == 1 && !self.has_replacement();
         let grace = if alone { GIVE_UP_US } else { 0 };
         let deadlines = self.group.iter();
-        let deadlines = deadlines.filter_map(|&i| self.members[i].deadline(self.patience));
+        let deadlines = deadlines.filter_map(|&i| self.members[i].deadline(self.patience, here));
         deadlines.min().map(|at| after(at, grace))
     }
 

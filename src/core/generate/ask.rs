@@ -2,7 +2,7 @@
 //! is woken, and what follows when somebody is lost.
 
 use super::{Finish, Generate, Output, Part, State, Trouble};
-use crate::ids::{Micros, Token};
+use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
 use crate::limits::DRAFT_TOKENS_MAX;
 use crate::mask::Mask;
@@ -35,49 +35,64 @@ impl fmt::Display for Trouble {
 
 impl Generate {
     /// The first question about a position.
-    pub(super) fn ask(&mut self, mask: Option<Arc<Mask>>, now: Micros, out: &mut Vec<Output>) {
+    pub(super) fn question(&self, position: Position) -> Query {
         let lists = self.spec.law.lists;
         let mut query = match self.spec.law.sampler {
-            Sampler::Seeded => Query::perturbed(self.spec.secret.key(self.position()), lists.tau),
+            Sampler::Seeded => Query::perturbed(self.spec.secret.key(position), lists.tau),
             Sampler::SeededPlain | Sampler::Greedy | Sampler::Rejection => {
                 Query::plain(lists.mass, lists.max_entries)
             }
         };
+        query.raw_top = self.spec.logprobs;
+        query
+    }
+
+    /// Asks the set about the undecided position, unless a right guess has done so.
+    pub(super) fn ask(&mut self, mask: Option<Arc<Mask>>, now: Micros, out: &mut Vec<Output>) {
+        let mut query = self.question(self.position());
         self.log.mask(mask.clone());
         query.mask = mask;
-        query.raw_top = self.spec.logprobs;
         self.team.begin(self.position());
         self.first_question = Some(query.clone());
-        for i in self.team.group().to_vec() {
-            self.put(i, &query, now, out);
+        let group = self.team.group().to_vec();
+        let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
+        let is_calm = self.ahead.guesses.is_empty() && group.iter().all(warm);
+        self.calmly_asked = None;
+        for i in group {
+            if self.parts[i].asked > self.answer.len() {
+                self.parts[i].owed = 1;
+            } else {
+                self.put(i, &query, now, out);
+                self.calmly_asked = is_calm.then_some(now);
+            }
+            self.put_guesses(i, now, out);
         }
         self.state = State::Asking(query);
         self.keep_spares_warm(out);
     }
 
-    /// Asks one member, with everything that it must know first.
+    /// Asks one member about the undecided position, with everything that it must know first.
     fn put(&mut self, i: usize, query: &Query, now: Micros, out: &mut Vec<Output>) {
         if self.team.members[i].standing == Standing::Asleep {
             self.open(i, out);
         }
-        let session = self.spec.session;
-        if self.parts[i].drafted {
-            let (position, query) = (self.position(), query.clone());
+        let (here, position) = (self.answer.len(), self.position());
+        if self.parts[i].asked > here {
             let ask = ExpertOp::Ask {
-                session,
-                epoch: 0,
+                session: self.spec.session,
+                epoch: self.parts[i].epoch,
                 position,
-                query,
+                query: query.clone(),
             };
             out.push(Output::ToExpert(self.team.members[i].expert, ask));
         } else {
-            self.draft(i, vec![query.clone()], out);
-            self.parts[i].drafted = true;
+            self.draft(i, here, vec![query.clone()], out);
+            self.parts[i].asked = here + 1;
         }
         let part = &mut self.parts[i];
         (part.opinion, part.exact) = (None, None);
         part.owed += 1;
-        self.team.members[i].asked = Some(now);
+        self.team.members[i].ask(position, now);
     }
 
     /// Sends a member the whole text so far.
@@ -93,32 +108,42 @@ impl Generate {
         let member = &mut self.team.members[i];
         member.standing = Standing::Opening;
         member.reads = Some(self.spec.prompt.len() + self.answer.len());
-        self.parts[i].sent = self.answer.len();
+        let part = &mut self.parts[i];
+        (part.sent, part.asked, part.epoch) = (self.answer.len(), 0, 0);
         let expert = member.expert;
         out.push(Output::ToExpert(expert, ExpertOp::Open(Box::new(open))));
     }
 
-    /// The decided tokens that it has not got, in as many messages as it takes; the last one asks.
-    fn draft(&mut self, i: usize, queries: Vec<Query>, out: &mut Vec<Output>) {
+    /// Tokens up to place `end` of the answer and its guesses that it has not got, in as many messages as
+    /// it takes; the last one asks.
+    pub(super) fn draft(
+        &mut self,
+        i: usize,
+        end: usize,
+        queries: Vec<Query>,
+        out: &mut Vec<Output>,
+    ) {
         let (session, expert) = (self.spec.session, self.team.members[i].expert);
-        let Part { sent, .. } = &mut self.parts[i];
-        let send = |position: usize, tokens: &[Token], queries: Vec<Query>| {
+        let Part { sent, epoch, .. } = &mut self.parts[i];
+        let text = self.answer.iter().chain(&self.ahead.guesses).copied();
+        let mut tokens: Vec<Token> = text.take(end).skip(*sent).collect();
+        let mut send = |tokens: Vec<Token>, queries: Vec<Query>| {
+            let position = (self.spec.prompt.len() + *sent) as u32;
+            *sent += tokens.len();
             let draft = ExpertOp::Draft {
                 session,
-                epoch: 0,
-                position: (self.spec.prompt.len() + position) as u32,
-                tokens: tokens.to_vec(),
+                epoch: *epoch,
+                position,
+                tokens,
                 queries,
             };
-            Output::ToExpert(expert, draft)
+            out.push(Output::ToExpert(expert, draft));
         };
-        while self.answer.len() - *sent > DRAFT_TOKENS_MAX {
-            let end = *sent + DRAFT_TOKENS_MAX;
-            out.push(send(*sent, &self.answer[*sent..end], Vec::new()));
-            *sent = end;
+        while tokens.len() > DRAFT_TOKENS_MAX {
+            let rest = tokens.split_off(DRAFT_TOKENS_MAX);
+            send(std::mem::replace(&mut tokens, rest), Vec::new());
         }
-        out.push(send(*sent, &self.answer[*sent..], queries));
-        *sent = self.answer.len();
+        send(tokens, queries);
     }
 
     fn keep_spares_warm(&mut self, out: &mut Vec<Output>) {
@@ -127,7 +152,7 @@ impl Generate {
         }
         for i in self.team.warm_spares() {
             if self.parts[i].sent < self.answer.len() {
-                self.draft(i, Vec::new(), out);
+                self.draft(i, self.answer.len(), Vec::new(), out);
             }
         }
     }
@@ -204,11 +229,20 @@ impl Generate {
             }
         }
         self.state = State::Asking(query.clone());
-        for i in self.team.group().to_vec() {
-            let waiting = self.team.members[i].asked.is_some() && self.parts[i].drafted;
+        self.calmly_asked = None;
+        let group = self.team.group().to_vec();
+        for i in 0..self.parts.len() {
+            if !group.contains(&i) {
+                // Who was late holds guesses, and questions that nobody waits for any more.
+                self.take_back_from(i, self.answer.len(), out);
+                continue;
+            }
+            let waiting = self.team.members[i].owes(self.position());
             if anew || self.parts[i].opinion.is_none() && !waiting {
+                self.take_back_from(i, self.answer.len(), out);
                 self.put(i, &query, now, out);
             }
+            self.put_guesses(i, now, out);
         }
         self.keep_spares_warm(out);
         self.decide(now, out);

@@ -3,7 +3,7 @@
 use super::{Costs, Finish, Generate, Output, State, Trouble};
 use crate::aggregate::{self, Verdict, Voice};
 use crate::alarm::{self, Sign};
-use crate::ids::Micros;
+use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
 use crate::limits::SECOND_QUESTIONS_MAX;
 use crate::lnp::LnP;
@@ -16,46 +16,116 @@ impl Generate {
         &mut self,
         i: usize,
         opinions: Vec<Opinion>,
-        compute_us: u64,
-        bytes: u32,
+        costs: Costs,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) {
+        let (epoch, costs) = (self.parts[i].epoch, costs.shared(opinions.len()));
+        for opinion in opinions {
+            // A decision may end the response, or take back what the rest is about.
+            if self.is_done() || self.parts[i].epoch != epoch {
+                return;
+            }
+            self.take_early(now, out);
+            let (position, here) = (opinion.position, self.position());
+            if position > here {
+                if let Some(costs) = self.answered(i, position, costs, now, out) {
+                    self.ahead.keep(i, opinion, costs);
+                }
+            } else if position == here {
+                self.on_opinion(i, opinion, costs, now, out);
+            } // else nobody waits for it any more
+        }
+    }
+
+    /// Takes what was said about the undecided position before it was its turn, as it came.
+    pub(super) fn take_early(&mut self, now: Micros, out: &mut Vec<Output>) {
+        while matches!(self.state, State::Asking(_))
+            && let Some(early) = self.ahead.take(self.position())
+        {
+            self.parts[early.member].costs = early.costs;
+            if let Err(why) = self.take(early.member, early.opinion, out) {
+                self.lose(early.member, Trouble::Lied(why), now, out);
+            } else {
+                self.decide(now, out);
+            }
+        }
+    }
+
+    fn on_opinion(
+        &mut self,
+        i: usize,
+        opinion: Opinion,
+        costs: Costs,
         now: Micros,
         out: &mut Vec<Output>,
     ) {
         let here = self.position();
-        let about_here = opinions.iter().any(|opinion| opinion.position == here);
-        for opinion in opinions {
-            if let Err(why) = self.take(i, opinion, out) {
-                return self.lose(i, Trouble::Lied(why), now, out);
-            }
+        if let Err(why) = self.take(i, opinion, out) {
+            return self.lose(i, Trouble::Lied(why), now, out);
         }
-        if !about_here || self.parts[i].owed > 0 {
+        if self.parts[i].owed > 0 {
             return; // it has more to say before it is up to date
         }
-        if let Some(answered) = self.team.members[i].answered(now) {
-            let us = answered.us;
-            self.parts[i].costs = Costs {
-                us,
-                compute_us: compute_us.min(us),
-                bytes,
-            };
-            out.push(Output::Heard {
-                expert: self.team.members[i].expert,
-                answered,
-                compute_us,
-                bytes,
-            });
+        if let Some(costs) = self.answered(i, here, costs, now, out) {
+            self.parts[i].costs = costs;
         }
         self.decide(now, out);
     }
 
+    /// It answered a question about a position; None if it was not asked.
+    fn answered(
+        &mut self,
+        i: usize,
+        position: Position,
+        said: Costs,
+        now: Micros,
+        out: &mut Vec<Output>,
+    ) -> Option<Costs> {
+        let member = &mut self.team.members[i];
+        let answered = member.answered(position, now)?;
+        if member.local {
+            self.ahead.tempo.drafted(answered.us);
+        }
+        let Costs {
+            compute_us, bytes, ..
+        } = said;
+        out.push(Output::Heard {
+            expert: member.expert,
+            answered,
+            compute_us,
+            bytes,
+        });
+        Some(Costs {
+            us: answered.us,
+            compute_us: compute_us.min(answered.us),
+            bytes,
+        })
+    }
+
+    /// What guessing would have brought here, and how long a token takes without it.
+    pub(super) fn measure_tempo(&mut self, now: Micros, token: Token) {
+        if !self.spec.ahead || self.first_question.is_none() {
+            return;
+        }
+        let guess = self.ahead.guesses.front().copied();
+        let guess = guess.or_else(|| self.next_guess());
+        if let Some(guess) = guess {
+            self.ahead.tempo.compared(guess == token);
+        }
+        let trip_us = self.calmly_asked.map(|asked| now.since(asked));
+        self.ahead.tempo.decided(now, trip_us);
+    }
+
     /// Files one expert's opinion about the undecided position; anything else is late and dropped.
     fn take(&mut self, i: usize, opinion: Opinion, out: &mut Vec<Output>) -> Result<(), String> {
-        if opinion.position != self.position() {
-            return Ok(());
-        }
         let part = &mut self.parts[i];
         part.owed = part.owed.saturating_sub(1);
-        if part.owed > 0 || self.team.members[i].asked.is_none() {
+        let is_said = match self.state {
+            State::Contending(..) => part.exact.is_some(),
+            _ => part.opinion.is_some(),
+        };
+        if part.owed > 0 || is_said || !self.team.group().contains(&i) {
             return Ok(());
         }
         match (&self.state, &opinion.said) {
@@ -136,9 +206,9 @@ impl Generate {
     /// Decides, if what is there decides.
     pub(super) fn decide(&mut self, now: Micros, out: &mut Vec<Output>) {
         let verdict = match &self.state {
-            State::Asking(query) => match self.deciding_set() {
+            State::Asking(_) => match self.deciding_set() {
                 Some(set) => {
-                    let verdict = self.verdict(query, &set);
+                    let verdict = self.verdict(&set);
                     self.set = set;
                     verdict
                 }
@@ -197,7 +267,7 @@ impl Generate {
         }
     }
 
-    fn verdict(&self, query: &Query, set: &[usize]) -> Verdict {
+    fn verdict(&self, set: &[usize]) -> Verdict {
         let weights = self.team.weights(set);
         let mut missing = 0.0;
         let mut voices = Vec::with_capacity(set.len());
@@ -207,25 +277,31 @@ impl Generate {
                 None => missing += weight,
             }
         }
-        let law = &self.spec.law;
-        let key = || self.spec.secret.key(self.position());
+        self.choose(self.position(), &voices, missing, self.draft_list(set))
+    }
+
+    /// What these voices decide at a position; `draft` is among them where the law needs one.
+    pub(super) fn choose(
+        &self,
+        position: Position,
+        voices: &[Voice<'_>],
+        missing: f64,
+        draft: Option<&List>,
+    ) -> Verdict {
+        let (law, secret) = (&self.spec.law, &self.spec.secret);
+        let key = || secret.key(position);
         if let Some(f) = law.robust {
             let key = (law.sampler != Sampler::Greedy).then(key);
-            return plain::robust_choice(key, &voices, usize::from(f));
+            return plain::robust_choice(key, voices, usize::from(f));
         }
-        match law.sampler {
-            Sampler::Seeded => match &query.want {
-                Want::Perturbed { key, .. } => aggregate::seeded(*key, &voices),
-                Want::Plain { .. } | Want::Scalars(_) => Verdict::NoMass,
-            },
-            Sampler::SeededPlain => plain::seeded(key(), &voices),
-            Sampler::Greedy => plain::greedy(&voices, missing),
-            Sampler::Rejection => match self.draft_list(set) {
-                Some(draft) => {
-                    Draw::new(&self.spec.secret, self.position()).choose(draft, &voices, missing)
-                }
-                None => Verdict::Wait,
-            },
+        match (law.sampler, draft) {
+            (Sampler::Seeded, _) => aggregate::seeded(key(), voices),
+            (Sampler::SeededPlain, _) => plain::seeded(key(), voices),
+            (Sampler::Greedy, _) => plain::greedy(voices, missing),
+            (Sampler::Rejection, Some(draft)) => {
+                Draw::new(secret, position).choose(draft, voices, missing)
+            }
+            (Sampler::Rejection, None) => Verdict::Wait,
         }
     }
 
@@ -249,6 +325,8 @@ impl Generate {
     }
 
     fn ask_again(&mut self, now: Micros, verdict: Verdict, out: &mut Vec<Output>) {
+        // An expert keeps what second questions are about only for the end of its text.
+        self.take_back(self.answer.len(), out);
         self.asked_again += 1;
         let (State::Asking(query) | State::Contending(query, _)) =
             std::mem::replace(&mut self.state, State::Masking)

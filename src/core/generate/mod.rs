@@ -13,10 +13,12 @@
 //!             no question)                               └──▶ Done (Close, Finished)
 //! ```
 
+mod ahead;
 mod ask;
 mod decide;
 mod provenance;
 
+pub use ahead::Guesses;
 pub use provenance::{Decided, Provenance, Voted};
 
 use crate::alarm::Sign;
@@ -48,6 +50,8 @@ pub struct Spec {
     pub grammar: bool,
     /// Tokens that the smallest context among the experts holds.
     pub context: u32,
+    /// Tokens may be guessed ahead of their decision: this moves the speed and never the text.
+    pub ahead: bool,
     pub notes: Notes,
 }
 
@@ -109,6 +113,7 @@ pub enum Event {
         /// Who decided, from which position on: with the law and the seed, all that the text is a
         /// function of. Empty if no position was decided.
         schedule: Schedule,
+        guesses: Guesses,
     },
 }
 
@@ -179,10 +184,12 @@ pub enum Trouble {
 /// What is held of one member of the team.
 #[derive(Debug, Default)]
 struct Part {
-    /// Tokens of the answer that it was sent.
+    /// Tokens that it was sent of the answer and of what is guessed to follow.
     sent: usize,
-    /// It was asked about the undecided position by a draft already.
-    drafted: bool,
+    /// It was asked about everything before this place of the answer.
+    asked: usize,
+    /// What it says in any other is about guesses that were taken back.
+    epoch: u32,
     /// Questions about this position that it has not answered: answers come in the order of the
     /// questions, and only the last one's counts.
     owed: u32,
@@ -203,6 +210,26 @@ struct Costs {
     us: u64,
     compute_us: u64,
     bytes: u32,
+}
+
+impl Costs {
+    fn said(compute_us: u64, bytes: u32) -> Costs {
+        Costs {
+            us: 0,
+            compute_us,
+            bytes,
+        }
+    }
+
+    /// One of `count` opinions in a message.
+    fn shared(self, count: usize) -> Costs {
+        let count = count.max(1);
+        Costs {
+            us: self.us,
+            compute_us: self.compute_us / count as u64,
+            bytes: self.bytes / count as u32,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -231,6 +258,9 @@ pub struct Generate {
     first_question: Option<Query>,
     /// Second questions at this position so far.
     asked_again: u32,
+    /// When the undecided position was asked about, if nothing was under way then.
+    calmly_asked: Option<Micros>,
+    ahead: ahead::Ahead,
     /// Answers about this position so far.
     arrivals: u32,
     /// Those whose answers decide it, once that is known.
@@ -265,6 +295,8 @@ impl Generate {
             answer: Vec::new(),
             first_question: None,
             asked_again: 0,
+            calmly_asked: None,
+            ahead: ahead::Ahead::default(),
             arrivals: 0,
             set: Vec::new(),
             log: provenance::Log::new(spec.notes),
@@ -296,7 +328,7 @@ impl Generate {
     /// When to say [`Input::Tick`], if nothing else comes before.
     pub fn wake_at(&self) -> Option<Micros> {
         match self.state {
-            State::Asking(_) | State::Contending(..) => self.team.wake_at(),
+            State::Asking(_) | State::Contending(..) => self.team.wake_at(self.position()),
             State::Masking | State::Done => None,
         }
     }
@@ -329,6 +361,8 @@ impl Generate {
             Input::Cancel => self.finish(Finish::Cancelled, now, out),
             Input::Abort(why) => self.finish(Finish::Failed(why), now, out),
         }
+        self.take_early(now, out);
+        self.guess_on(now, out);
     }
 
     fn on_expert(&mut self, now: Micros, from: FromExpert, out: &mut Vec<Output>) {
@@ -338,7 +372,7 @@ impl Generate {
         if matches!(self.team.members[i].standing, Standing::Gone(_)) {
             return; // gone is for good: what it still says decides nothing
         }
-        self.team.heard(i);
+        self.team.heard(i, now);
         match from.event {
             ExpertEvent::Ready {
                 reused, prefill_us, ..
@@ -347,12 +381,14 @@ impl Generate {
                 self.on_ready(now, reused, prefill_us, out);
             }
             ExpertEvent::Scored { .. } => {} // evidence: weights are frozen until they can be learned
+            // About guesses that were taken back.
+            ExpertEvent::Opinions { epoch, .. } if epoch != self.parts[i].epoch => {}
             ExpertEvent::Opinions {
                 opinions,
                 compute_us,
                 bytes,
                 ..
-            } => self.on_opinions(i, opinions, compute_us, bytes, now, out),
+            } => self.on_opinions(i, opinions, Costs::said(compute_us, bytes), now, out),
             ExpertEvent::Failed { why, .. } => self.lose(i, Trouble::of(why), now, out),
         }
     }
@@ -401,6 +437,7 @@ impl Generate {
     fn commit(&mut self, now: Micros, token: Token, out: &mut Vec<Output>) {
         let (ln_p, top) = self.raw_of(token);
         let position = self.position();
+        self.measure_tempo(now, token);
         self.team.decided(position, &self.set);
         let (team, set) = (&self.team, &self.set);
         let counts = |expert: &ExpertId| team.at(*expert).is_some_and(|i| set.contains(&i));
@@ -433,9 +470,14 @@ impl Generate {
         self.arrivals = 0;
         self.first_question = None;
         self.set.clear();
-        for part in &mut self.parts {
-            (part.drafted, part.opinion, part.exact) = (false, None, None);
+        if let Some(token) = committed {
+            self.settle_guesses(token, out);
+        }
+        let here = self.position();
+        for (part, member) in self.parts.iter_mut().zip(&mut self.team.members) {
+            (part.opinion, part.exact) = (None, None);
             part.owed = 0;
+            member.decided_before(here);
         }
         if self.spec.grammar {
             self.state = State::Masking;
@@ -469,10 +511,13 @@ impl Generate {
             generated: self.generated(),
             decode_us,
             schedule: self.team.schedule().clone(),
+            guesses: self.ahead.counts,
         }));
     }
 }
 
+#[cfg(test)]
+mod ahead_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]

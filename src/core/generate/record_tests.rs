@@ -121,7 +121,7 @@ proptest! {
         seed: u64, net: u64, k in 1usize..4, spares in 0usize..3, first_k: bool,
         troubles in prop::collection::vec((0u64..400_000, 0u64..300_000, 0usize..4), 5),
         sampler in prop_oneof![Just(Sampler::Seeded), Just(Sampler::Greedy), Just(Sampler::Rejection)],
-        own in prop::option::of(0usize..5),
+        own in prop::option::of(0usize..5), ahead: bool,
     ) {
         let ways: Vec<(u8, Ways)> = NAMES.iter().zip(&troubles).map(|(name, (from, length, kind))| {
             let ways = match kind {
@@ -130,10 +130,10 @@ proptest! {
                 2 => Ways { delay_us: (1_000, 60_000), ..CALM },
                 _ => CALM,
             };
-            (*name, ways)
+            (*name, Ways { common: if ahead { 0.9 } else { 0.0 }, ..ways })
         }).collect();
         let law = law(if sampler == Sampler::Greedy { 0.0 } else { 1.0 }).sampled(sampler);
-        let spec = Spec { law, ..long(seed) };
+        let spec = Spec { law, ahead, ..long(seed) };
         let mut plan = plan(&NAMES, k, spares);
         if first_k {
             plan.sets = Sets::B;

@@ -23,6 +23,8 @@ pub(super) struct Ways {
     pub(super) gone_at: u64,
     /// It answers every question with this instead.
     pub(super) instead: Option<ExpertEvent>,
+    /// How much it believes what all the others do.
+    pub(super) common: f32,
 }
 
 pub(super) const CALM: Ways = Ways {
@@ -31,6 +33,7 @@ pub(super) const CALM: Ways = Ways {
     silent_until: u64::MAX,
     gone_at: u64::MAX,
     instead: None,
+    common: 0.0,
 };
 
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub(super) struct Story {
     pub(super) ended_us: u64,
     /// When each token came.
     pub(super) at_us: Vec<u64>,
+    pub(super) guesses: Guesses,
 }
 
 impl Story {
@@ -87,8 +91,11 @@ struct World {
 
 impl World {
     fn new(ways: &[(u8, Ways)], seed: u64) -> World {
-        let place =
-            |(name, ways): &(u8, Ways)| (ExpertId([*name; 32]), (table(*name), ways.clone()));
+        let place = |(name, ways): &(u8, Ways)| {
+            let mut table = table(*name);
+            table.common = ways.common;
+            (ExpertId([*name; 32]), (table, ways.clone()))
+        };
         World {
             tables: ways.iter().map(place).collect(),
             queue: BTreeMap::new(),
@@ -155,6 +162,7 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
         provenance: vec![],
         ended_us: 0,
         at_us: vec![],
+        guesses: Guesses::default(),
     };
     let mut lost: Vec<(u64, ExpertId)> = ways
         .iter()
@@ -175,8 +183,14 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
                     story.provenance.extend(token.provenance.map(|p| *p));
                 }
                 Output::Event(Event::Decided(decided)) => story.decided.push(*decided),
-                Output::Event(Event::Finished { why, schedule, .. }) => {
+                Output::Event(Event::Finished {
+                    why,
+                    schedule,
+                    guesses,
+                    ..
+                }) => {
                     (story.why, story.schedule, story.ended_us) = (why, schedule, now);
+                    story.guesses = guesses;
                     ends += 1;
                 }
                 Output::Failed { expert, why } => story.failed.push((expert, why)),
@@ -210,12 +224,25 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
 }
 
 /// The same request with fresh experts that answer at once, under a given schedule.
-fn replayed(spec: Spec, plan: Plan, names: &[u8], schedule: &Schedule) -> Vec<Token> {
+pub(super) fn replayed(
+    spec: Spec,
+    plan: Plan,
+    ways: &[(u8, Ways)],
+    schedule: &Schedule,
+) -> Vec<Token> {
     let plan = Plan {
         script: Some(schedule.clone()),
         ..plan
     };
-    let calm: Vec<(u8, Ways)> = names.iter().map(|n| (*n, CALM)).collect();
+    let calm = |(name, ways): &(u8, Ways)| {
+        let common = ways.common;
+        (*name, Ways { common, ..CALM })
+    };
+    let calm: Vec<(u8, Ways)> = ways.iter().map(calm).collect();
+    let spec = Spec {
+        ahead: false,
+        ..spec
+    };
     live(spec, plan, &calm, 99).tokens
 }
 
@@ -265,7 +292,7 @@ fn a_dead_expert_is_replaced_at_the_first_undecided_position() {
         );
         assert_eq!(story.schedule.len(), 2);
         assert_eq!(
-            replayed(long(3), plan(&NAMES, 3, 1), &NAMES, &story.schedule),
+            replayed(long(3), plan(&NAMES, 3, 1), &ways, &story.schedule),
             story.tokens
         );
         let gap = story.at_us.windows(2).map(|w| w[1] - w[0]).max().unwrap();
@@ -294,7 +321,7 @@ fn one_that_was_late_is_a_spare_again_and_hears_everything() {
     let sets: Vec<Vec<u8>> = (0..story.schedule.len()).map(|i| story.names(i)).collect();
     assert_eq!(sets, [vec![1, 2], vec![1, 3], vec![1, 2]]);
     assert_eq!(
-        replayed(long(4), plan(&[1, 2, 3], 2, 0), &[1, 2, 3], &story.schedule),
+        replayed(long(4), plan(&[1, 2, 3], 2, 0), &ways, &story.schedule),
         story.tokens
     );
 }
@@ -407,9 +434,24 @@ fn the_first_k_answers_are_a_law_of_their_own() {
         "the slow one never sets the pace"
     );
     assert_eq!(
-        replayed(long(8), plan, &[1, 2, 3], &story.schedule),
+        replayed(long(8), plan, &ways, &story.schedule),
         story.tokens
     );
+}
+
+/// Everybody is three times as slow as its deadline: the set must not change for ever.
+#[test]
+fn a_mesh_that_has_become_slow_is_given_more_time() {
+    let slow = Ways {
+        delay_us: (70_000, 80_000),
+        ..CALM
+    };
+    let ways = [(2, slow.clone()), (3, slow)];
+    let story = live(long(3), plan(&[2, 3], 2, 0), &ways, 1);
+    assert_eq!(story.tokens.len(), 30);
+    let last = story.schedule.last().map(|change| change.position);
+    assert!(last < Some(3 + 20), "the set settles: {:?}", story.schedule);
+    assert!(story.ended_us < 30 * 300_000, "{} us", story.ended_us);
 }
 
 #[test]
@@ -504,7 +546,7 @@ proptest! {
         } else {
             prop_assert_eq!(story.tokens.len(), 30);
         }
-        let again = replayed(spec, plan(&NAMES, k, spares), &NAMES, &story.schedule);
+        let again = replayed(spec, plan(&NAMES, k, spares), &ways, &story.schedule);
         prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
     }
 

@@ -24,6 +24,7 @@ pub(super) fn spec(law: Law) -> Spec {
         logprobs: None,
         grammar: false,
         context: 1000,
+        ahead: false,
         notes: Notes::default(),
     }
 }

@@ -29,9 +29,22 @@ pub(crate) fn vocab() -> Arc<Vocab> {
 pub(crate) struct Table {
     pub(crate) id: ExpertId,
     pub(crate) tokens: Vec<Token>,
+    epoch: u32,
+    /// Share of what it believes that everybody believes: how alike experts are.
+    pub(crate) common: f32,
     prompt: usize,
     transforms: Transforms,
     rows: BTreeMap<Position, Distribution>,
+}
+
+fn beliefs(key: &[u8; 32], text: &[Token]) -> Vec<u8> {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    text.iter().for_each(|t| {
+        hasher.update(&t.to_le_bytes());
+    });
+    let mut bytes = vec![0u8; VOCAB as usize];
+    hasher.finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 /// A router sent something twice, or left something out: no router of ours does.
@@ -47,6 +60,8 @@ impl Table {
         Table {
             id,
             tokens: vec![],
+            epoch: 0,
+            common: 0.0,
             prompt: 0,
             transforms: Transforms::NEUTRAL,
             rows: BTreeMap::new(),
@@ -54,13 +69,12 @@ impl Table {
     }
 
     fn logits(&self, position: usize) -> Vec<f32> {
-        let mut hasher = blake3::Hasher::new_keyed(&self.id.0);
-        self.tokens[..position].iter().for_each(|t| {
-            hasher.update(&t.to_le_bytes());
-        });
-        let mut bytes = vec![0u8; VOCAB as usize];
-        hasher.finalize_xof().fill(&mut bytes);
-        let mut logits: Vec<f32> = bytes.iter().map(|b| f32::from(*b) / 20.0).collect();
+        let own = beliefs(&self.id.0, &self.tokens[..position]);
+        let all = beliefs(&[0; 32], &self.tokens[..position]);
+        let mix = |(own, all): (u8, u8)| {
+            f32::from(own) * (1.0 - self.common) + f32::from(all) * self.common
+        };
+        let mut logits: Vec<f32> = own.into_iter().zip(all).map(|b| mix(b) / 20.0).collect();
         logits[END as usize] = -5.0;
         logits
     }
@@ -109,13 +123,18 @@ impl Table {
                 queries,
             } => {
                 let has = self.tokens.len();
-                if position as usize != has || queries.len() > 1 {
+                if position as usize != has
+                    || queries.len() > tokens.len() + 1
+                    || epoch != self.epoch
+                {
                     return Err(OutOfOrder { has, position });
                 }
                 self.tokens.extend(tokens);
-                let end = self.tokens.len() as u32;
                 // Nothing is asked of a spare.
-                let answers = queries.iter().map(|q| self.answer(session, epoch, end, q));
+                let first = self.tokens.len() as u32 + 1 - queries.len() as u32;
+                let answers = (first..)
+                    .zip(&queries)
+                    .map(|(at, q)| self.answer(session, epoch, at, q));
                 Ok(answers.collect())
             }
             ExpertOp::Ask {
@@ -125,12 +144,24 @@ impl Table {
                 query,
             } => {
                 let has = self.tokens.len();
-                if position as usize > has {
+                if position as usize != has || epoch != self.epoch {
                     return Err(OutOfOrder { has, position });
                 }
                 Ok(vec![self.answer(session, epoch, position, &query)])
             }
-            ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => Ok(vec![]),
+            ExpertOp::Truncate {
+                epoch, position, ..
+            } => {
+                let has = self.tokens.len();
+                if position as usize > has || epoch <= self.epoch {
+                    return Err(OutOfOrder { has, position });
+                }
+                self.epoch = epoch;
+                self.tokens.truncate(position as usize);
+                self.rows.retain(|at, _| *at <= position);
+                Ok(vec![])
+            }
+            ExpertOp::Close { .. } => Ok(vec![]),
         }
     }
 

@@ -163,6 +163,7 @@ fn request(session: u128) -> Spec {
         logprobs: None,
         grammar: false,
         context: machine::CONTEXT,
+        ahead: false,
         notes: Notes {
             provenance: false,
             record: true,

@@ -340,6 +340,7 @@ fn spec(session: SessionId, secret: Secret, max_tokens: u32) -> Spec {
         logprobs: None,
         grammar: false,
         context: CONTEXT,
+        ahead: false,
         notes: Notes {
             provenance: false,
             record: true,
