@@ -2,6 +2,7 @@
 //! from there to a [`Wish`], which everything further in takes for granted.
 
 use quorate_core::chat::{Message, Tool};
+use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::limits;
@@ -31,7 +32,7 @@ pub struct Asked {
 }
 
 /// How a `mesh` request is answered. Other models are asked alone, whatever this says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Together {
     /// Who said what of every token is told with it.
     pub provenance: bool,
@@ -39,6 +40,18 @@ pub struct Together {
     pub k: Option<u32>,
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
+    pub guessing: Guessing,
+}
+
+impl Default for Together {
+    fn default() -> Together {
+        Together {
+            provenance: false,
+            k: None,
+            sets: None,
+            guessing: Guessing::Stream,
+        }
+    }
 }
 
 /// What holds where a client says nothing.

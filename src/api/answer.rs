@@ -167,6 +167,7 @@ impl Answer {
             "semantics": semantics,
             "schedules": schedules,
             "per_token": costs,
+            "guesses": self.costs.guesses(),
         }))
     }
 
@@ -246,10 +247,12 @@ impl Answer {
                 generated,
                 decode_us,
                 schedule,
+                guesses,
                 ..
             } => {
                 choice.finished = true;
                 choice.schedule.clone_from(schedule);
+                self.costs.guessed(*guesses);
                 self.usage.completion_tokens += u64::from(*generated);
                 self.timings.decode_us = self.timings.decode_us.max(*decode_us);
                 match why {

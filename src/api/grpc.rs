@@ -144,6 +144,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
             generated,
             decode_us,
             schedule,
+            guesses,
         } => {
             let reason = match why {
                 Finish::Length => v1::finished::Reason::Length,
@@ -168,6 +169,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
                     .flatten()
                     .map(wire::change)
                     .collect(),
+                guesses: answer.is_of_mesh().then(|| wire::guesses(guesses)),
             })
         }
     })

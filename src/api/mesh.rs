@@ -11,7 +11,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use quorate_core::generate::Provenance;
+use quorate_core::generate::{Guesses, Provenance};
 use quorate_core::ids::ExpertId;
 use quorate_core::mesh::{Address, Transport};
 use quorate_core::team::{Change, Sets};
@@ -44,6 +44,7 @@ pub(super) async fn asked(
         Reach::Together => Ok(Asked::Mesh {
             sets: together.sets.unwrap_or(Sets::A),
             k_max: together.k,
+            guessing: together.guessing,
         }),
     }
 }
@@ -66,6 +67,7 @@ pub(crate) struct Costs {
     /// What the expert here computed, where it was asked.
     here_us: u64,
     here: u64,
+    guesses: Guesses,
 }
 
 impl Costs {
@@ -83,6 +85,23 @@ impl Costs {
             self.here_us += own.compute_us;
             self.here += 1;
         }
+    }
+
+    pub(super) fn guessed(&mut self, of_choice: Guesses) {
+        self.guesses.right += of_choice.right;
+        self.guesses.wrong += of_choice.wrong;
+        self.guesses.wasted += of_choice.wasted;
+    }
+
+    /// Tokens guessed ahead of their decision; None if there was no need.
+    pub(super) fn guesses(&self) -> Option<Value> {
+        let Guesses {
+            right,
+            wrong,
+            wasted,
+        } = self.guesses;
+        (right + wrong > 0)
+            .then(|| json!({"right": right, "wrong": wrong, "wasted_checks": wasted}))
     }
 
     /// For each token; None if nobody was asked.

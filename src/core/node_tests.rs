@@ -2,7 +2,7 @@
 mod guests;
 
 use super::*;
-use crate::generate::Finish;
+use crate::generate::{Finish, Guessing};
 use crate::governance::{Genesis, Halt, Records, fold};
 use crate::law::{Law, ListLaw, Transforms};
 use crate::limits::{QUEUE_MAX, SESSIONS_MAX};
@@ -28,7 +28,7 @@ fn request(session: u128, permit: Permit) -> Request {
         stop: vec![],
         logprobs: None,
         grammar: false,
-        ahead: false,
+        guessing: Guessing::Never,
         notes: Default::default(),
         context: 16,
     };

@@ -212,7 +212,7 @@ pub struct Open {
 pub enum ExpertOp {
     Open(Box<Open>),
     /// Append `tokens` at `position`; answer one query for each of the last `queries.len()`
-    /// positions after them. No tokens and one query asks about the end of the text as it stands;
+    /// positions after them, in order, in one message or several. No tokens and one query asks about the end of the text as it stands;
     /// tokens and no query keep a spare warm, and are answered by nothing.
     Draft {
         session: SessionId,
@@ -228,7 +228,8 @@ pub enum ExpertOp {
         position: Position,
         query: Query,
     },
-    /// Forget everything from `position` on; later answers carry the new epoch.
+    /// Forget everything from `position` on, and every question that is not answered yet; later answers
+    /// carry the new epoch.
     Truncate {
         session: SessionId,
         epoch: u32,

@@ -8,7 +8,9 @@
 pub use bytes::{Unreadable, decode, encode};
 pub use recorder::Recorder;
 
-use crate::generate::{Decided, Event, Finish, Generate, Input, MaskAnswer, Notes, Output, Spec};
+use crate::generate::{
+    Decided, Event, Finish, Generate, Guessing, Input, MaskAnswer, Notes, Output, Spec,
+};
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
 use crate::law::Sampler;
 use crate::opinion::{ExpertEvent, FromExpert, Opinion, Said, Scope};
@@ -88,7 +90,7 @@ pub fn replay(recording: &Recording) -> Result<String, Mismatch> {
         logprobs: recording.logprobs.then_some(0),
         grammar: recording.grammar,
         context: recording.context,
-        ahead: false,
+        guessing: Guessing::Never,
         notes: Notes {
             record: true,
             provenance: false,

@@ -70,6 +70,19 @@ impl Tempo {
         }
     }
 
+    /// Guesses of a block that is waited for as a whole: the g that brings most tokens for its time,
+    /// g = ln(1 + |ln a| (g + T / t_d)) / |ln a| - 1.
+    pub fn block(&self) -> usize {
+        let (Mode::Stream { .. }, Some(trip)) = (self.mode, self.trip_us) else {
+            return 0;
+        };
+        let slope = -libm::log(self.alpha().clamp(TRUE_ENOUGH, 0.999));
+        let ratio = trip / self.draft_us.unwrap_or(0.0).max(1.0);
+        let better = |g: f64| libm::log1p(slope * (g + ratio)) / slope - 1.0;
+        let g = (0..16).fold(1.0, |g, _| better(g).max(1.0));
+        (libm::round(g) as usize).clamp(1, GUESSES_MAX)
+    }
+
     pub fn alpha(&self) -> f64 {
         self.right / self.guesses
     }
@@ -154,6 +167,7 @@ mod tests {
         far.drafted(10_000);
         plain(&mut far, &mut now, 1, 230_000);
         assert_eq!(far.window(), 13, "ln .01 / ln .7");
+        assert_eq!(far.block(), 6, "as in the literature");
         let mut near = Tempo::default();
         near.drafted(10_000);
         plain(&mut near, &mut now, 50, 12_000);

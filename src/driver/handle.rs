@@ -7,7 +7,7 @@ use crate::driver::{Command, Dropped, NodeStatus, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
-use quorate_core::generate::{Event, Notes, Spec};
+use quorate_core::generate::{Event, Guessing, Notes, Spec};
 use quorate_core::ids::{ExpertId, SessionId, Token};
 use quorate_core::law::{Law, ListLaw};
 use quorate_core::node;
@@ -50,6 +50,7 @@ pub enum Asked {
         sets: Sets,
         /// Fewer than the mesh config allows, if the client wants that.
         k_max: Option<u32>,
+        guessing: Guessing,
     },
 }
 
@@ -294,6 +295,10 @@ impl Node {
             logprobs: generation.logprobs,
             grammar: generation.grammar.is_some(),
             context: facts.context,
+            guessing: match generation.asked {
+                Asked::Own => Guessing::Never, // nobody is far away
+                Asked::Mesh { guessing, .. } => guessing,
+            },
             notes,
         };
         if let Some(tape) = &self.tape {
@@ -301,7 +306,7 @@ impl Node {
         }
         let experts = match generation.asked {
             Asked::Own => Experts::These(vec![(facts.id, 1.0)]),
-            Asked::Mesh { sets, k_max } => Experts::Mesh {
+            Asked::Mesh { sets, k_max, .. } => Experts::Mesh {
                 local: Some(facts.id),
                 sets,
                 k_max,

@@ -30,7 +30,7 @@ use experts::Experts;
 use guests::Guests;
 use quorate_core::config::MeshConfig;
 use quorate_core::donor::Donor;
-use quorate_core::generate::{Event, Finish, MaskAnswer, Spec};
+use quorate_core::generate::{Event, Finish, Guesses, MaskAnswer, Spec};
 use quorate_core::governance::Rights;
 use quorate_core::host::{GuestId, Visit};
 use quorate_core::ids::{ExpertId, Micros, PeerKey, SessionId, Token};
@@ -570,6 +570,7 @@ impl Driver {
                 generated: 0,
                 decode_us: 0,
                 schedule: Vec::new(),
+                guesses: Guesses::default(),
             };
             client.try_send(end).ok(); // the client may have left
         }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::expert::stub::{StubExpert, StubOptions};
-use quorate_core::generate::Finish;
+use quorate_core::generate::{Finish, Guessing};
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::opinion::Scope;
 use quorate_core::seeded::Secret;
@@ -43,6 +43,7 @@ async fn submit(node: &Node, expert: &Arc<dyn Expert>, session: u128) -> mpsc::R
             logprobs: None,
             grammar: false,
             context: facts.context,
+            guessing: Guessing::Never,
             notes: quorate_core::generate::Notes::default(),
         },
         vocab: facts.vocab.clone(),

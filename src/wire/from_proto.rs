@@ -3,6 +3,7 @@
 use super::v1;
 use crate::wish::{Asked, Invalid, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
+use quorate_core::generate::Guessing;
 use quorate_core::limits;
 use quorate_core::team::Sets;
 
@@ -48,6 +49,11 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         provenance: mesh.provenance,
         k: mesh.k,
         sets,
+        guessing: if mesh.plodding {
+            Guessing::Never
+        } else {
+            Guessing::Stream
+        },
     })
 }
 

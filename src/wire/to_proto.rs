@@ -2,7 +2,7 @@
 
 use super::v1;
 use crate::identity;
-use quorate_core::generate::{Provenance, TokenEvent, Voted};
+use quorate_core::generate::{Guesses, Provenance, TokenEvent, Voted};
 use quorate_core::roster::Known;
 use quorate_core::team::Change;
 
@@ -64,6 +64,14 @@ pub fn change(change: &Change) -> v1::Change {
     v1::Change {
         position: change.position,
         set: change.set.iter().map(weight).collect(),
+    }
+}
+
+pub fn guesses(guesses: Guesses) -> v1::Guesses {
+    v1::Guesses {
+        right: guesses.right,
+        wrong: guesses.wrong,
+        wasted_checks: guesses.wasted,
     }
 }
 

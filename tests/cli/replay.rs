@@ -2,7 +2,7 @@
 
 use crate::harness::{Home, Ran};
 use quorate_core::distribution::{Distribution, History};
-use quorate_core::generate::{Generate, Input, Notes, Output, Spec};
+use quorate_core::generate::{Generate, Guessing, Input, Notes, Output, Spec};
 use quorate_core::ids::{ExpertId, Micros, SessionId, Token};
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::lnp::LnP;
@@ -57,6 +57,7 @@ fn three_experts() -> Recording {
         logprobs: None,
         grammar: false,
         context: 4096,
+        guessing: Guessing::Never,
         notes: Notes {
             record: true,
             provenance: false,

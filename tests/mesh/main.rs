@@ -12,7 +12,7 @@ use quorate::net::serve::Terms;
 use quorate::wire::plane::{Letterhead, Purpose};
 use quorate_core::chat::Segment;
 use quorate_core::config::MeshConfig;
-use quorate_core::generate::{Event, Finish, Notes, Provenance};
+use quorate_core::generate::{Event, Finish, Guessing, Notes, Provenance};
 use quorate_core::governance::{Genesis, Records, Rights, fold};
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, NetworkId, PeerKey};
@@ -217,6 +217,7 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
 const MESH: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
+    guessing: Guessing::Never,
 };
 
 fn set(told: &Told, at: usize) -> BTreeSet<ExpertId> {
@@ -244,6 +245,7 @@ async fn four_nodes_decide_every_token_together() {
     let two = Asked::Mesh {
         sets: Sets::A,
         k_max: Some(2),
+        guessing: Guessing::Never,
     };
     let two = ask(&machines[0], two, 10, |_| ()).await;
     assert_eq!(set(&two, 0).len(), 2);

@@ -5,6 +5,7 @@ use super::messages;
 use super::unsupported;
 use crate::wish::{Asked, Choice, Defaults, Invalid, Prompt, Shape, Together, Wish};
 use quorate_core::chat::Tool;
+use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
 use quorate_core::team::Sets;
 use serde_json::Value;
@@ -142,6 +143,10 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
         provenance: fields.flag("provenance")?.unwrap_or(false),
         k: fields.count("k")?,
         sets,
+        guessing: match fields.flag("ahead")? {
+            Some(false) => Guessing::Never,
+            None | Some(true) => Guessing::Stream,
+        },
     })
 }
 

@@ -2,7 +2,7 @@
 //! measured here is what they say and what the core makes of it.
 
 use super::super::{BenchError, Result};
-use quorate_core::generate::{Event, Finish, Generate, Input, Notes, Output, Spec};
+use quorate_core::generate::{Event, Finish, Generate, Guessing, Input, Notes, Output, Spec};
 use quorate_core::ids::{ExpertId, Micros, Position, SessionId, Token};
 use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::opinion::{ExpertEvent, ExpertOp, FromExpert, Query, Scope};
@@ -55,6 +55,7 @@ impl Text {
             logprobs: None,
             grammar: false,
             context: u32::MAX,
+            guessing: Guessing::Never,
             notes: Notes {
                 provenance: false,
                 record: true,

@@ -5,7 +5,7 @@ use super::super::{BenchError, Result, Turns, rate};
 use super::machines::{Client, Machine, offered, paced};
 use crate::driver::{Asked, GenerationStream, Models};
 use quorate_core::chat::Segment;
-use quorate_core::generate::{Event, Finish, Provenance};
+use quorate_core::generate::{Event, Finish, Guessing, Provenance};
 use quorate_core::ids::Token;
 use quorate_core::link::Link;
 use quorate_core::team::Sets;
@@ -35,6 +35,7 @@ const SEEDS: u64 = 64;
 pub(super) const MESH: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
+    guessing: Guessing::Never,
 };
 /// To a stub, any prompt is a prompt.
 pub(super) const PROMPT: [Token; 3] = [104, 105, 33];

@@ -257,7 +257,19 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
         number("bytes"),
         number("experts")
     );
-    let mut rows = vec![("a token", cost)];
+    let mut rows = vec![("an opinion", cost)];
+    if let Some(guesses) = mesh["guesses"].as_object() {
+        let count = |name: &str| guesses[name].as_u64().unwrap_or(0);
+        let (right, wrong) = (count("right"), count("wrong"));
+        let share = 100.0 * right as f64 / (right + wrong).max(1) as f64;
+        rows.push((
+            "guessed",
+            format!(
+                "{} tokens ahead of their decision, {share:.0} % right",
+                right + wrong
+            ),
+        ));
+    }
     if let Some(solo) = per_token["solo_tokens_per_s"].as_f64() {
         rows.push(("solo", format!("would have been {solo:.1} tokens/s")));
     }

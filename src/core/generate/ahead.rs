@@ -21,6 +21,18 @@ use crate::team::Standing;
 use crate::tempo::Tempo;
 use std::collections::VecDeque;
 
+/// How a router guesses ahead of its decisions: it moves the speed of a text and never the text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Guessing {
+    /// Never: a round trip for every token.
+    #[default]
+    Never,
+    /// As many at once as pay, and the next when all of them are decided: to be compared with.
+    Blocks,
+    /// One after another while opinions come in, as far as it pays.
+    Stream,
+}
+
 /// What guessing has cost and brought.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Guesses {
@@ -34,6 +46,8 @@ pub struct Guesses {
 pub(super) struct Ahead {
     /// The first one guesses the undecided token.
     pub(super) guesses: VecDeque<Token>,
+    /// Guesses since there were none.
+    made: usize,
     /// What was said about positions behind guesses, as it came: at most one of each member and position.
     early: Vec<Early>,
     pub(super) tempo: Tempo,
@@ -77,11 +91,15 @@ impl Ahead {
 impl Generate {
     /// Guesses as far as it pays, and asks the set about what would follow.
     pub(super) fn guess_on(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if self.ahead.guesses.is_empty() {
+            self.ahead.made = 0;
+        }
         while self.may_guess()
             && let Some(guess) = self.next_guess()
             && !self.vocab.ends_turn(guess)
         {
             self.ahead.guesses.push_back(guess);
+            self.ahead.made += 1;
             for i in self.team.group().to_vec() {
                 self.put_guesses(i, now, out);
             }
@@ -91,10 +109,15 @@ impl Generate {
     fn may_guess(&self) -> bool {
         let behind = self.answer.len() + self.ahead.guesses.len() + 1;
         let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
-        self.spec.ahead
+        let (tempo, guesses) = (&self.ahead.tempo, self.ahead.guesses.len());
+        let has_room = match self.spec.guessing {
+            Guessing::Never => false,
+            Guessing::Blocks => self.ahead.made < tempo.block(),
+            Guessing::Stream => guesses < tempo.window(),
+        };
+        has_room
             && matches!(self.state, State::Asking(_))
             && self.asked_again == 0
-            && self.ahead.guesses.len() < self.ahead.tempo.window()
             && behind < self.spec.max_tokens as usize
             && self.spec.prompt.len() + behind < self.spec.context as usize
             && self.team.group().iter().all(warm)

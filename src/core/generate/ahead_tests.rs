@@ -37,7 +37,7 @@ fn team(names: &[u8], k: usize, spares: usize) -> Plan {
 
 fn guessing(spec: Spec) -> Spec {
     Spec {
-        ahead: true,
+        guessing: Guessing::Stream,
         ..spec
     }
 }

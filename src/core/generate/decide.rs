@@ -1,6 +1,6 @@
 //! From opinions to the next token: take what counts, ask `aggregate` or `plain`, ask again.
 
-use super::{Costs, Finish, Generate, Output, State, Trouble};
+use super::{Costs, Finish, Generate, Guessing, Output, State, Trouble};
 use crate::aggregate::{self, Verdict, Voice};
 use crate::alarm::{self, Sign};
 use crate::ids::{Micros, Position, Token};
@@ -105,7 +105,7 @@ impl Generate {
 
     /// What guessing would have brought here, and how long a token takes without it.
     pub(super) fn measure_tempo(&mut self, now: Micros, token: Token) {
-        if !self.spec.ahead || self.first_question.is_none() {
+        if self.spec.guessing == Guessing::Never || self.first_question.is_none() {
             return;
         }
         let guess = self.ahead.guesses.front().copied();

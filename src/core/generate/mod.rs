@@ -18,7 +18,7 @@ mod ask;
 mod decide;
 mod provenance;
 
-pub use ahead::Guesses;
+pub use ahead::{Guesses, Guessing};
 pub use provenance::{Decided, Provenance, Voted};
 
 use crate::alarm::Sign;
@@ -50,8 +50,7 @@ pub struct Spec {
     pub grammar: bool,
     /// Tokens that the smallest context among the experts holds.
     pub context: u32,
-    /// Tokens may be guessed ahead of their decision: this moves the speed and never the text.
-    pub ahead: bool,
+    pub guessing: Guessing,
     pub notes: Notes,
 }
 

@@ -133,7 +133,7 @@ proptest! {
             (*name, Ways { common: if ahead { 0.9 } else { 0.0 }, ..ways })
         }).collect();
         let law = law(if sampler == Sampler::Greedy { 0.0 } else { 1.0 }).sampled(sampler);
-        let spec = Spec { law, ahead, ..long(seed) };
+        let spec = Spec { law, guessing: if ahead { Guessing::Stream } else { Guessing::Never }, ..long(seed) };
         let mut plan = plan(&NAMES, k, spares);
         if first_k {
             plan.sets = Sets::B;

@@ -240,7 +240,7 @@ pub(super) fn replayed(
     };
     let calm: Vec<(u8, Ways)> = ways.iter().map(calm).collect();
     let spec = Spec {
-        ahead: false,
+        guessing: Guessing::Never,
         ..spec
     };
     live(spec, plan, &calm, 99).tokens

@@ -24,7 +24,7 @@ pub(super) fn spec(law: Law) -> Spec {
         logprobs: None,
         grammar: false,
         context: 1000,
-        ahead: false,
+        guessing: Guessing::Never,
         notes: Notes::default(),
     }
 }

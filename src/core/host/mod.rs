@@ -418,7 +418,8 @@ impl Host {
             }
             ExpertEvent::Opinions { opinions, .. } => {
                 if let Place::Running { may_send, .. } = &mut guest.place {
-                    *may_send = (*may_send + 1).min(GUEST_OPS_BURST);
+                    let answered = opinions.len() as u32;
+                    *may_send = may_send.saturating_add(answered).min(GUEST_OPS_BURST);
                 }
                 if let Some(peer) = self.peers.get_mut(&guest.peer) {
                     peer.opinions += opinions.len() as u64;

@@ -3,7 +3,7 @@
 use super::machine::Machine;
 use super::mesh::Mesh;
 use super::*;
-use crate::generate::{Event, Notes, Spec, TokenEvent};
+use crate::generate::{Event, Guessing, Notes, Spec, TokenEvent};
 use crate::ids::SessionId;
 use crate::law::{Law, ListLaw, Transforms};
 use crate::node::Input;
@@ -163,7 +163,7 @@ fn request(session: u128) -> Spec {
         logprobs: None,
         grammar: false,
         context: machine::CONTEXT,
-        ahead: false,
+        guessing: Guessing::Never,
         notes: Notes {
             provenance: false,
             record: true,

@@ -8,7 +8,7 @@ use super::plan::{self, CALM_US};
 use super::table;
 use super::traffic::{Happening, Letter};
 use super::{Dice, Faults, Options, Report};
-use crate::generate::{Finish, Notes, Spec};
+use crate::generate::{Finish, Guessing, Notes, Spec};
 use crate::ids::{ExpertId, Micros, SessionId};
 use crate::law::{Law, ListLaw, Transforms};
 use crate::limits::{SIM_EVENTS_MAX, SIM_TAIL_MAX};
@@ -340,7 +340,7 @@ fn spec(session: SessionId, secret: Secret, max_tokens: u32) -> Spec {
         logprobs: None,
         grammar: false,
         context: CONTEXT,
-        ahead: false,
+        guessing: Guessing::Never,
         notes: Notes {
             provenance: false,
             record: true,

@@ -59,11 +59,11 @@ impl Private {
     }
 }
 
-/// A draft whose opinions are not all there.
+/// Questions that are not answered yet.
 #[derive(Debug)]
 struct Pending {
-    queries: Vec<Query>,
-    /// Position of the first question; the others follow.
+    queries: VecDeque<Query>,
+    /// Position of the first of them; the others follow.
     first: Position,
     /// The step before which it was asked.
     since: u64,
@@ -307,26 +307,33 @@ impl Session {
         }
     }
 
+    /// Answers as many questions as can be: a router that guesses ahead decides with the first.
     fn answer(&mut self, out: &mut Vec<ExpertEvent>) {
-        let all = |pending: &Pending| {
-            let positions = pending.first..pending.first + pending.queries.len() as Position;
-            positions
-                .into_iter()
-                .all(|position| self.rows.at(position).is_some())
-        };
-        if !self.ready || !self.pending.as_ref().is_some_and(all) {
+        let mut opinions = Vec::new();
+        while self.ready
+            && let Some(pending) = &self.pending
+            && let Some(query) = pending.queries.front()
+            && let Some(opinion) = self.opinion(pending.first, query)
+        {
+            opinions.push(opinion);
+            if let Some(pending) = &mut self.pending {
+                pending.queries.pop_front();
+                pending.first += 1;
+            }
+        }
+        if opinions.is_empty() {
             return;
         }
-        let Some(pending) = self.pending.take() else {
-            return;
+        let compute = match &mut self.pending {
+            Some(pending) => std::mem::take(&mut pending.compute),
+            None => Duration::ZERO,
         };
-        let asked = (pending.first..).zip(&pending.queries);
-        let opinions = asked.filter_map(|(position, query)| self.opinion(position, query));
+        self.pending.take_if(|pending| pending.queries.is_empty());
         out.push(ExpertEvent::Opinions {
             session: self.id,
             epoch: self.epoch,
-            opinions: opinions.collect(),
-            compute_us: pending.compute.as_micros() as u64,
+            opinions,
+            compute_us: compute.as_micros() as u64,
             bytes: 0,
         });
         self.answered = Instant::now();
@@ -347,8 +354,23 @@ impl Session {
         if self.inbox.len() >= INBOX_MAX {
             return refused("too many operations at once");
         }
+        if let ExpertOp::Truncate { .. } = op {
+            self.forget_questions();
+        }
         self.inbox.push_back(op);
         Ok(())
+    }
+
+    /// Guesses were wrong: what is still asked about them is not worth a step. Their tokens stay until
+    /// the truncation says which of them do.
+    fn forget_questions(&mut self) {
+        self.pending = None;
+        self.inbox.retain(|op| !matches!(op, ExpertOp::Ask { .. }));
+        for op in &mut self.inbox {
+            if let ExpertOp::Draft { queries, .. } = op {
+                queries.clear();
+            }
+        }
     }
 
     /// Carries out what can be carried out without the model. `step` counts the engine's steps.
@@ -360,9 +382,8 @@ impl Session {
         out: &mut Vec<ExpertEvent>,
     ) -> Result<(), ExpertFailure> {
         self.announce(out);
-        while self.pending.is_none() {
+        while self.inbox.front().is_some_and(|op| self.may_begin(op)) {
             match self.inbox.pop_front() {
-                None => break,
                 Some(ExpertOp::Draft {
                     epoch,
                     position,
@@ -388,10 +409,28 @@ impl Session {
                 }) => {
                     self.truncate(epoch, position, pool)?;
                 }
-                Some(ExpertOp::Open(_) | ExpertOp::Close { .. }) => {}
+                Some(ExpertOp::Open(_) | ExpertOp::Close { .. }) | None => {}
             }
         }
         Ok(())
+    }
+
+    /// Everything waits for the questions before it, but a draft that goes on where they end: it is
+    /// computed in the same batch.
+    fn may_begin(&self, op: &ExpertOp) -> bool {
+        let Some(pending) = &self.pending else {
+            return true;
+        };
+        let goes_on = |tokens: &[Token], queries: &[Query]| {
+            let asked = pending.queries.len() + queries.len();
+            tokens.len() == queries.len() && asked <= DRAFT_TOKENS_MAX
+        };
+        match op {
+            ExpertOp::Draft {
+                tokens, queries, ..
+            } => goes_on(tokens, queries),
+            _ => false,
+        }
     }
 
     fn check_epoch(&self, epoch: u32) -> Result<(), ExpertFailure> {
@@ -435,7 +474,16 @@ impl Session {
         } else {
             position + 1
         };
-        self.rows.keep(|at| at >= first.min(past), pool);
+        let oldest = first.min(past);
+        let oldest = match &self.pending {
+            Some(pending) => oldest.min(pending.first),
+            None => oldest,
+        };
+        self.rows.keep(|at| at >= oldest, pool);
+        if let Some(pending) = &mut self.pending {
+            pending.queries.extend(queries);
+            return Ok(());
+        }
         if queries.is_empty() {
             return Ok(());
         }
@@ -446,7 +494,7 @@ impl Session {
             self.cached = self.private + at - 1;
         }
         self.pending = Some(Pending {
-            queries,
+            queries: queries.into(),
             first,
             since: step,
             compute: Duration::ZERO,

@@ -6,7 +6,7 @@ use quorate_core::opinion::{ExpertEvent, ExpertOp, Open};
 pub(super) struct Owed {
     ready: bool,
     scores: bool,
-    /// Messages with opinions.
+    /// Opinions. Those that were taken back may still come.
     answers: u32,
     /// The newest that was asked under.
     epoch: u32,
@@ -25,11 +25,11 @@ impl Owed {
     pub(super) fn asked(&mut self, op: &ExpertOp) {
         match op {
             ExpertOp::Draft { epoch, queries, .. } => {
-                self.answers += u32::from(!queries.is_empty());
+                self.answers = self.answers.saturating_add(queries.len() as u32);
                 self.epoch = self.epoch.max(*epoch);
             }
             ExpertOp::Ask { epoch, .. } => {
-                self.answers += 1;
+                self.answers = self.answers.saturating_add(1);
                 self.epoch = self.epoch.max(*epoch);
             }
             ExpertOp::Truncate { epoch, .. } => self.epoch = self.epoch.max(*epoch),
@@ -47,10 +47,12 @@ impl Owed {
             ExpertEvent::Opinions { epoch, .. } if *epoch > self.epoch => {
                 return Err("it answered in an epoch that has not begun");
             }
-            ExpertEvent::Opinions { .. } => match self.answers.checked_sub(1) {
-                Some(left) => self.answers = left,
-                None => return Err("it sent opinions that nobody asked for"),
-            },
+            ExpertEvent::Opinions { opinions, .. } => {
+                match self.answers.checked_sub(opinions.len() as u32) {
+                    Some(left) => self.answers = left,
+                    None => return Err("it sent opinions that nobody asked for"),
+                }
+            }
             ExpertEvent::Failed { .. } => {}
         }
         Ok(())
