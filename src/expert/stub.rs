@@ -270,6 +270,9 @@ impl StubThread {
             } => {
                 let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
                 state.tokens.truncate(position as usize);
+                if state.row.0 > position {
+                    state.row.0 = 0; // nobody asks about the beginning
+                }
                 Ok(vec![])
             }
             ExpertOp::Close { session } => {
