@@ -10,8 +10,10 @@
 //! first position that it decides. Decision 0006 has the rules; nothing here knows what a list is.
 
 use crate::ids::{ExpertId, Micros, Position};
-use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
+use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, GUESSES_MAX, SET_CHANGES_MAX, TEAM_MAX};
 use crate::pace::{Pace, Patience, after};
+use crate::seeded::Secret;
+use crate::turns::Chain;
 
 /// One expert that a request may turn to.
 #[derive(Clone, Debug)]
@@ -31,6 +33,9 @@ pub enum Sets {
     A,
     /// The first K answers count, whoever they are from.
     B,
+    /// One of K speaks at a time: hand-over, a law of its own. With this chance, in millionths, the word
+    /// goes round at a position.
+    Turns { sigma_ppm: u32 },
 }
 
 /// The mixture from a position on, in expert-id order. Weights sum to one.
@@ -91,6 +96,10 @@ pub enum BadPlan {
     Twice,
     #[error("a weight is negative or not finite")]
     Weight,
+    #[error(
+        "experts take turns only where a seed draws, without a grammar and without robust mode"
+    )]
+    Turns,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,13 +190,17 @@ pub(crate) struct Team {
     k: usize,
     spares: usize,
     pub(crate) sets: Sets,
+    chain: Option<Chain>,
+    /// Where the next speaker begins; nobody is led past it.
+    turn_at: Position,
     patience: Patience,
     script: Option<Schedule>,
     schedule: Schedule,
 }
 
 impl Team {
-    pub(crate) fn new(plan: Plan) -> Result<Team, BadPlan> {
+    /// `secret` draws who speaks, where experts take turns.
+    pub(crate) fn new(plan: Plan, secret: &Secret) -> Result<Team, BadPlan> {
         let count = plan.candidates.len();
         if count == 0 || plan.k == 0 {
             return Err(BadPlan::Nobody);
@@ -233,6 +246,11 @@ impl Team {
             k: plan.k,
             spares: plan.spares,
             sets: plan.sets,
+            chain: match plan.sets {
+                Sets::Turns { sigma_ppm } => Some(Chain::new(secret.clone(), sigma_ppm)),
+                Sets::A | Sets::B => None,
+            },
+            turn_at: Position::MAX,
             patience: plan.patience,
             script: plan.script,
             schedule: Vec::new(),
@@ -256,7 +274,7 @@ impl Team {
     /// Answers that decide a position.
     pub(crate) fn needed(&self) -> usize {
         match self.sets {
-            Sets::A => self.group.len(),
+            Sets::A | Sets::Turns { .. } => self.group.len(),
             Sets::B => self.group.len().min(self.k),
         }
     }
@@ -265,6 +283,7 @@ impl Team {
         match self.sets {
             Sets::A => self.k,
             Sets::B => self.k + self.spares,
+            Sets::Turns { .. } => 1,
         }
     }
 
@@ -290,9 +309,51 @@ impl Team {
         if self.script.is_some() {
             return self.follow_script(position);
         }
+        if self.chain.is_some() {
+            self.take_turns(position);
+        }
         let first = self.group.is_empty();
         self.fill(|standing| *standing == Standing::Warm || first);
         self.write_down(position);
+    }
+
+    /// The first K of the order that can speak.
+    fn speakers(&self) -> Vec<(ExpertId, f64)> {
+        let can = |i: &&usize| {
+            !matches!(
+                self.members[**i].standing,
+                Standing::Late | Standing::Gone(_)
+            )
+        };
+        let first = self.order.iter().filter(can).take(self.k);
+        first
+            .map(|&i| (self.members[i].expert, self.members[i].weight))
+            .collect()
+    }
+
+    /// The word goes round here, or the first speaker begins.
+    fn take_turns(&mut self, position: Position) {
+        let Some(chain) = &self.chain else { return };
+        let speakers = self.speakers();
+        let now = self.group.first().map(|&i| self.members[i].expert);
+        let next = match now {
+            Some(_) if !chain.goes_round(position) => now,
+            _ => chain.speaker(position, &speakers),
+        };
+        // As far as anybody is ever led.
+        let ahead = position + 1..position + 2 + GUESSES_MAX as Position;
+        let hands_over =
+            |p: &Position| chain.goes_round(*p) && chain.speaker(*p, &speakers) != next;
+        self.turn_at = ahead.into_iter().find(hands_over).unwrap_or(Position::MAX);
+        if next != now {
+            self.group.clear();
+            self.group.extend(next.and_then(|expert| self.at(expert)));
+        }
+    }
+
+    /// Nobody is asked about this position or a later one before it is decided who speaks there.
+    pub(crate) fn turn_at(&self) -> Position {
+        self.turn_at
     }
 
     fn follow_script(&mut self, position: Position) {
@@ -333,9 +394,13 @@ impl Team {
 
     /// Members that should be warm and are not asked yet: they get the text.
     pub(crate) fn sleeping_spares(&self) -> Vec<usize> {
-        if self.script.is_some() || self.sets == Sets::B {
-            return Vec::new();
-        }
+        let spares = match self.sets {
+            _ if self.script.is_some() => 0,
+            Sets::A => self.spares,
+            Sets::B => 0,
+            // Whoever may be given the word hears every token.
+            Sets::Turns { .. } => self.spares + self.k - 1,
+        };
         let outside = self.order.iter().filter(|i| !self.group.contains(i));
         let (mut awake, mut asleep) = (0, Vec::new());
         for &i in outside {
@@ -345,7 +410,7 @@ impl Team {
                 Standing::Late | Standing::Gone(_) => {}
             }
         }
-        asleep.truncate(self.spares.saturating_sub(awake));
+        asleep.truncate(spares.saturating_sub(awake));
         asleep
     }
 
@@ -482,7 +547,7 @@ impl Team {
     // --- the schedule ---------------------------------------------------------------------------
 
     fn write_down(&mut self, position: Position) {
-        if self.sets == Sets::A {
+        if self.sets != Sets::B {
             let group = self.group.clone();
             self.write_set(position, &group);
         }

@@ -6,6 +6,7 @@ use quorate_core::chat::{Family, Segment};
 use quorate_core::distribution::{Distribution, History};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
+use quorate_core::lead;
 use quorate_core::limits::{EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
 use quorate_core::vocab::{Piece, Vocab};
@@ -154,8 +155,9 @@ struct Session {
     tokens: Vec<Token>,
     prompt: usize,
     transforms: Transforms,
-    /// The last position that was asked about.
+    /// The last position that was asked about, and its own choice there.
     row: (Position, Distribution),
+    choice: Option<Token>,
 }
 
 struct StubThread {
@@ -205,6 +207,7 @@ impl StubThread {
                     prompt,
                     transforms,
                     row,
+                    choice: None,
                 };
                 self.sessions.insert(open.session, session);
                 Ok(vec![ExpertEvent::Ready {
@@ -250,6 +253,12 @@ impl StubThread {
                     bytes: 0,
                 }])
             }
+            ExpertOp::Lead {
+                session,
+                epoch,
+                position,
+                queries,
+            } => self.lead(session, epoch, position, &queries),
             ExpertOp::Ask {
                 session,
                 epoch,
@@ -282,6 +291,37 @@ impl StubThread {
         }
     }
 
+    fn lead(
+        &mut self,
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        queries: &[Query],
+    ) -> Result<Vec<ExpertEvent>, ExpertFailure> {
+        let mut events = Vec::new();
+        for (at, query) in (position..).zip(queries) {
+            let unknown = || ExpertFailure::Refused("nothing to go on from".into());
+            let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+            let end = state.tokens.len();
+            if (at as usize) < end {
+                return Err(unknown());
+            }
+            let goes_on = at as usize == end && end < self.context as usize;
+            let Some(token) = state.choice.take().filter(|_| goes_on) else {
+                break;
+            };
+            state.tokens.push(token);
+            events.push(ExpertEvent::Opinions {
+                session,
+                epoch,
+                opinions: vec![self.opinion(session, at + 1, query)?],
+                compute_us: 0,
+                bytes: 0,
+            });
+        }
+        Ok(events)
+    }
+
     fn opinion(
         &mut self,
         session: SessionId,
@@ -308,6 +348,7 @@ impl StubThread {
             state.row.0 = position;
         }
         let (said, raw) = state.row.1.answer(query);
+        state.choice = lead::choice(query, &said);
         Ok(Opinion {
             position,
             said,

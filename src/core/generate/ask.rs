@@ -55,6 +55,11 @@ impl Generate {
         self.team.begin(self.position());
         self.first_question = Some(query.clone());
         let group = self.team.group().to_vec();
+        for i in 0..self.parts.len() {
+            if !group.contains(&i) {
+                self.take_back_from(i, self.answer.len(), out);
+            }
+        }
         let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
         let is_calm = self.ahead.guesses.is_empty() && group.iter().all(warm);
         self.calmly_asked = None;
