@@ -4,7 +4,7 @@
 use quorate_core::chat::{Message, Tool};
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
-use quorate_core::law::{Law, ListLaw, Transforms};
+use quorate_core::law::{Law, ListLaw, Sampler, Transforms};
 use quorate_core::limits;
 use quorate_core::team::Sets;
 
@@ -41,6 +41,31 @@ pub struct Together {
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
     pub guessing: Guessing,
+}
+
+/// How often experts that take turns hand over, where nobody says it: every tenth token, in millionths.
+const HANDOVER_PPM: u32 = 100_000;
+
+impl Together {
+    /// `mode`, as clients spell it.
+    pub fn in_mode(self, mode: &str) -> Result<Together, Invalid> {
+        let sets = match mode {
+            "together" => self.sets,
+            "handover" if self.sets.is_none() => Some(Sets::Turns {
+                sigma_ppm: HANDOVER_PPM,
+            }),
+            "handover" => {
+                let message = "hand-over is a law of its own: leave quorate.semantics out";
+                return Err(Invalid::value("quorate.semantics", message));
+            }
+            other => {
+                let message =
+                    format!("quorate.mode must be \"together\" or \"handover\", not \"{other}\"");
+                return Err(Invalid::value("quorate.mode", message));
+            }
+        };
+        Ok(Together { sets, ..self })
+    }
 }
 
 impl Default for Together {
@@ -196,6 +221,13 @@ impl Asked {
                 "quorate.k",
                 "quorate.k must be at least 1, not 0",
             ));
+        }
+        if matches!(self.together.sets, Some(Sets::Turns { .. }))
+            && (law.sampler != Sampler::Seeded || self.shape != Shape::Free)
+        {
+            let message = "experts hand over only where the answer is drawn: with a temperature above 0, \
+                           without a response format, tools or robust mode";
+            return Err(Invalid::value("quorate.mode", message));
         }
         let logprobs = self.logprobs.map(|n| {
             check_range("top_logprobs", n, 0, limits::RAW_TOP_MAX.into())?;

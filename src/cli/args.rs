@@ -229,6 +229,12 @@ pub(super) struct AnswerFlags {
     /// `json`, or a file with a JSON schema that the answer must obey
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
+    /// With `mesh`: one expert speaks at a time, and hands over now and then. Fastest over a distance
+    #[arg(long)]
+    pub(super) handover: bool,
+    /// With `mesh`: guess no token ahead of its decision. Slower, and the same answer
+    #[arg(long)]
+    pub(super) plodding: bool,
 }
 
 /// Every short name, for the help of `pull`.

@@ -45,7 +45,7 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
             return Err(Invalid::value("mesh.semantics", message));
         }
     };
-    Ok(Together {
+    let together = Together {
         provenance: mesh.provenance,
         k: mesh.k,
         sets,
@@ -54,7 +54,11 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         } else {
             Guessing::Stream
         },
-    })
+    };
+    match mesh.mode.as_str() {
+        "" => Ok(together),
+        mode => together.in_mode(mode),
+    }
 }
 
 fn prompt(prompt: v1::generate_request::Prompt) -> Result<Prompt, Invalid> {

@@ -212,6 +212,45 @@ fn drafts_that_follow_each_other_are_answered_in_order() {
     assert_eq!(rig.said(), [], "and nothing is said twice");
 }
 
+/// An expert that leads goes on by its own choices, which whoever hears its answers can tell.
+#[test]
+fn a_lead_is_the_text_that_the_expert_would_write() {
+    let mut rig = Rig::new();
+    let prompt = rig.tokens(PROMPT);
+    let n = prompt.len();
+    let alone = rig.greedy(&prompt, 12);
+    let session = rig.open(prompt);
+    rig.draft(session, n, &[], 1);
+    let lead = |rig: &Rig, epoch, position: usize, count| {
+        rig.submit(ExpertOp::Lead {
+            session,
+            epoch,
+            position: position as u32,
+            queries: vec![greedy(); count],
+        });
+    };
+    lead(&rig, 0, n, 6);
+    lead(&rig, 0, n + 6, 5); // before the first has come to its end
+    let mut led = Vec::new();
+    while led.len() < 12 {
+        led.extend(rig.opinions(session).iter().map(best));
+    }
+    assert_eq!(led, alone);
+    lead(&rig, 0, n + 11, 2); // after it stood still
+    assert_eq!(rig.opinions(session)[0].position as usize, n + 12);
+    rig.truncate(session, 1, n);
+    rig.draft_in(session, 1, n, &[100], 1);
+    let last = loop {
+        let said = rig.opinions(session);
+        if said[0].position as usize == n + 1 {
+            break said;
+        }
+    };
+    assert_eq!(last.len(), 1, "nothing of the lead is left");
+    lead(&rig, 1, n, 1);
+    assert!(rig.failure(session).to_string().contains("a lead of 1"));
+}
+
 /// What is taken back is not computed: the text goes on at once, whatever was still asked.
 #[test]
 fn a_truncation_drops_the_questions_before_it() {

@@ -72,3 +72,25 @@ async fn an_expert_that_dies_with_guesses_under_way_costs_no_text() {
     let last = set(&told, told.schedule.len() - 1);
     assert!(!last.contains(&machines[1].lease.facts().id));
 }
+
+/// A router whose own expert has no part lets another one lead; a single one writes alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn experts_that_take_turns_are_led_over_the_plane() {
+    let (machines, _relays) = far_mesh_of(&["ada", "ben", "cai", "dot"], 30_000).await;
+    let turns = |guessing| Asked::Mesh {
+        sets: Sets::Turns { sigma_ppm: 100_000 },
+        k_max: None,
+        guessing,
+    };
+    let plain = ask(&machines[0], turns(Guessing::Never), 60, |_| ()).await;
+    let ahead = ask(&machines[0], turns(Guessing::Stream), 60, |_| ()).await;
+    assert_eq!(ahead.text, plain.text);
+    assert_eq!(ahead.schedule, plain.schedule);
+    assert_eq!(ahead.guesses.wrong, 0, "a speaker decides alone");
+    assert!(ahead.guesses.right > 20, "{:?}", ahead.guesses);
+    let speakers: BTreeSet<ExpertId> = (0..ahead.schedule.len())
+        .flat_map(|at| set(&ahead, at))
+        .collect();
+    assert!(speakers.len() > 1, "the word goes round");
+    assert!(ahead.provenance.iter().all(|p| p.asked.len() == 1));
+}

@@ -139,7 +139,7 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             return Err(Invalid::value("quorate.semantics", message));
         }
     };
-    Ok(Together {
+    let together = Together {
         provenance: fields.flag("provenance")?.unwrap_or(false),
         k: fields.count("k")?,
         sets,
@@ -147,7 +147,8 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             Some(false) => Guessing::Never,
             None | Some(true) => Guessing::Stream,
         },
-    })
+    };
+    together.in_mode(fields.text("mode")?.unwrap_or("together"))
 }
 
 /// One parameter under two names.
