@@ -36,6 +36,7 @@ pub mod roster;
 pub mod select;
 pub mod team;
 pub mod text;
+pub mod weights;
 
 // What lies between machines, where it is made up.
 pub mod link;
