@@ -10,9 +10,11 @@ mod http;
 mod mesh;
 mod opinions;
 mod ours;
+mod weights;
 
 pub use child::{Child, child};
 pub use mesh::{MeshOptions, MeshReport, mesh};
+pub use weights::{WeightsReport, weights};
 
 use crate::driver::Node;
 use crate::expert::EventSender;

@@ -1,7 +1,7 @@
 //! `bench solo`: starts a whole node in this process and hands it to the measurement. `bench mesh`
 //! takes only its models: it makes nodes of its own.
 
-use super::args::{BenchMesh, BenchSolo};
+use super::args::{BenchMesh, BenchSolo, ReadVerb};
 use super::context::Context;
 use crate::error::Outcome;
 
@@ -16,6 +16,11 @@ pub(super) fn mesh(_: &Context, _: &BenchMesh) -> Outcome {
 }
 
 #[cfg(not(feature = "llama"))]
+pub(super) fn weights(_: &ReadVerb) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
 fn without_llama() -> crate::error::Failure {
     crate::error::Failure::new(
         crate::error::Kind::Failed,
@@ -24,11 +29,11 @@ fn without_llama() -> crate::error::Failure {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::{mesh, solo};
+pub(super) use with_llama::{mesh, solo, weights};
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use super::{BenchMesh, BenchSolo, Context, Outcome};
+    use super::{BenchMesh, BenchSolo, Context, Outcome, ReadVerb};
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
     use crate::error::{Failure, Kind};
@@ -131,6 +136,17 @@ mod with_llama {
         } else {
             term::line(mesh_table(&report))
         }
+    }
+
+    pub(in crate::cli) fn weights(args: &ReadVerb) -> Outcome {
+        let report = bench::weights();
+        if args.json {
+            return term::json(&report);
+        }
+        term::line(format!(
+            "weights of {} experts, {} awake: {:.1} us a token; a prompt of {} tokens: {:.1} us a token",
+            report.experts, report.awake, report.token_us, report.prompt_tokens, report.prompt_us
+        ))
     }
 
     fn mesh_table(r: &MeshReport) -> String {

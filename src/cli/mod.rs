@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod context;
 mod doctor;
+mod eval;
 mod expert;
 mod gov;
 mod interrupt;
@@ -100,6 +101,8 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Mesh(args)) => {
             bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Bench(Bench::Weights(args)) => bench::weights(args),
+        Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),
         Verb::Completions(args) => completions(args.shell),

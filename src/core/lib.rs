@@ -39,6 +39,7 @@ pub mod team;
 pub mod tempo;
 pub mod text;
 mod turns;
+pub mod weights;
 
 // What lies between machines, where it is made up.
 pub mod link;

@@ -3,11 +3,12 @@
 
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use quorate_core::chat::{Family, Segment};
-use quorate_core::distribution::{Distribution, History};
+use quorate_core::distribution::{Distribution, History, score};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::lead;
 use quorate_core::limits::{EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::lnp::LnP;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
 use quorate_core::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
@@ -201,6 +202,7 @@ impl StubThread {
             }
             ExpertOp::Open(open) => {
                 let row = (0, Distribution::new());
+                let scores = open.score.then(|| self.scores(&open.prompt)).transpose()?;
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
                     tokens: [open.prompt, open.answered].concat(),
@@ -209,12 +211,18 @@ impl StubThread {
                     row,
                     choice: None,
                 };
-                self.sessions.insert(open.session, session);
-                Ok(vec![ExpertEvent::Ready {
-                    session: open.session,
+                let name = open.session;
+                self.sessions.insert(name, session);
+                let ready = ExpertEvent::Ready {
+                    session: name,
                     reused: 0,
                     prefill_us: 0,
-                }])
+                };
+                let scored = scores.map(|ln_p| ExpertEvent::Scored {
+                    session: name,
+                    ln_p,
+                });
+                Ok([Some(ready), scored].into_iter().flatten().collect())
             }
             ExpertOp::Draft {
                 session,
@@ -320,6 +328,16 @@ impl StubThread {
             });
         }
         Ok(events)
+    }
+
+    fn scores(&self, prompt: &[Token]) -> Result<Vec<LnP>, ExpertFailure> {
+        let of = |at: usize| {
+            let prefix = self.options.prefix.bytes().map(Token::from);
+            let whole = prefix.chain(prompt[..at].iter().copied());
+            let logits = logits(&self.key, whole, self.options.end_logit);
+            score(&logits, prompt[at]).map_err(|_| ExpertFailure::NotFinite)
+        };
+        (1..prompt.len()).map(of).collect()
     }
 
     fn opinion(
