@@ -7,6 +7,7 @@ use quorate_core::ids::Token;
 use quorate_core::law::{Law, ListLaw, Sampler, Transforms};
 use quorate_core::limits;
 use quorate_core::team::Sets;
+use quorate_core::weights::Strategy;
 
 /// A request as typed: `None` where the client said nothing.
 #[derive(Clone, Debug, Default)]
@@ -41,12 +42,26 @@ pub struct Together {
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
     pub guessing: Guessing,
+    /// How weights are learned from the prompt.
+    pub weights: Strategy,
 }
 
 /// How often experts that take turns hand over, where nobody says it: every tenth token, in millionths.
 const HANDOVER_PPM: u32 = 100_000;
 
 impl Together {
+    /// `weights`, as clients spell it.
+    pub fn weighed(self, name: &str) -> Result<Together, Invalid> {
+        let weights = Strategy::named(name).filter(|s| *s != Strategy::Gate);
+        let weights = weights.ok_or_else(|| {
+            let message = format!(
+                "quorate.weights must be uniform, single, bayes, share, convex or meta, not \"{name}\""
+            );
+            Invalid::value("quorate.weights", message)
+        })?;
+        Ok(Together { weights, ..self })
+    }
+
     /// `mode`, as clients spell it.
     pub fn in_mode(self, mode: &str) -> Result<Together, Invalid> {
         let sets = match mode {
@@ -75,6 +90,7 @@ impl Default for Together {
             k: None,
             sets: None,
             guessing: Guessing::Stream,
+            weights: Strategy::Uniform,
         }
     }
 }

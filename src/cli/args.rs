@@ -231,6 +231,10 @@ pub(super) struct AnswerFlags {
     /// `json`, or a file with a JSON schema that the answer must obey
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
+    /// With `mesh`: how much each expert counts is learned from the prompt by this rule: uniform, single,
+    /// bayes, share, convex or meta [default: uniform]
+    #[arg(long, value_name = "RULE")]
+    pub(super) weights: Option<String>,
     /// With `mesh`: one expert speaks at a time, and hands over now and then. Fastest over a distance
     #[arg(long)]
     pub(super) handover: bool,

@@ -9,11 +9,15 @@
 //! The set at a position, with its weights, is part of the law: every change is written down with the
 //! first position that it decides. Decision 0006 has the rules; nothing here knows what a list is.
 
+mod turn;
+mod weigh;
+
 use crate::ids::{ExpertId, Micros, Position};
-use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, GUESSES_MAX, SET_CHANGES_MAX, TEAM_MAX};
+use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
 use crate::pace::{Pace, Patience, after};
 use crate::seeded::Secret;
 use crate::turns::Chain;
+use crate::weights::{Rule, Weights};
 
 /// One expert that a request may turn to.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct Plan {
     pub spares: usize,
     pub sets: Sets,
     pub patience: Patience,
+    /// Weights are learned from the prompt by this rule. None: they are those of the candidates.
+    pub rule: Option<Rule>,
     /// A schedule to follow instead of making one: a replay.
     pub script: Option<Schedule>,
 }
@@ -78,6 +84,7 @@ impl Plan {
                 percent: 200,
                 floor_us: 0,
             },
+            rule: None,
             script: None,
         }
     }
@@ -96,6 +103,8 @@ pub enum BadPlan {
     Twice,
     #[error("a weight is negative or not finite")]
     Weight,
+    #[error("weights cannot be learned by this rule")]
+    Rule,
     #[error(
         "experts take turns only where a seed draws, without a grammar and without robust mode"
     )]
@@ -117,6 +126,10 @@ pub(crate) struct Member {
     pub(crate) expert: ExpertId,
     pub(crate) local: bool,
     weight: f64,
+    /// It has said what it thinks of the prompt.
+    has_scored: bool,
+    /// What it said of the prompt leaves it no weight: it is not asked while the others are there.
+    is_outweighed: bool,
     pace: Pace,
     pub(crate) standing: Standing,
     /// Positions that it was asked about and has not answered, rising, and when it was asked. Behind
@@ -195,6 +208,7 @@ pub(crate) struct Team {
     turn_at: Position,
     patience: Patience,
     script: Option<Schedule>,
+    learned: Option<Weights>,
     schedule: Schedule,
 }
 
@@ -221,6 +235,9 @@ impl Team {
         if !plan.candidates.iter().all(|c| good(c.weight)) {
             return Err(BadPlan::Weight);
         }
+        let learned = plan.rule.filter(|_| plan.script.is_none());
+        let learned = learned.map(|rule| Weights::new(rule, count, None));
+        let learned = learned.transpose().map_err(|_| BadPlan::Rule)?;
         let mut by_id: Vec<usize> = (0..count).collect();
         by_id.sort_by_key(|&i| plan.candidates[i].expert);
         let expert = |i: usize| plan.candidates[i].expert;
@@ -233,6 +250,8 @@ impl Team {
             expert: plan.candidates[i].expert,
             local: plan.candidates[i].local,
             weight: plan.candidates[i].weight,
+            has_scored: false,
+            is_outweighed: false,
             pace: plan.candidates[i].pace.clone(),
             standing: Standing::Asleep,
             asked: Vec::new(),
@@ -253,6 +272,7 @@ impl Team {
             turn_at: Position::MAX,
             patience: plan.patience,
             script: plan.script,
+            learned,
             schedule: Vec::new(),
         })
     }
@@ -317,45 +337,6 @@ impl Team {
         self.write_down(position);
     }
 
-    /// The first K of the order that can speak.
-    fn speakers(&self) -> Vec<(ExpertId, f64)> {
-        let can = |i: &&usize| {
-            !matches!(
-                self.members[**i].standing,
-                Standing::Late | Standing::Gone(_)
-            )
-        };
-        let first = self.order.iter().filter(can).take(self.k);
-        first
-            .map(|&i| (self.members[i].expert, self.members[i].weight))
-            .collect()
-    }
-
-    /// The word goes round here, or the first speaker begins.
-    fn take_turns(&mut self, position: Position) {
-        let Some(chain) = &self.chain else { return };
-        let speakers = self.speakers();
-        let now = self.group.first().map(|&i| self.members[i].expert);
-        let next = match now {
-            Some(_) if !chain.goes_round(position) => now,
-            _ => chain.speaker(position, &speakers),
-        };
-        // As far as anybody is ever led.
-        let ahead = position + 1..position + 2 + GUESSES_MAX as Position;
-        let hands_over =
-            |p: &Position| chain.goes_round(*p) && chain.speaker(*p, &speakers) != next;
-        self.turn_at = ahead.into_iter().find(hands_over).unwrap_or(Position::MAX);
-        if next != now {
-            self.group.clear();
-            self.group.extend(next.and_then(|expert| self.at(expert)));
-        }
-    }
-
-    /// Nobody is asked about this position or a later one before it is decided who speaks there.
-    pub(crate) fn turn_at(&self) -> Position {
-        self.turn_at
-    }
-
     fn follow_script(&mut self, position: Position) {
         let script = self.script.iter().flatten();
         let Some(change) = script.take_while(|c| c.position <= position).last() else {
@@ -382,6 +363,7 @@ impl Team {
         };
         while self.group.len() < self.asked_at_once() {
             let outside = self.order.iter().filter(|i| !self.group.contains(i));
+            let outside = outside.filter(|i| !self.members[**i].is_outweighed);
             let fit = outside.filter(|&&i| may_join(&self.members[i].standing));
             let best = fit
                 .filter_map(|&i| Some((rank(&self.members[i].standing)?, i)))
@@ -468,12 +450,17 @@ impl Team {
     fn leave(&mut self, i: usize, position: Position) {
         self.members[i].forget_questions();
         self.group.retain(|&j| j != i);
+        // Who had no weight beside it may have some without it.
+        self.members
+            .iter_mut()
+            .for_each(|m| m.is_outweighed = false);
         if self.script.is_none() {
             self.fill(|_| true);
         }
         if self.group.is_empty() {
             self.call_back();
         }
+        self.weigh(position);
         self.write_down(position);
     }
 

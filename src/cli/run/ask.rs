@@ -101,6 +101,9 @@ impl Ask {
         if flags.handover {
             options.insert("mode".into(), json!("handover"));
         }
+        if let Some(weights) = &flags.weights {
+            options.insert("weights".into(), json!(weights));
+        }
         if flags.plodding {
             options.insert("ahead".into(), json!(false));
         }

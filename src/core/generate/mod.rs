@@ -385,7 +385,7 @@ impl Generate {
                 self.team.read(i);
                 self.on_ready(now, reused, prefill_us, out);
             }
-            ExpertEvent::Scored { .. } => {} // evidence: weights are frozen until they can be learned
+            ExpertEvent::Scored { ln_p, .. } => self.on_scores(i, &ln_p, now, out),
             // About guesses that were taken back.
             ExpertEvent::Opinions { epoch, .. } if epoch != self.parts[i].epoch => {}
             ExpertEvent::Opinions {
@@ -529,3 +529,5 @@ mod record_tests;
 mod team_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weigh_tests;

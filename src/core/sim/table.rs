@@ -1,7 +1,7 @@
 //! An expert without a model: its logits are a hash of its name and the whole text before a
 //! position. Its lists are real ones, and so is its sense of order.
 
-use crate::distribution::{Distribution, History};
+use crate::distribution::{Distribution, History, score};
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
 use crate::lead;
@@ -113,11 +113,20 @@ impl Table {
                 self.prompt = open.prompt.len();
                 self.tokens = [open.prompt, open.answered].concat();
                 self.transforms = open.transforms;
-                Ok(vec![ExpertEvent::Ready {
-                    session: open.session,
+                let session = open.session;
+                let mut events = vec![ExpertEvent::Ready {
+                    session,
                     reused: 0,
                     prefill_us: 1,
-                }])
+                }];
+                if open.score {
+                    let of = |at: usize| {
+                        score(&self.logits(at), self.tokens[at]).expect("a byte is finite")
+                    };
+                    let ln_p = (1..self.prompt).map(of).collect();
+                    events.push(ExpertEvent::Scored { session, ln_p });
+                }
+                Ok(events)
             }
             ExpertOp::Draft {
                 session,

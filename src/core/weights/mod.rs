@@ -46,9 +46,10 @@ const SAVED_EVERY: Position = 32;
 pub const FLOOR_DEFAULT: f64 = 1.0 / 128.0;
 
 /// Where weights come from. Closed: a law names one of these.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Strategy {
     /// Everybody weighs the same.
+    #[default]
     Uniform,
     /// All on whoever is ahead.
     Single,
@@ -85,6 +86,10 @@ impl Strategy {
             Strategy::Gate => "gate",
             Strategy::Meta => "meta",
         }
+    }
+
+    pub fn named(name: &str) -> Option<Strategy> {
+        Strategy::ALL.into_iter().find(|s| s.name() == name)
     }
 
     /// What is mixed. Without profiles there is no gate.
