@@ -305,7 +305,7 @@ pub const INVITE_S_MAX: u64 = 31 * 86_400;
 pub const SKEW_S_MAX: u64 = 25 * 3600;
 /// Seconds that an admission by invite lasts: as long as an admission may, less the clocks' skew.
 pub const ADMISSION_S: u64 = ADMISSION_S_MAX - SKEW_S_MAX;
-/// Bytes of an advert: about sixteen experts. It goes to every node every twenty seconds.
+/// Bytes of an advert: about sixteen experts. It goes to every node every five minutes.
 pub const ADVERT_BYTES_MAX: usize = 4096;
 /// Experts of one advert: more than a machine holds in memory.
 pub const ADVERT_EXPERTS_MAX: usize = 16;
@@ -313,14 +313,26 @@ pub const ADVERT_EXPERTS_MAX: usize = 16;
 pub const ADVERT_NAME_BYTES_MAX: usize = 128;
 /// Bytes of the name of a family of models.
 pub const FAMILY_BYTES_MAX: usize = 32;
-/// Microseconds after which an advert that was not refreshed is over: three refreshes lost.
-pub const ADVERT_LIFE_US: u64 = 60_000_000;
-/// Microseconds between two adverts of one node.
-pub const ADVERT_EVERY_US: u64 = 20_000_000;
+/// Microseconds after which an advert that was not refreshed is over: three refreshes lost. Who is
+/// connected to a node knows sooner, by its pings.
+pub const ADVERT_LIFE_US: u64 = 900_000_000;
+/// Microseconds between two adverts of one node that say the same: with 200 nodes everybody still
+/// sends less than 1 KB/s of them (research/measurements/mesh.md). What has changed is told at once.
+pub const ADVERT_EVERY_US: u64 = 300_000_000;
+/// Microseconds for which nobody is asked after two processes spoke under one key: three turns of
+/// theirs, since they answer each other every twenty seconds.
+pub const TWINS_US: u64 = 60_000_000;
+/// Microseconds between two answers of a node to words of its own key that it has not said.
+pub const ECHO_EVERY_US: u64 = 20_000_000;
 /// Nodes that the book holds, those that left counted: all of the largest mesh that we test.
 pub const BOOK_NODES_MAX: usize = 1024;
 /// Bytes of one gossip message.
 pub const GOSSIP_BYTES_MAX: usize = 64 << 10;
+/// Nodes of one question who is there: all of the book, and the asker. 16 KiB.
+pub const SYNC_HEARD_MAX: usize = BOOK_NODES_MAX + 1;
+/// Microseconds between two questions who is there, each to another neighbour: they repair what
+/// gossip has lost.
+pub const SYNC_ADVERTS_EVERY_US: u64 = 60_000_000;
 /// Record names in one page of a sync: 32 KiB.
 pub const SYNC_IDS_MAX: usize = 1024;
 /// Bytes of one message of a sync, and of the records in it.
@@ -363,6 +375,8 @@ pub const MDNS_STRANGERS_MAX: usize = 256;
 pub const RELAYS_MAX: usize = 2;
 /// Reservations and circuits of a relay: all of a testnet; each circuit costs a task and a buffer.
 pub const RELAY_CIRCUITS_MAX: usize = 64;
+/// Circuits of one peer: eleven homes that all meet through one relay fill it.
+pub const RELAY_CIRCUITS_PER_PEER_MAX: usize = 16;
 /// Bytes of one circuit: hours of opinions, or a few long prompts.
 pub const RELAY_CIRCUIT_BYTES_MAX: u64 = 256 << 20;
 /// A join is answered within this, or another address is needed.
@@ -377,6 +391,9 @@ const _: () = {
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
+    assert!(TWINS_US >= 3 * ECHO_EVERY_US);
+    assert!(SYNC_HEARD_MAX > BOOK_NODES_MAX && SYNC_HEARD_MAX * 16 + 256 < SYNC_BYTES_MAX);
+    assert!(ADVERT_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
 };
 
 // --- the simulator --------------------------------------------------------------------------------

@@ -10,12 +10,15 @@ use quorate_core::ids::PeerKey;
 use quorate_core::limits::PLANE_ADDRESSES_MAX;
 use quorate_core::mesh::{Host, Place};
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// A name is looked up while somebody waits for its expert.
 const LOOKUP_MAX: Duration = Duration::from_secs(2);
+
+/// A direct path that was not there is tried again after this.
+const DIRECTLY_AGAIN: Duration = Duration::from_secs(60);
 
 /// All ways out of this node.
 #[derive(Clone)]
@@ -27,22 +30,37 @@ pub(super) struct Dials {
 impl Dials {
     pub(super) fn to(&self, peer: PeerKey, places: Places) -> Dial {
         let dials = self.clone();
+        let shut = Arc::new(Mutex::new(None));
         Arc::new(move || {
-            let (dials, places) = (dials.clone(), places.clone());
+            let (dials, places, shut) = (dials.clone(), places.clone(), shut.clone());
             Box::pin(async move {
                 let places = places.lock().expect("nobody panics with it").clone();
-                dials.dial(peer, &places).await
+                dials.dial(peer, &places, &shut).await
             })
         })
     }
 
-    async fn dial(&self, peer: PeerKey, places: &[Place]) -> Result<Stream, String> {
+    /// `shut`: nobody was there directly, until then. Who lives behind a router is not waited for anew
+    /// by every request.
+    async fn dial(
+        &self,
+        peer: PeerKey,
+        places: &[Place],
+        shut: &Mutex<Option<Instant>>,
+    ) -> Result<Stream, String> {
+        let until = *shut.lock().expect("nobody panics with it");
+        if until.is_some_and(|until| Instant::now() < until)
+            && let Ok(stream) = self.swarm.stream(peer).await
+        {
+            return Ok(stream);
+        }
         let addresses = addresses(places).await;
         let direct = by_plane(&self.plane, identity::peer_of(&peer), &addresses).await;
         let why = match direct {
             Ok(stream) => return Ok(stream),
             Err(why) => why,
         };
+        *shut.lock().expect("nobody panics with it") = Some(Instant::now() + DIRECTLY_AGAIN);
         let by_swarm = self.swarm.stream(peer).await;
         by_swarm.map_err(|error| format!("directly: {why}; by the swarm: {error}"))
     }

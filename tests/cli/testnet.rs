@@ -63,6 +63,14 @@ impl Drop for Testnet {
 }
 
 #[test]
+fn a_testnet_is_no_larger_than_one_machine() {
+    for (nodes, code) in [("0", 2), ("33", 2)] {
+        let ran = Home::new().run(&["testnet", "up", nodes]);
+        ran.fails(code, &["1 to 32 nodes"]);
+    }
+}
+
+#[test]
 fn real_nodes_answer_together_and_one_may_die_mid_sentence() {
     let question = "Tell me about the sea.";
     let options = ["--verbose", "--seed", "7", "-n", "24"];

@@ -1,6 +1,7 @@
 //! Hosts and what lies between them.
 
 use crate::host::Host;
+use crate::nat::Ports;
 use crate::relaunch::{self, Needs, command, run_with_input};
 use crate::switch::{Port, Switch, Traffic};
 use crate::{nat, tun};
@@ -93,6 +94,10 @@ impl Lab {
     /// A machine with a private address behind a router of its own, as at home. Links to it are
     /// links to its router. Only for tests with `Needs::Nat`.
     pub(crate) fn host_behind_nat(&mut self) -> Host {
+        self.host_behind(Ports::Kept)
+    }
+
+    pub(crate) fn host_behind(&mut self, ports: Ports) -> Host {
         let router = self.host();
         let n = self.ports.len();
         let name = format!("h{n}-home");
@@ -112,7 +117,7 @@ impl Lab {
         );
         router.exec("ip", &["link", "set", "veth", "up"]);
         router.exec("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
-        let rules = nat::rules(&format!("tun{n}"), "veth");
+        let rules = nat::rules(&format!("tun{n}"), "veth", ports);
         run_with_input(router.command("nft", &["-f", "-"]), &rules).unwrap();
         home.exec("ip", &["link", "set", "lo", "up"]);
         home.exec(

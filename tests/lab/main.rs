@@ -8,8 +8,10 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod homes;
 mod host;
 mod lab;
+mod lan;
 mod links;
 mod nat;
 mod nodes;

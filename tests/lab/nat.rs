@@ -5,8 +5,21 @@ use crate::links::{bind, recv};
 use crate::relaunch::Needs;
 use std::net::UdpSocket;
 
+/// How a router names those inside to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ports {
+    /// By the port that they have inside, as most do: a hole can be punched.
+    Kept,
+    /// By another one for every conversation: nobody outside can know where to knock.
+    Drawn,
+}
+
 /// A home router: whoever is inside may speak first, under the router's address; nobody outside may.
-pub(crate) fn rules(outside: &str, inside: &str) -> String {
+pub(crate) fn rules(outside: &str, inside: &str, ports: Ports) -> String {
+    let drawn = match ports {
+        Ports::Kept => "",
+        Ports::Drawn => "fully-random",
+    };
     format!(
         r#"table ip home {{
             chain forward {{
@@ -21,7 +34,7 @@ pub(crate) fn rules(outside: &str, inside: &str) -> String {
             }}
             chain leaving {{
                 type nat hook postrouting priority 100;
-                oifname "{outside}" masquerade
+                oifname "{outside}" masquerade {drawn}
             }}
         }}"#
     )

@@ -19,14 +19,14 @@ const PREFIXES: [&str; 4] = [
     "Du bist ein freundlicher Koch aus Wien. Du antwortest auf Deutsch und denkst ans Essen.",
 ];
 
-struct Node<'a> {
+pub(crate) struct Node<'a> {
     host: &'a Host,
     process: Option<Process>,
 }
 
 impl<'a> Node<'a> {
     /// A home with the model, and an expert of its own for every member.
-    fn new(host: &'a Host, models: &Path, prefix: &str) -> Node<'a> {
+    pub(crate) fn new(host: &'a Host, models: &Path, prefix: &str) -> Node<'a> {
         let home = host.folder();
         std::os::unix::fs::symlink(models, home.join("models")).unwrap();
         let settings = format!(
@@ -41,7 +41,20 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    /// Looks for others on its own network.
+    pub(crate) fn looking(self) -> Node<'a> {
+        let path = self.host.folder().join("config.toml");
+        let settings = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, settings.replace("mdns = false", "mdns = true")).unwrap();
+        self
+    }
+
+    /// Until its log has this.
+    pub(crate) fn wait_to_say(&self, text: &str) {
+        self.process.as_ref().unwrap().wait_for(text, PATIENCE);
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = self.host.command(QUORATE, args);
         command
             .env("QUORATE_HOME", self.host.folder())
@@ -50,24 +63,24 @@ impl<'a> Node<'a> {
         command
     }
 
-    fn up(&mut self) {
+    pub(crate) fn up(&mut self) {
         let process = self.host.spawn(self.command(&["up", "--json"]));
         process.wait_for("\"api\"", PATIENCE);
         self.process = Some(process);
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.take().unwrap().kill();
     }
 
     /// Standard output; None if it failed.
-    fn try_run(&self, args: &[&str]) -> Option<String> {
+    pub(crate) fn try_run(&self, args: &[&str]) -> Option<String> {
         let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8(ran.stdout).unwrap();
         ran.status.success().then_some(said)
     }
 
-    fn run(&self, args: &[&str]) -> String {
+    pub(crate) fn run(&self, args: &[&str]) -> String {
         let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
         let told = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
         assert!(ran.status.success(), "{args:?}: {told}");
@@ -75,7 +88,7 @@ impl<'a> Node<'a> {
     }
 
     /// Other nodes whose experts can be asked.
-    fn sees(&self) -> usize {
+    pub(crate) fn sees(&self) -> usize {
         let page = self.try_run(&["peers", "--json"]);
         let page = page.and_then(|page| serde_json::from_str::<Value>(&page).ok());
         let peers = page.map_or(Value::Null, |page| page["peers"].clone());
@@ -87,7 +100,7 @@ impl<'a> Node<'a> {
             .map_or(0, |p| p.iter().filter(serves).count())
     }
 
-    fn wait_to_see(&self, others: usize) {
+    pub(crate) fn wait_to_see(&self, others: usize) {
         let until = Instant::now() + 3 * PATIENCE;
         while self.sees() != others {
             assert!(Instant::now() < until, "{} of {others}", self.sees());
@@ -95,7 +108,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    fn ask(&self, question: &str) -> String {
+    pub(crate) fn ask(&self, question: &str) -> String {
         self.run(&[
             "run",
             "mesh",
@@ -110,7 +123,7 @@ impl<'a> Node<'a> {
 }
 
 /// How many experts decided a token, on average: a machine that is busy may miss a deadline.
-fn experts(told: &str) -> f64 {
+pub(crate) fn experts(told: &str) -> f64 {
     let by = told
         .split(" by ")
         .nth(1)

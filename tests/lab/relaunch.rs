@@ -103,7 +103,7 @@ fn find_flags(needs: Needs) -> Result<Vec<&'static str>, String> {
         probe(
             &flags,
             &["nft", "-f", "-"],
-            &crate::nat::rules("tun", "veth"),
+            &crate::nat::rules("tun", "veth", crate::nat::Ports::Drawn),
         )?;
     }
     Ok(flags)

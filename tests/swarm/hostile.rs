@@ -143,7 +143,7 @@ fn everything() -> [Question; 3] {
             last: [255; 32],
             have: vec![],
         }),
-        Question::Adverts { after: [0; 32] },
+        Question::Adverts(vec![]),
     ]
 }
 

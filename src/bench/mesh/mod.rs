@@ -2,6 +2,7 @@
 //!
 //! - `lists` over `panel`: the router's state machine over four real experts that differ (private
 //!   prefixes of one model), and over tables for the numbers that need many positions
+//! - `swarms`: two hundred swarms of libp2p that have nothing to do
 //! - `speeds` and `loss` over `machines`: whole nodes of this process over QUIC on loopback, with
 //!   stubs that take a fixed time for a token; a real expert where two rates are compared
 //!
@@ -13,6 +14,7 @@ mod machines;
 mod panel;
 mod real;
 mod speeds;
+mod swarms;
 mod tables;
 
 use super::{BenchError, Result, Turns};
@@ -24,10 +26,12 @@ use loss::Way;
 use panel::{Ask, Text, Watch, decide};
 use quorate_core::ids::{Position, SessionId, Token};
 use quorate_core::opinion::ExpertEvent;
+use quorate_core::sim::{Options, run};
 use real::{PROMPTS, Real};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
+use swarms::Idle;
 use tables::Tables;
 use tokio::runtime::Handle;
 
@@ -43,6 +47,10 @@ const CROWD: u8 = 16;
 const CROWD_VOCABULARY: u32 = 49_152;
 const CROWD_TOKENS: u32 = 128;
 const CROWD_TURNS: u64 = 5;
+/// Swarms of one process; two cores carry them, their pings and their two hundred books.
+const SWARM_NODES: u16 = 200;
+/// Half of the time between two adverts of a node.
+const SWARM_WINDOW: Duration = Duration::from_secs(150);
 /// Experts that are closer than this do not differ, and what they decide together shows nothing.
 const VARIATION_MIN: f64 = 0.1;
 
@@ -93,8 +101,22 @@ pub struct MeshReport {
     pub shared_alone_tps: f64,
     pub shared_together_tps: f64,
     pub aggregate_ratio: f64,
-    pub sim_sizes_ok: Option<bool>,
-    pub gossip_bytes_per_s: Option<f64>,
+    /// Simulated meshes of 1 to 1,000 nodes kept every promise.
+    pub sim_sizes_ok: bool,
+    /// What a node of an idle mesh sends of adverts.
+    pub gossip_bytes_per_s: f64,
+    /// And of everything, by protocol.
+    pub idle_bytes_per_s: BTreeMap<&'static str, f64>,
+    pub idle_all_bytes_per_s: f64,
+    pub idle_nodes: usize,
+    pub idle_links: f64,
+    pub idle_window_s: f64,
+    pub idle_adverts: u64,
+    pub idle_adverts_expected: f64,
+    pub lookup_hops_mean: f64,
+    pub lookup_hops_max: u32,
+    /// Not measured: what follows for so many nodes from what was.
+    pub extrapolated: BTreeMap<&'static str, f64>,
     pub experts: BTreeMap<&'static str, &'static str>,
     pub missing: BTreeMap<&'static str, &'static str>,
 }
@@ -102,6 +124,7 @@ pub struct MeshReport {
 const REAL: &str = "real: one model, four private prefixes";
 const TABLES: &str = "tables";
 const STUBS: &str = "stubs that take a fixed time for a token";
+const SWARMS: &str = "none: real swarms of libp2p, joined by memory";
 
 /// What stood behind each key.
 const EXPERTS: &[(&str, &str)] = &[
@@ -125,21 +148,32 @@ const EXPERTS: &[(&str, &str)] = &[
     ("fairness", STUBS),
     ("fairness_sessions", STUBS),
     ("aggregate_ratio", STUBS),
+    ("gossip_bytes_per_s", SWARMS),
+    ("idle_bytes_per_s", SWARMS),
+    ("lookup_hops_mean", SWARMS),
+    ("sim_sizes_ok", "tables, in the simulator"),
+    ("extrapolated", "nothing: computed"),
 ];
+
+/// Sizes that are simulated, and how many seeds of each go wrong in their own way.
+const SIM_SIZES: [(u16, u64); 9] = [
+    (1, 4),
+    (2, 8),
+    (3, 8),
+    (5, 8),
+    (8, 8),
+    (16, 4),
+    (50, 2),
+    (200, 1),
+    (1_000, 1),
+];
+/// Beyond this many nodes there is only calm: a mesh of hundreds in trouble takes many minutes.
+const SIM_TROUBLED_MAX: u16 = 50;
 
 /// Measures everything. Takes some minutes; blocks, so give it a thread that may.
 pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     let mut report = MeshReport::default();
     report.experts.extend(EXPERTS.iter().copied());
-    let missing = &mut report.missing;
-    missing.insert(
-        "sim_sizes_ok",
-        "the simulator measures it, not this command",
-    );
-    missing.insert(
-        "gossip_bytes_per_s",
-        "swarms on the memory transport measure it, not this command",
-    );
     let say = &options.progress;
     say("four real experts");
     real_experts(options, &mut report)?;
@@ -164,6 +198,11 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     (report.fairness, report.aggregate_ratio) = (shared.fairness, shared.aggregate_ratio);
     (report.fairness_sessions, report.shared_refused) = (shared.fairness_sessions, shared.refused);
     (report.shared_alone_tps, report.shared_together_tps) = (shared.alone_tps, shared.together_tps);
+    say("simulated meshes");
+    report.sim_sizes_ok = simulated()?;
+    say("two hundred swarms");
+    let idle = swarms::idle(SWARM_NODES, SWARM_WINDOW);
+    idle_mesh(runtime.block_on(idle)?, &mut report);
     if !report.fairness_sessions.is_finite() {
         let why = "a session got no token within the window";
         report.missing.insert("fairness_sessions", why);
@@ -210,6 +249,37 @@ fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
         return Err(BenchError::new("the experts", why));
     }
     Ok(())
+}
+
+fn simulated() -> Result<bool> {
+    for (nodes, seeds) in SIM_SIZES {
+        for seed in 1..=seeds {
+            let options = match nodes <= SIM_TROUBLED_MAX {
+                true => Options::troubled(seed, nodes),
+                false => Options::new(seed, nodes),
+            };
+            let report = run(&options).map_err(|e| BenchError::new("a simulated mesh", e))?;
+            if !report.is_good() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+fn idle_mesh(idle: Idle, report: &mut MeshReport) {
+    let gossip = idle.bytes_per_s.get("gossip").copied().unwrap_or_default();
+    report.gossip_bytes_per_s = gossip;
+    // Every node says the same, and everybody passes it on to as many.
+    let at_1000 = gossip * 1000.0 / idle.nodes as f64;
+    report.extrapolated = BTreeMap::from([("gossip_bytes_per_s_at_1000_nodes", at_1000)]);
+    report.idle_bytes_per_s = idle.bytes_per_s;
+    report.idle_all_bytes_per_s = idle.all_bytes_per_s;
+    (report.idle_nodes, report.idle_links) = (idle.nodes, idle.links);
+    report.idle_window_s = idle.window_s;
+    report.idle_adverts = idle.adverts;
+    report.idle_adverts_expected = idle.adverts_expected;
+    (report.lookup_hops_mean, report.lookup_hops_max) = (idle.hops_mean, idle.hops_max);
 }
 
 fn many_positions(report: &mut MeshReport) -> Result<()> {

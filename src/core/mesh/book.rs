@@ -1,17 +1,23 @@
 //! The table of who is there: members, their last adverts, and whose experts can be asked now.
 //!
-//! An advert counts for a minute after it was heard, by the reader's own clock; the clocks of two
-//! nodes may be a day apart. What a node says of itself over its own connection is fresh whatever
-//! its numbers; what others pass on must be newer than what is known.
+//! An advert counts for a quarter of an hour after its node said it, by the reader's own clock: who
+//! passes it on says how old it is. The clocks of two nodes may be a day apart. Numbers only rise,
+//! whoever speaks: a node whose clock was put back, and that counts from below now, hears its own old
+//! words from whoever remembers them, and goes on from there.
 
 use super::advert::{Advert, ExpertRow};
+use super::sync::Heard;
 use crate::governance::{Admissions, Author};
 use crate::ids::{Micros, NetworkId};
-use crate::limits::{ADVERT_LIFE_US, BOOK_NODES_MAX, SKEW_S_MAX};
+use crate::limits::{ADVERT_LIFE_US, BOOK_NODES_MAX, SKEW_S_MAX, TWINS_US};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Membership is looked at again this often: admissions run out by the second, adverts do not wait.
 const MEMBERS_EVERY_US: u64 = 10_000_000;
+
+/// Adverts of one life: the numbers of a life begin at the second of its start, and so many lie
+/// between two seconds.
+const NUMBERS_OF_A_LIFE: u64 = 1 << 20;
 
 /// Now, on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +28,11 @@ pub struct Moment {
     pub unix_s: u64,
 }
 
-/// Whence an advert came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// Over a connection that proved this key.
-    Peer(Author),
-    /// By gossip: nobody knows how old it is.
-    Gossip,
-}
-
 #[derive(Clone, Debug)]
 pub enum Input {
+    /// `age_us`: since its node said it, as whoever passes it on says.
     Advert {
-        from: Source,
+        age_us: u64,
         advert: Box<Advert>,
     },
     /// A connection to this node stands.
@@ -60,6 +58,9 @@ pub enum Output {
     },
     /// Two processes live under one key. If it is ours, one of the two must stop.
     Twins(Author),
+    /// Somebody remembers words of ours with a higher number than any of this life. What is said from
+    /// now on has a higher one: say it.
+    Echo,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -84,7 +85,7 @@ pub enum Gone {
     Left,
     #[error("it does not answer")]
     Silent,
-    #[error("nothing was heard of it for a minute")]
+    #[error("nothing was heard of it for a quarter of an hour")]
     Expired,
     #[error("it is no longer a member")]
     Removed,
@@ -95,12 +96,13 @@ pub enum Gone {
 #[derive(Clone, Debug)]
 struct Entry {
     advert: Advert,
-    heard: Micros,
+    /// It counts until then.
+    until: Micros,
     /// Met and not lost since.
     is_here: bool,
     /// The instance before this one, and the last number heard of it. If it speaks again, both live.
     before: Option<(u64, u64)>,
-    /// Two instances spoke; until only one has for an advert's life, nobody is asked.
+    /// Two instances spoke; until only one has for a while, nobody is asked.
     twins_until: Option<Micros>,
 }
 
@@ -109,6 +111,10 @@ pub struct Book {
     network: NetworkId,
     own: Author,
     own_instance: u64,
+    /// The number of our last advert.
+    own_seq: u64,
+    /// The life of ours whose numbers were passed last.
+    echoed: Option<u64>,
     admissions: Admissions,
     members: BTreeSet<Author>,
     members_at: Micros,
@@ -121,6 +127,8 @@ impl Book {
             network,
             own,
             own_instance,
+            own_seq: 0,
+            echoed: None,
             admissions: Admissions::default(),
             members: BTreeSet::new(),
             members_at: Micros(0),
@@ -142,15 +150,41 @@ impl Book {
         here.map(|entry| &entry.advert)
     }
 
-    /// Every advert that is not over, here or silent: also the way to where a node was.
-    pub fn adverts(&self, now: Micros) -> impl Iterator<Item = &Advert> {
-        let fresh = move |entry: &&Entry| now.since(entry.heard) <= ADVERT_LIFE_US;
-        let all = self.entries.values().filter(fresh);
-        all.map(|entry| &entry.advert).filter(|a| !a.leaves)
+    /// Every advert that is not over, here or silent, and its age: also the way to where a node was.
+    pub fn adverts(&self, now: Micros) -> impl Iterator<Item = (&Advert, u64)> {
+        let fresh = self.entries.values().filter(move |e| !e.is_over(now));
+        let told = fresh.filter(|entry| !entry.advert.leaves);
+        told.map(move |e| (&e.advert, ADVERT_LIFE_US - e.until.since(now)))
+    }
+
+    /// Up to which number every node was heard, this one too: only what is newer is news.
+    pub fn heard(&self) -> Vec<Heard> {
+        let others = self
+            .entries
+            .values()
+            .map(|e| Heard::of(&e.advert.node, e.advert.seq));
+        let own = (self.own_seq > 0).then(|| Heard::of(&self.own, self.own_seq));
+        others.chain(own).collect()
+    }
+
+    /// The number of this node's next advert: above what any earlier life of it has said, if its clock
+    /// did not go back.
+    pub fn number(&mut self, unix_s: u64) -> u64 {
+        self.own_seq = match self.own_seq {
+            0 => unix_s.saturating_mul(NUMBERS_OF_A_LIFE),
+            last => last.saturating_add(1),
+        };
+        self.own_seq
     }
 
     pub fn advert_of(&self, node: &Author) -> Option<&Advert> {
         self.entries.get(node).map(|entry| &entry.advert)
+    }
+
+    /// It was here, and does not answer; what it said last is not over.
+    pub fn is_silent(&self, node: &Author, now: Micros) -> bool {
+        let entry = self.entries.get(node);
+        entry.is_some_and(|e| !e.is_here && !e.is_over(now) && !e.advert.leaves)
     }
 
     /// The experts that can be asked now, and where they live.
@@ -161,7 +195,7 @@ impl Book {
 
     pub fn handle(&mut self, now: Moment, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Advert { from, advert } => match self.hear(now, from, *advert, out) {
+            Input::Advert { age_us, advert } => match self.hear(now, age_us, *advert, out) {
                 Ok(()) => out.push(Output::Passed),
                 Err(refusal) => out.push(Output::Refused(refusal)),
             },
@@ -178,7 +212,7 @@ impl Book {
     fn hear(
         &mut self,
         now: Moment,
-        from: Source,
+        age_us: u64,
         advert: Advert,
         out: &mut Vec<Output>,
     ) -> Result<(), Refusal> {
@@ -187,10 +221,7 @@ impl Book {
             return Err(Refusal::OtherMesh);
         }
         if node == self.own {
-            // Our own words come back through others; words that we never said are a twin's.
-            if advert.instance != self.own_instance && is_timely(&advert, now) {
-                out.push(Output::Twins(node));
-            }
+            self.hear_own(now, &advert, out);
             return Err(Refusal::Own);
         }
         if !self.is_member(&node) {
@@ -199,12 +230,17 @@ impl Book {
         if !is_timely(&advert, now) {
             return Err(Refusal::Clock);
         }
+        let left_us = ADVERT_LIFE_US.saturating_sub(age_us);
+        if left_us == 0 {
+            return Err(Refusal::Stale);
+        }
+        let until = Micros(now.up.0.saturating_add(left_us));
         match self.entries.remove(&node) {
             None => {
                 self.make_room(now.up)?;
                 let entry = Entry {
                     advert,
-                    heard: now.up,
+                    until,
                     is_here: false,
                     before: None,
                     twins_until: None,
@@ -212,7 +248,7 @@ impl Book {
                 self.entries.insert(node, entry);
             }
             Some(old) => {
-                let heard = renewed(&old, now.up, from, advert);
+                let heard = renewed(&old, now.up, until, advert);
                 let refused = heard.is_none();
                 self.entries.insert(node, heard.unwrap_or(old));
                 if refused {
@@ -222,6 +258,20 @@ impl Book {
         }
         self.settle(now.up, &node, out);
         Ok(())
+    }
+
+    /// Our own words come back through others. A number above ours is that of an earlier life, whose
+    /// clock was ahead; if that life goes on above what was said since, it is a twin.
+    fn hear_own(&mut self, now: Moment, advert: &Advert, out: &mut Vec<Output>) {
+        let is_other = advert.instance != self.own_instance && is_timely(advert, now);
+        if !is_other || advert.seq <= self.own_seq {
+            return;
+        }
+        self.own_seq = advert.seq.saturating_add(NUMBERS_OF_A_LIFE);
+        out.push(Output::Echo);
+        if self.echoed.replace(advert.instance) == Some(advert.instance) {
+            out.push(Output::Twins(advert.node));
+        }
     }
 
     /// After something was heard of a node: is it here, is it gone, are there two?
@@ -245,7 +295,7 @@ impl Book {
         let Some(entry) = self.entries.get_mut(node) else {
             return;
         };
-        let is_over = now.since(entry.heard) > ADVERT_LIFE_US || entry.advert.leaves;
+        let is_over = entry.is_over(now) || entry.advert.leaves;
         if !entry.is_here && is_member && !is_over && entry.twins_until.is_none() {
             entry.is_here = true;
             out.push(Output::Met(Box::new(entry.advert.clone())));
@@ -268,8 +318,8 @@ impl Book {
         let over = self
             .entries
             .iter()
-            .filter(|(_, e)| !e.is_here && now.since(e.heard) > ADVERT_LIFE_US);
-        let oldest = over.min_by_key(|(_, e)| e.heard).map(|(node, _)| *node);
+            .filter(|(_, e)| !e.is_here && e.is_over(now));
+        let oldest = over.min_by_key(|(_, e)| e.until).map(|(node, _)| *node);
         let oldest = oldest.ok_or(Refusal::Full)?;
         self.entries.remove(&oldest);
         Ok(())
@@ -282,7 +332,7 @@ impl Book {
         let mut over = Vec::new();
         let mut alone = Vec::new();
         for (node, entry) in &mut self.entries {
-            if now.up.since(entry.heard) > ADVERT_LIFE_US {
+            if entry.is_over(now.up) {
                 over.push(*node);
             }
             if entry.twins_until.is_some_and(|until| until < now.up) {
@@ -310,26 +360,25 @@ impl Book {
     }
 }
 
+impl Entry {
+    fn is_over(&self, now: Micros) -> bool {
+        self.until < now
+    }
+}
+
 fn is_timely(advert: &Advert, now: Moment) -> bool {
     advert.issued_s.abs_diff(now.unix_s) <= SKEW_S_MAX
 }
 
 /// The entry after a further advert of the same node; None if it says nothing new.
-fn renewed(old: &Entry, now: Micros, from: Source, advert: Advert) -> Option<Entry> {
-    let is_own_word = from == Source::Peer(advert.node);
+fn renewed(old: &Entry, now: Micros, until: Micros, advert: Advert) -> Option<Entry> {
     let same_instance = advert.instance == old.advert.instance;
-    let is_newer = match same_instance {
-        true => advert.seq > old.advert.seq,
-        // A restarted node may have lost its count, if its clock went back; then it is believed when
-        // it says so itself.
-        false => advert.seq > old.advert.seq || is_own_word,
-    };
-    if !is_newer {
+    if advert.seq <= old.advert.seq {
         return None;
     }
     let spoke_before = |(instance, seq)| instance == advert.instance && advert.seq > seq;
     let twins_until = match old.before.is_some_and(spoke_before) {
-        true => Some(Micros(now.0 + ADVERT_LIFE_US)),
+        true => Some(Micros(now.0 + TWINS_US)),
         false => old.twins_until,
     };
     let before = match same_instance {
@@ -339,7 +388,7 @@ fn renewed(old: &Entry, now: Micros, from: Source, advert: Advert) -> Option<Ent
     let same_place = advert.addresses == old.advert.addresses && advert.plane == old.advert.plane;
     let same = same_place && same_instance && advert.experts == old.advert.experts;
     Some(Entry {
-        heard: now,
+        until,
         // What has changed is met again.
         is_here: old.is_here && (same || advert.leaves || twins_until.is_some()),
         before,

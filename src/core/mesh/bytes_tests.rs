@@ -3,10 +3,10 @@
 
 use super::machines::{NOW_S, address, genesis, machine, place, row};
 use super::{Address, Advert, BadInvite, Host, Invite, Nonce, Place, Transport, join, sync};
-use crate::governance::Malformed;
+use crate::governance::{Malformed, Records};
 use crate::limits::{
     ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_EXPERTS_MAX, INVITE_BYTES_MAX, INVITE_S_MAX,
-    INVITE_TEXT_BYTES_MAX, RECORD_BYTES_MAX, SYNC_IDS_MAX,
+    INVITE_TEXT_BYTES_MAX, RECORD_BYTES_MAX, SYNC_HEARD_MAX, SYNC_IDS_MAX,
 };
 use proptest::prelude::*;
 
@@ -224,7 +224,10 @@ fn asks() -> impl Strategy<Value = sync::Question> {
     });
     prop_oneof![
         any::<[u8; 32]>().prop_map(sync::Question::Same),
-        any::<[u8; 32]>().prop_map(|after| sync::Question::Adverts { after }),
+        proptest::collection::vec(any::<([u8; 8], u64)>(), 0..20).prop_map(|heard| {
+            let one = |(node, seq)| sync::Heard { node, seq };
+            sync::Question::Adverts(heard.into_iter().map(one).collect())
+        }),
         proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)
             .prop_map(sync::Question::Take),
         page,
@@ -302,6 +305,46 @@ fn a_page_with_too_many_names_is_refused() {
     };
     assert!(sync::Ask::decode(&ask(SYNC_IDS_MAX).encode()).is_ok());
     assert!(sync::Ask::decode(&ask(SYNC_IDS_MAX + 1).encode()).is_err());
+}
+
+#[test]
+fn a_question_with_too_many_nodes_is_refused() {
+    let heard = sync::Heard::of(&machine(1).key(), 7);
+    let ask = |n: usize| sync::Ask {
+        network: genesis(&[]).network_id(),
+        question: sync::Question::Adverts(vec![heard; n]),
+    };
+    assert!(sync::Ask::decode(&ask(SYNC_HEARD_MAX).encode()).is_ok());
+    assert!(sync::Ask::decode(&ask(SYNC_HEARD_MAX + 1).encode()).is_err());
+}
+
+#[test]
+fn who_asks_is_told_of_what_is_newer_and_how_old_it_is() {
+    let machines: Vec<_> = (1..=4).map(machine).collect();
+    let network = genesis(&[]).network_id();
+    let says = |n: usize, seq: u64| machines[n].advert(network, |a| a.seq = seq);
+    let (own, others) = (says(0, 5), [says(1, 5), says(2, 5), says(3, 5)]);
+    let ages = others.iter().zip([1_500_000, 7, 0]);
+    let heard = [(0, 4), (1, 4), (2, 5)];
+    let heard = heard.map(|(n, seq)| sync::Heard::of(&machines[n].key(), seq));
+    let question = sync::Question::Adverts(heard.to_vec());
+    let answer = sync::answer(&Records::default(), Some(&own), ages, &question);
+    let sync::Answer::Some { items, more: false } = answer else {
+        panic!("{answer:?}");
+    };
+    let told: Vec<_> = items
+        .iter()
+        .map(|item| sync::untold(item).unwrap())
+        .collect();
+    let bytes = [&own, &others[0], &others[2]].map(|advert| advert.encode());
+    // In whole seconds, and never younger than it is.
+    let ages = [0, 2_000_000, 0];
+    assert_eq!(
+        told,
+        ages.into_iter()
+            .zip(bytes.iter().map(|b| &b[..]))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub mod sync;
 
 pub use address::{Address, Bound, Host, Place, Transport, canonical, is_announced};
 pub use advert::{Advert, ExpertRow};
-pub use book::{Book, Gone, Input, Moment, Output, Refusal, Source};
+pub use book::{Book, Gone, Input, Moment, Output, Refusal};
 pub use invite::{BadInvite, Invite, Nonce};
 
 #[cfg(test)]

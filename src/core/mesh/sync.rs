@@ -6,8 +6,10 @@ use super::advert::Advert;
 use crate::governance::codec::{Author, Malformed, Reader, Writer, hash};
 use crate::governance::{RecordId, Records};
 use crate::ids::NetworkId;
-use crate::limits::{RECORD_BYTES_MAX, SYNC_BYTES_MAX, SYNC_IDS_MAX, SYNC_PAGES_MAX};
-use std::collections::BTreeSet;
+use crate::limits::{
+    RECORD_BYTES_MAX, SYNC_BYTES_MAX, SYNC_HEARD_MAX, SYNC_IDS_MAX, SYNC_PAGES_MAX,
+};
+use std::collections::{BTreeMap, BTreeSet};
 
 const TAG: &[u8] = b"quorate sync v1\0";
 
@@ -23,11 +25,26 @@ pub enum Question {
     Same([u8; 32]),
     /// Of the names from `first` to `last` I have these: send me the others.
     Page(Page),
-    /// Who is there, after this key?
-    Adverts { after: Author },
+    /// Who is there? Nodes were heard up to these numbers: tell what is newer.
+    Adverts(Vec<Heard>),
     /// Take these: the admissions that lead to me, my advert, or news. `Same`: you are known here.
     /// `Differ`: you are now; connect anew, for this connection began as a stranger's.
     Take(Vec<Vec<u8>>),
+}
+
+/// The beginning of a node's key, and the number of its last advert. Nobody gains by a key that
+/// begins like another one: of two, one is told later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Heard {
+    pub node: [u8; 8],
+    pub seq: u64,
+}
+
+impl Heard {
+    pub fn of(node: &Author, seq: u64) -> Heard {
+        let node = *node.first_chunk().expect("a key is longer");
+        Heard { node, seq }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,7 +76,13 @@ impl Ask {
             Question::Page(Page { first, last, have }) => {
                 out.u8(2).raw(first).raw(last).list(have.iter())
             }
-            Question::Adverts { after } => out.u8(3).raw(after),
+            Question::Adverts(heard) => {
+                out.u8(3).u16(heard.len() as u16);
+                for Heard { node, seq } in heard {
+                    out.raw(node).u64(*seq);
+                }
+                &mut out
+            }
             Question::Take(items) => {
                 out.u8(4);
                 write_items(items, &mut out)
@@ -78,9 +101,7 @@ impl Ask {
                 last: read.array()?,
                 have: read.list(SYNC_IDS_MAX, "the records")?,
             }),
-            3 => Question::Adverts {
-                after: read.array()?,
-            },
+            3 => Question::Adverts(read_heard(&mut read)?),
             4 => Question::Take(read_items(&mut read)?),
             _ => return Err(Malformed::Range("the question")),
         };
@@ -126,6 +147,35 @@ impl Answer {
     }
 }
 
+fn read_heard(read: &mut Reader) -> Result<Vec<Heard>, Malformed> {
+    let n = usize::from(read.u16()?);
+    if n > SYNC_HEARD_MAX {
+        return Err(Malformed::Range("the nodes"));
+    }
+    let one = |read: &mut Reader| {
+        Ok(Heard {
+            node: read.array()?,
+            seq: read.u64()?,
+        })
+    };
+    (0..n).map(|_| one(read)).collect()
+}
+
+/// An advert as it is told to others: its age in whole seconds, and its bytes. The age is rounded up,
+/// so that no chain of tellers keeps a node alive that is gone.
+fn told(advert: &Advert, age_us: u64) -> Vec<u8> {
+    let age_s = u32::try_from(age_us.div_ceil(1_000_000)).unwrap_or(u32::MAX);
+    let mut out = Writer::default();
+    out.u32(age_s).raw(&advert.encode());
+    out.0
+}
+
+/// The age in microseconds of an advert that was told, and its bytes.
+pub fn untold(item: &[u8]) -> Option<(u64, &[u8])> {
+    let (age_s, advert) = item.split_first_chunk()?;
+    Some((u64::from(u32::from_le_bytes(*age_s)) * 1_000_000, advert))
+}
+
 fn write_items<'a>(items: &[Vec<u8>], out: &'a mut Writer) -> &'a mut Writer {
     out.u16(items.len() as u16);
     for item in items {
@@ -169,12 +219,11 @@ pub fn digest(ids: &BTreeSet<RecordId>) -> [u8; 32] {
     hash("quorate 2026 sync", &all.0)
 }
 
-/// What a member is told. `adverts` are in the order of their nodes; `own` is this node's, which
-/// counts as fresh only from itself.
+/// What a member is told. `adverts` are those of others, and their ages.
 pub fn answer<'a>(
     records: &Records,
-    own: Option<&Advert>,
-    adverts: impl Iterator<Item = &'a Advert>,
+    own: Option<&'a Advert>,
+    adverts: impl Iterator<Item = (&'a Advert, u64)>,
     question: &Question,
 ) -> Answer {
     match question {
@@ -188,10 +237,17 @@ pub fn answer<'a>(
                 .filter(|id| have.binary_search(id).is_err());
             fill(lacks.filter_map(|id| Some(records.get(id)?.encode())))
         }
-        Question::Adverts { after } => {
-            let first = own.filter(|_| *after == [0; 32]).map(Advert::encode);
-            let others = adverts.filter(|advert| advert.node > *after);
-            fill(first.into_iter().chain(others.map(Advert::encode)))
+        Question::Adverts(heard) => {
+            let heard: BTreeMap<[u8; 8], u64> = heard.iter().map(|h| (h.node, h.seq)).collect();
+            let is_news = |(advert, _): &(&Advert, u64)| {
+                let Heard { node, seq } = Heard::of(&advert.node, advert.seq);
+                heard.get(&node).is_none_or(|known| *known < seq)
+            };
+            let all = own.map(|own| (own, 0)).into_iter().chain(adverts);
+            fill(
+                all.filter(is_news)
+                    .map(|(advert, age_us)| told(advert, age_us)),
+            )
         }
         // Whoever keeps the records takes them; here is only what is told.
         Question::Take(_) => Answer::Refused,

@@ -48,9 +48,6 @@ pub(super) struct Machine {
     pub(super) skew_s: i64,
     /// Its expert is so many times slower than others.
     pub(super) slowness: u64,
-    /// It was started again after its clock had been put back: only those that it is connected to
-    /// believe its adverts, until its clock is where it was.
-    pub(super) lost_count: bool,
     pub(super) lies: Option<Liar>,
     pub(super) neighbours: Vec<At>,
 
@@ -62,8 +59,9 @@ pub(super) struct Machine {
     /// Members that answered a sync since the start.
     pub(super) synced: BTreeSet<At>,
     pub(super) started: u64,
-    seq: u64,
     pub(super) advertised: u64,
+    /// Others remember higher numbers of its own.
+    pub(super) echoed: bool,
     pub(super) met: BTreeMap<Author, Vec<ExpertId>>,
     pub(super) talks: BTreeMap<(SessionId, ExpertId), Talk>,
     pub(super) visits: BTreeMap<(At, SessionId), GuestId>,
@@ -106,7 +104,6 @@ impl Machine {
             paused_until: 0,
             skew_s: 0,
             slowness: 1,
-            lost_count: false,
             lies: None,
             neighbours: Vec::new(),
             node: Node::new(MeshConfig::default(), Rights::booting()),
@@ -115,8 +112,8 @@ impl Machine {
             is_booted: false,
             synced: BTreeSet::new(),
             started: 0,
-            seq: 0,
             advertised: 0,
+            echoed: false,
             met: BTreeMap::new(),
             talks: BTreeMap::new(),
             visits: BTreeMap::new(),
@@ -138,8 +135,6 @@ impl Machine {
 
     /// A new process: nothing is left of the one before but what is on disk.
     pub(super) fn start(&mut self, now: u64, instance: u64) {
-        let counts_from = self.moment(now).unix_s * 1000;
-        let lost_count = self.lost_count || self.seq > counts_from;
         let (lies, neighbours) = (self.lies.take(), std::mem::take(&mut self.neighbours));
         let fresh = Machine::new(self.at, self.key, self.replica.clone());
         *self = Machine {
@@ -149,7 +144,6 @@ impl Machine {
             slowness: self.slowness,
             lies,
             neighbours,
-            lost_count,
             started: now,
             book: Book::new(self.genesis().network_id(), self.key, instance),
             ..fresh
@@ -201,15 +195,14 @@ impl Machine {
 
     /// What it says of itself. Nobody verifies a signature here: decoders do, and they have tests.
     pub(super) fn advert(&mut self, now: u64, instance: u64) -> Advert {
-        // The clock gives the count, so that it rises from one life to the next.
-        self.seq = (self.seq + 1).max(self.moment(now).unix_s * 1000);
+        let moment = self.moment(now);
         self.advertised = now;
         Advert {
             network: self.genesis().network_id(),
             node: self.key,
             instance,
-            seq: self.seq,
-            issued_s: self.moment(now).unix_s,
+            seq: self.book.number(moment.unix_s),
+            issued_s: moment.unix_s,
             leaves: false,
             addresses: vec![],
             plane: vec![],

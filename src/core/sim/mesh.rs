@@ -14,9 +14,11 @@ use crate::governance::{
 };
 use crate::host;
 use crate::ids::Micros;
-use crate::limits::{ADVERT_EVERY_US, GENESIS_NODES_MAX, SIM_TAIL_MAX};
+use crate::limits::{
+    ADVERT_EVERY_US, ECHO_EVERY_US, GENESIS_NODES_MAX, SIM_TAIL_MAX, SYNC_ADVERTS_EVERY_US,
+};
 use crate::mesh::sync::{self, Answer, Ask, Pull, Question};
-use crate::mesh::{Advert, Input as BookInput, Output as BookOutput, Source};
+use crate::mesh::{Advert, Input as BookInput, Output as BookOutput};
 use crate::node::Input;
 use crate::roster::Introduced;
 use ed25519_dalek::{Signer, SigningKey};
@@ -182,8 +184,11 @@ impl World {
                 let (at, peer) = (peer, at);
                 self.push(there, Happening::Broken { at, peer, epoch });
             }
-            let key = self.machines[usize::from(peer)].key;
-            self.tell_book(at, BookInput::Silent(key));
+            // The swarm tells of its own connections; a session's end says nothing of its node.
+            if self.machines[usize::from(at)].neighbours.contains(&peer) {
+                let key = self.machines[usize::from(peer)].key;
+                self.tell_book(at, BookInput::Silent(key));
+            }
         }
     }
 
@@ -191,9 +196,14 @@ impl World {
         let now = self.now;
         let n = usize::from(at);
         let machine = &mut self.machines[n];
-        if machine.advertised != 0 && now - machine.advertised < ADVERT_EVERY_US {
+        let every = match machine.echoed {
+            true => ECHO_EVERY_US,
+            false => ADVERT_EVERY_US,
+        };
+        if machine.advertised != 0 && now - machine.advertised < every {
             return;
         }
+        machine.echoed = false;
         let mut advert = machine.advert(now, self.mesh.instances[n]);
         advert.signature = self.mesh.keys[n].sign(&advert.body()).to_bytes();
         self.mesh.own[n] = Some(advert.clone());
@@ -231,11 +241,7 @@ impl World {
             }
             match &item.what {
                 Tidings::Advert(advert) => {
-                    let source = match advert.node == key {
-                        true => Source::Peer(key),
-                        false => Source::Gossip,
-                    };
-                    if self.hear_advert(at, source, advert.clone()) {
+                    if self.hear_advert(at, 0, advert.clone()) {
                         self.mesh.fresh[usize::from(at)].push(item.clone());
                     }
                 }
@@ -244,9 +250,9 @@ impl World {
         }
     }
 
-    fn hear_advert(&mut self, at: At, from: Source, advert: Arc<Advert>) -> bool {
+    fn hear_advert(&mut self, at: At, age_us: u64, advert: Arc<Advert>) -> bool {
         let advert = Box::new(Advert::clone(&advert));
-        self.tell_book(at, BookInput::Advert { from, advert })
+        self.tell_book(at, BookInput::Advert { age_us, advert })
     }
 
     /// Is it to be passed on?
@@ -261,6 +267,7 @@ impl World {
                 BookOutput::Passed => is_news = true,
                 BookOutput::Met(advert) => self.meet(at, &advert),
                 BookOutput::Lost { node, why } => self.lose(at, node, &why.to_string()),
+                BookOutput::Echo => self.machines[usize::from(at)].echoed = true,
                 BookOutput::Refused(_) | BookOutput::Twins(_) => {}
             }
         }
@@ -305,10 +312,16 @@ impl World {
         let (pull, ask) = Pull::start(network, machine.replica.records());
         self.machines[usize::from(at)].pulls.insert(peer, pull);
         self.send(at, peer, Letter::Ask(ask));
-        if self.machines[usize::from(at)].book.here().next().is_none() {
-            let question = Question::Adverts { after: [0; 32] };
-            self.send(at, peer, Letter::Ask(Ask { network, question }));
+        let is_new = !self.machines[usize::from(at)].is_booted;
+        if is_new || (beats * BEAT_US).is_multiple_of(SYNC_ADVERTS_EVERY_US) {
+            self.ask_who_is_there(at, peer);
         }
+    }
+
+    fn ask_who_is_there(&mut self, at: At, peer: At) {
+        let network = self.mesh.genesis.network_id();
+        let question = Question::Adverts(self.machines[usize::from(at)].book.heard());
+        self.send(at, peer, Letter::Ask(Ask { network, question }));
     }
 
     pub(super) fn answer_sync(&mut self, at: At, from: At, ask: &Ask) {
@@ -320,7 +333,7 @@ impl World {
         let own = self.mesh.own[usize::from(at)].as_ref();
         let adverts = machine.book.adverts(Micros(self.now));
         let answer = sync::answer(machine.replica.records(), own, adverts, &ask.question);
-        let are_adverts = matches!(ask.question, Question::Adverts { .. });
+        let are_adverts = matches!(ask.question, Question::Adverts(_));
         self.send(at, from, Letter::Answer(answer, are_adverts));
     }
 
@@ -354,24 +367,26 @@ impl World {
             return;
         };
         let key = self.machines[usize::from(from)].key;
-        let mut last = None;
+        let mut is_news = false;
         for bytes in items {
-            let Some(advert) = self.mesh.decode(bytes) else {
+            let told = sync::untold(bytes);
+            let told = told.and_then(|(age_us, bytes)| Some((age_us, self.mesh.decode(bytes)?)));
+            let Some((age_us, advert)) = told else {
                 continue;
             };
-            let own = advert.node == key;
-            let source = if own {
-                Source::Peer(key)
-            } else {
-                Source::Gossip
-            };
-            last = Some(advert.node);
-            self.hear_advert(at, source, advert);
+            if !self.hear_advert(at, age_us, advert.clone()) {
+                continue;
+            }
+            is_news = true;
+            // From its own mouth: others may have missed it.
+            if advert.node == key {
+                let news = self.mesh.news(bytes.len(), Tidings::Advert(advert));
+                self.machines[usize::from(at)].is_news(news.number);
+                self.mesh.fresh[usize::from(at)].push(news);
+            }
         }
-        if let (true, Some(after)) = (*more, last) {
-            let network = self.mesh.genesis.network_id();
-            let question = Question::Adverts { after };
-            self.send(at, from, Letter::Ask(Ask { network, question }));
+        if *more && is_news {
+            self.ask_who_is_there(at, from);
         }
     }
 
@@ -480,7 +495,7 @@ impl World {
         let machines = &self.machines[..usize::from(self.options.nodes)];
         let first = machines[0].replica.standing().hash();
         let mut found = Vec::new();
-        // Where connections break for want of an answer, adverts go missing for a minute.
+        // Where connections break for want of an answer, a neighbour is silent now and then.
         let is_good = self.options.link.loss_ppm <= LOSS_PPM_GOOD;
         for machine in machines {
             let at = machine.at;
@@ -490,7 +505,7 @@ impl World {
             let here: BTreeSet<&Author> = machine.book.here().map(|advert| &advert.node).collect();
             let others = machines.iter().filter(|other| other.at != at);
             let missing: Vec<At> = others
-                .filter(|other| !here.contains(&other.key) && !other.lost_count)
+                .filter(|other| !here.contains(&other.key))
                 .map(|other| other.at)
                 .collect();
             if is_good && !missing.is_empty() {

@@ -6,11 +6,12 @@ use super::records::Flight;
 use super::task::Task;
 use crate::identity::key_of;
 use libp2p::gossipsub::{self, MessageAcceptance, PublishError};
-use quorate_core::governance::Author;
 use quorate_core::ids::PeerKey;
-use quorate_core::limits::{ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_EVERY_US, ADVERT_EXPERTS_MAX};
+use quorate_core::limits::{
+    ADDRESSES_MAX, ADVERT_BYTES_MAX, ADVERT_EVERY_US, ADVERT_EXPERTS_MAX, ECHO_EVERY_US,
+};
 use quorate_core::mesh::sync::Question;
-use quorate_core::mesh::{Advert, ExpertRow, Gone, Input, Output, Refusal, Source};
+use quorate_core::mesh::{Advert, ExpertRow, Gone, Input, Output, Refusal};
 use std::time::{Duration, Instant};
 
 /// News that is on its way to a peer gets there before its connections are made anew.
@@ -20,15 +21,20 @@ const RENEW_EVERY: Duration = Duration::from_secs(60);
 impl Task {
     /// Signs a new advert and tells it; one that says something new also to each member by itself.
     pub(super) fn advertise(&mut self, leaves: bool) {
-        self.advertise_at = Instant::now() + Duration::from_micros(ADVERT_EVERY_US);
+        // After the first each has a time of its own, so that a mesh whose power came back together does
+        // not speak together for ever.
+        let pause_us = match self.advert {
+            None => self.instance % ADVERT_EVERY_US,
+            Some(_) => ADVERT_EVERY_US,
+        };
+        self.advertise_at = Instant::now() + Duration::from_micros(pause_us);
         let Some(advert) = self.write_advert(leaves) else {
             return;
         };
         let bytes = advert.encode();
-        let is_news = self
-            .advert
-            .as_ref()
-            .is_none_or(|last| !says_the_same(last, &advert));
+        let last = self.advert.as_ref();
+        let is_echo = std::mem::take(&mut self.is_echo);
+        let is_news = is_echo || last.is_none_or(|last| !says_the_same(last, &advert));
         self.advert = Some(advert);
         self.publish(bytes.clone());
         if is_news {
@@ -49,10 +55,8 @@ impl Task {
     }
 
     /// None if there is nothing that others would take.
-    fn write_advert(&self, leaves: bool) -> Option<Advert> {
-        // Above what any earlier life of this node has said, if its clock did not go back.
-        let first = self.unix_s() << 20;
-        let seq = self.advert.as_ref().map_or(first, |last| last.seq + 1);
+    fn write_advert(&mut self, leaves: bool) -> Option<Advert> {
+        let seq = self.book.number(self.unix_s());
         let mut plane = self.settings.plane.clone();
         plane.sort();
         plane.dedup();
@@ -87,35 +91,30 @@ impl Task {
         signature.try_into().ok()
     }
 
-    /// An advert that `teller` passed on over its own connection. Whose is it?
-    pub(super) fn hear_of(&mut self, teller: &PeerKey, bytes: &[u8]) -> Option<Author> {
-        let advert = Advert::decode(bytes).ok()?;
-        let node = advert.node;
-        let from = match node == *teller {
-            true => Source::Peer(node),
-            false => Source::Gossip,
-        };
-        self.hear(from, advert).ok();
-        Some(node)
+    /// An advert that `teller` passed on over its own connection. Is it news?
+    pub(super) fn hear_of(&mut self, teller: &PeerKey, age_us: u64, bytes: &[u8]) -> bool {
+        let advert = Advert::decode(bytes);
+        advert.is_ok_and(|advert| self.hear(Some(teller), age_us, advert).is_ok())
     }
 
-    fn hear(&mut self, from: Source, advert: Advert) -> Result<(), Refusal> {
+    fn hear(
+        &mut self,
+        teller: Option<&PeerKey>,
+        age_us: u64,
+        advert: Advert,
+    ) -> Result<(), Refusal> {
         let (node, instance) = (advert.node, advert.instance);
-        // The last words of an earlier life of this node are no twin's.
-        if node == self.own && advert.issued_s <= self.started_s + 2 {
-            return Err(Refusal::Own);
-        }
         let bytes = advert.encode();
         let known = self.book.advert_of(&node).map(|known| known.instance);
         let advert = Box::new(advert);
-        let verdict = self.input(Input::Advert { from, advert });
+        let verdict = self.input(Input::Advert { age_us, advert });
         if verdict == Some(Ok(())) {
             self.heard.insert(node, Instant::now());
             if known.is_some_and(|known| known != instance) {
                 self.tell_twins(&node, bytes.clone());
             }
             // From its own mouth: two parts of a mesh that meet hear of each other at once.
-            if from == Source::Peer(node) && known != Some(instance) {
+            if teller == Some(&node) && known != Some(instance) {
                 self.publish(bytes);
             }
         }
@@ -177,7 +176,7 @@ impl Task {
         if self.book.advert_of(&advert.node) == Some(&advert) {
             return MessageAcceptance::Accept;
         }
-        match self.hear(Source::Gossip, advert) {
+        match self.hear(None, 0, advert) {
             Ok(()) => MessageAcceptance::Accept,
             Err(Refusal::OtherMesh) => MessageAcceptance::Reject,
             // Its author may be a member since a moment ago, and clocks differ.
@@ -203,6 +202,7 @@ impl Task {
                     removed.extend((why == Gone::Removed).then_some(node));
                     self.owed.insert((false, node), Event::Lost { node, why });
                 }
+                Output::Echo => self.echo(),
                 Output::Twins(node) => {
                     self.owed.insert((true, node), Event::Twins(node));
                 }
@@ -211,6 +211,19 @@ impl Task {
         self.tell_kad(met, &removed);
         self.enrol();
         verdict
+    }
+
+    /// Others remember more of this node than it has said in this life. Not at once every time: of two
+    /// processes with one key each would answer the other without end.
+    fn echo(&mut self) {
+        let now = Instant::now();
+        let again = self
+            .echoed
+            .map(|at| at + Duration::from_micros(ECHO_EVERY_US));
+        let at = again.map_or(now, |again| again.max(now));
+        self.is_echo = true;
+        self.echoed = Some(at);
+        self.advertise_at = self.advertise_at.min(at);
     }
 
     /// The gate and the handles know the members of the book.
@@ -233,13 +246,16 @@ impl Task {
         }
     }
 
-    /// What the node has room for now.
+    /// What the node has room for now: losses first, so that it never knows of more than the book.
     pub(super) fn settle_events(&mut self) {
-        while let Some(first) = self.owed.first_entry() {
-            let Ok(place) = self.events.try_reserve() else {
+        loop {
+            let is_loss = |event: &Event| matches!(event, Event::Lost { .. });
+            let loss = self.owed.iter().find(|(_, event)| is_loss(event));
+            let next = loss.or(self.owed.first_key_value()).map(|(key, _)| *key);
+            let (Some(next), Ok(place)) = (next, self.events.try_reserve()) else {
                 return;
             };
-            place.send(first.remove());
+            place.send(self.owed.remove(&next).expect("it was found"));
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::StartError;
 use super::codec::Bytes;
 use super::gate::{Gate, Opens, Roll};
+use super::memory::{self, Meter};
 use crate::identity::{key_of, peer_of};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -15,10 +16,12 @@ use libp2p_identity::Keypair;
 use quorate_core::ids::{NetworkId, PeerKey};
 use quorate_core::limits::{
     GOSSIP_BYTES_MAX, INVITE_BYTES_MAX, JOIN_MS_MAX, RELAY_CIRCUIT_BYTES_MAX, RELAY_CIRCUITS_MAX,
-    SWARM_CONNECTIONS_MAX, SWARM_CONNECTIONS_PER_PEER_MAX, SWARM_DIALS_MAX, SWARM_PENDING_MAX,
-    SYNC_BYTES_MAX, SYNC_FLIGHTS_MAX, SYNC_MS_MAX, WELCOME_BYTES_MAX,
+    RELAY_CIRCUITS_PER_PEER_MAX, SWARM_CONNECTIONS_MAX, SWARM_CONNECTIONS_PER_PEER_MAX,
+    SWARM_DIALS_MAX, SWARM_PENDING_MAX, SYNC_BYTES_MAX, SYNC_FLIGHTS_MAX, SYNC_MS_MAX,
+    WELCOME_BYTES_MAX,
 };
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const JOIN: StreamProtocol = StreamProtocol::new("/quorate/join/1");
@@ -31,6 +34,8 @@ pub(super) const FAMILY: &str = "quorate/1";
 /// A crash is noticed within their sum.
 const PING_EVERY: Duration = Duration::from_millis(1_500);
 const PING_MAX: Duration = Duration::from_secs(3);
+/// Of the hash of an advert, as neighbours name it to each other.
+const NAME_BYTES: usize = 16;
 /// Share of the machine's memory beyond which no connection is taken: models need the rest.
 const MEMORY_SHARE_MAX: f64 = 0.9;
 
@@ -72,6 +77,8 @@ pub(super) struct Wishes<'a> {
     pub(super) relay: bool,
     pub(super) allow: &'a [PeerKey],
     pub(super) block: &'a [PeerKey],
+    /// Not sockets.
+    pub(super) memory: Option<&'a Arc<Meter>>,
 }
 
 pub(super) fn topic(network: NetworkId) -> gossipsub::IdentTopic {
@@ -99,15 +106,27 @@ pub(super) fn swarm(
     keypair: &Keypair,
     wishes: &Wishes<'_>,
 ) -> Result<Swarm<Behaviour>, StartError> {
-    let transports = transports!(keypair);
-    let built = transports.with_behaviour(|_, relay_client| {
-        Behaviour::new(keypair, wishes, relay_client).map_err(Into::into)
-    });
-    let swarm = built.map_err(StartError::build)?;
     // Links of members stay; those of strangers are closed by hand.
     let stay = Duration::from_secs(u64::MAX);
-    let swarm = swarm.with_swarm_config(|config| config.with_idle_connection_timeout(stay));
-    Ok(swarm.build())
+    macro_rules! swarm_over {
+        ($transports:expr) => {{
+            let built = $transports.with_behaviour(|_, relay_client| {
+                Behaviour::new(keypair, wishes, relay_client).map_err(Into::into)
+            });
+            let swarm = built.map_err(StartError::build)?;
+            let swarm = swarm.with_swarm_config(|config| config.with_idle_connection_timeout(stay));
+            Ok(swarm.build())
+        }};
+    }
+    let Some(meter) = wishes.memory else {
+        return swarm_over!(transports!(keypair));
+    };
+    let memory = memory::transport(keypair, meter)?;
+    let builder = SwarmBuilder::with_existing_identity(keypair.clone()).with_tokio();
+    let builder = builder.with_other_transport(|_| memory);
+    let builder = builder.map_err(StartError::build)?;
+    let relayed = builder.with_relay_client(noise::Config::new, yamux::Config::default);
+    swarm_over!(relayed.map_err(StartError::build)?)
 }
 
 pub(super) fn quic_config(mut config: quic::Config) -> quic::Config {
@@ -227,10 +246,20 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
     // An advert is signed by its node; who passes it on is nobody's business.
     let config = gossipsub::ConfigBuilder::default()
         .validation_mode(gossipsub::ValidationMode::Anonymous)
-        .message_id_fn(|message| blake3::hash(&message.data).as_bytes().to_vec().into())
+        .message_id_fn(|message| {
+            blake3::hash(&message.data).as_bytes()[..NAME_BYTES]
+                .to_vec()
+                .into()
+        })
         .validate_messages()
-        // A few neighbours pass it on: adverts are most of what an idle mesh says.
+        // A few neighbours pass it on, the rest hear its name: adverts are most of what an idle mesh
+        // says. What has changed goes to every member by itself, and what is lost comes with a sync.
         .flood_publish(false)
+        .mesh_n(4)
+        .mesh_n_low(3)
+        .mesh_n_high(6)
+        .gossip_lazy(3)
+        .gossip_factor(0.0)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .build()
         .map_err(|error| error.to_string())?;
@@ -288,6 +317,8 @@ fn relay_of(own: PeerId, roll: Roll) -> Gate<relay::Behaviour> {
     let mut config = relay::Config {
         max_reservations: RELAY_CIRCUITS_MAX,
         max_circuits: RELAY_CIRCUITS_MAX,
+        // It lets one more in than it is told.
+        max_circuits_per_peer: RELAY_CIRCUITS_PER_PEER_MAX - 1,
         max_circuit_duration: Duration::from_secs(24 * 3600),
         max_circuit_bytes: RELAY_CIRCUIT_BYTES_MAX,
         ..Default::default()

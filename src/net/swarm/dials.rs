@@ -42,6 +42,8 @@ pub(super) struct Dials {
     members: BTreeMap<PeerKey, Pace>,
     /// Where a node was found that no advert tells of: by us, on the LAN, by Kademlia.
     hints: BTreeMap<PeerKey, Vec<Multiaddr>>,
+    /// Members that were asked to carry connections to us.
+    relays: BTreeMap<PeerKey, Pace>,
     /// Nodes of the LAN that were no members when they were tried.
     strangers: BTreeMap<PeerKey, Instant>,
     next_lookup: Instant,
@@ -53,6 +55,7 @@ impl Dials {
             seeds: seeds.into_iter().map(|s| (s, Pace::new(now))).collect(),
             members: BTreeMap::new(),
             hints: BTreeMap::new(),
+            relays: BTreeMap::new(),
             strangers: BTreeMap::new(),
             next_lookup: now,
         }
@@ -91,6 +94,12 @@ impl Dials {
         pace.is_due(now).then(|| dial(member, ways))
     }
 
+    /// May this member be asked for a place, or did it refuse a moment ago?
+    pub(super) fn may_ask_relay(&mut self, now: Instant, member: PeerKey) -> bool {
+        let pace = self.relays.entry(member).or_insert(Pace::new(now));
+        pace.is_due(now)
+    }
+
     /// May Kademlia be asked for a member that nobody told of?
     pub(super) fn may_look_up(&mut self, now: Instant) -> bool {
         let may = self.next_lookup <= now;
@@ -111,6 +120,7 @@ impl Dials {
     /// It is connected, or has just said where it is.
     pub(super) fn forgive(&mut self, member: &PeerKey) {
         self.members.remove(member);
+        self.relays.remove(member);
     }
 
     /// Nobody is connected any more: seeds are tried at once.
@@ -134,6 +144,7 @@ impl Dials {
     pub(super) fn keep_members(&mut self, is_member: impl Fn(&PeerKey) -> bool) {
         self.members.retain(|key, _| is_member(key));
         self.hints.retain(|key, _| is_member(key));
+        self.relays.retain(|key, _| is_member(key));
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) enum Command {
     Insert(Box<Record>, oneshot::Sender<Taken>),
     Peers(oneshot::Sender<Vec<PeerView>>),
     Addresses(oneshot::Sender<Vec<Address>>),
+    Routes(oneshot::Sender<Vec<PeerKey>>),
 }
 
 /// How two swarms are connected.
@@ -82,6 +83,11 @@ impl Handle {
     /// What an invite of this node should name.
     pub async fn addresses(&self) -> Vec<Address> {
         self.ask(Command::Addresses).await.unwrap_or_default()
+    }
+
+    /// Whom Kademlia would ask for the way: its table.
+    pub async fn routes(&self) -> Vec<PeerKey> {
+        self.ask(Command::Routes).await.unwrap_or_default()
     }
 
     /// Who is a member now: may be asked at any time, from any thread.

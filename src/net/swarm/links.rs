@@ -1,19 +1,23 @@
 //! Who is connected, by which connections, and how far away.
 
 use super::handle::Link;
-use super::reach::is_relayed;
+use super::reach::{ip_of, is_relayed};
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 use quorate_core::ids::PeerKey;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 /// Of two connections that do the same, the younger goes after this: by then it is known whether the
 /// older one lives, which that of a crashed process does not.
 const SURPLUS_AFTER: Duration = Duration::from_secs(6);
+
+/// By then AutoNAT has found out whether the router lets others in: it looks every five seconds.
+const SHUT_AFTER: Duration = Duration::from_secs(8);
 
 /// An interval of pings, and the time that an answer may take.
 const SILENT_AFTER: Duration = Duration::from_millis(1_500 + 3_000);
@@ -49,6 +53,8 @@ pub(super) struct Connection {
     since: Instant,
     /// The last answer to a ping, and how long it took.
     answered: Option<(Instant, Duration)>,
+    /// Where its other side sees this node, if that is not where it is: a router lies between.
+    translated: Option<IpAddr>,
 }
 
 pub(super) struct Peer {
@@ -88,6 +94,15 @@ impl Peer {
         self.live()
             .map(|connection| (link_of(&connection.address), connection))
             .min_by_key(|(link, connection)| (*link, connection.since))
+    }
+
+    /// Does it see this node through a router that lets nobody in? `open`: addresses at which others
+    /// were seen to come in.
+    pub(super) fn sees_a_shut_door(&self, now: Instant, open: &BTreeSet<IpAddr>) -> bool {
+        self.live().any(|connection| {
+            let shut = connection.translated.filter(|ip| !open.contains(ip));
+            shut.is_some() && now.duration_since(connection.since) >= SHUT_AFTER
+        })
     }
 
     pub(super) fn rtt(&self) -> Option<Duration> {
@@ -145,6 +160,7 @@ impl Links {
             is_dead: false,
             since: now,
             answered: None,
+            translated: None,
         });
         let is_first = peer.connections.len() == 1;
         self.tell(&key);
@@ -176,6 +192,24 @@ impl Links {
                 connection.answered = Some((now, rtt));
             }
         }
+    }
+
+    /// Its other side has said at which address it sees us. Is it a member that came in by itself?
+    pub(super) fn seen(
+        &mut self,
+        key: &PeerKey,
+        id: ConnectionId,
+        at: &Multiaddr,
+        own: &BTreeSet<Multiaddr>,
+    ) -> bool {
+        let peer = self.peers.get_mut(key);
+        let connection = peer.and_then(|peer| peer.connections.iter_mut().find(|c| c.id == id));
+        let Some(connection) = connection.filter(|c| !is_relayed(&c.address)) else {
+            return false;
+        };
+        let is_ours = own.iter().filter_map(ip_of).any(|ip| Some(ip) == ip_of(at));
+        connection.translated = ip_of(at).filter(|_| !is_ours);
+        connection.is_open && !connection.we_dialled
     }
 
     /// A connection that does not answer. Is there still one that does?

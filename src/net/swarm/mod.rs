@@ -8,7 +8,8 @@
 //!                       ├─ records    signed records: taken, told, passed on
 //!                       ├─ adverts    who serves what: ours, and what is heard
 //!                       ├─ door       invites that are shown here
-//!                       └─ tend       what time brings
+//!                       ├─ tend       what time brings
+//!                       └─ memory     swarms of one process, counted
 //! join()                a guest's short visit, before there is a task
 //! ```
 //!
@@ -24,6 +25,7 @@ mod gate;
 mod handle;
 mod join;
 mod links;
+mod memory;
 mod pipe;
 mod reach;
 mod records;
@@ -33,6 +35,7 @@ mod tend;
 pub use gate::Roll;
 pub use handle::{Handle, Link, PeerView};
 pub use join::{JoinError, Joined, join};
+pub use memory::Meter;
 
 use super::plane::Arrival;
 use crate::identity::key_of;
@@ -72,6 +75,8 @@ pub struct Settings {
     /// If there are any, nobody else may connect.
     pub allow: Vec<PeerKey>,
     pub block: Vec<PeerKey>,
+    /// Not sockets: the memory of this process, and a count of what passes.
+    pub memory: Option<Arc<Meter>>,
     /// Invites that the owner took back: asked at every join.
     pub revoked: Arc<dyn Fn(&Nonce) -> bool + Send + Sync>,
     /// Seconds since 1970.
@@ -91,6 +96,7 @@ impl Settings {
             relay: true,
             allow: vec![],
             block: vec![],
+            memory: None,
             revoked: Arc::new(|_| false),
             clock: Arc::new(unix_s),
         }

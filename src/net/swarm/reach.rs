@@ -192,6 +192,16 @@ pub(super) fn is_relayed(multiaddr: &Multiaddr) -> bool {
     multiaddr.iter().any(|part| part == Protocol::P2pCircuit)
 }
 
+/// Where it begins; None for a name, and for the place of a relay.
+pub(super) fn ip_of(multiaddr: &Multiaddr) -> Option<IpAddr> {
+    match multiaddr.iter().next()? {
+        _ if is_relayed(multiaddr) => None,
+        Protocol::Ip4(ip) => Some(ip.into()),
+        Protocol::Ip6(ip) => Some(ip.into()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

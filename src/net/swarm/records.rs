@@ -186,7 +186,7 @@ impl Task {
             return Answer::Refused;
         }
         for advert in adverts {
-            self.hear_of(key, &advert);
+            self.hear_of(key, 0, &advert);
         }
         if !was_member {
             self.greet(key);
@@ -283,12 +283,14 @@ impl Task {
                     self.goes_on(key, false);
                     return;
                 };
-                let heard = items.iter().filter_map(|item| self.hear_of(key, item));
-                match heard.last() {
-                    Some(last) if more && pages < SYNC_PAGES_MAX => {
-                        self.ask_who_is_there(key, last, pages + 1);
-                    }
-                    _ => self.goes_on(key, false),
+                let mut is_news = false;
+                for (age_us, advert) in items.iter().filter_map(|item| sync::untold(item)) {
+                    is_news |= self.hear_of(key, age_us, advert);
+                }
+                // What is no news to us would come again.
+                match more && is_news && pages < SYNC_PAGES_MAX {
+                    true => self.ask_who_is_there(key, pages + 1),
+                    false => self.goes_on(key, false),
                 }
             }
         }
@@ -310,19 +312,20 @@ impl Task {
                 let asked = self.ask(key, ask.question, Flight::Records(pull));
                 self.goes_on(key, asked);
             }
-            None => self.ask_who_is_there(key, [0; 32], 0),
+            None => self.ask_who_is_there(key, 0),
         }
     }
 
-    /// Once for every connection, and page by page: afterwards gossip tells.
-    fn ask_who_is_there(&mut self, key: &PeerKey, after: Author, pages: u32) {
+    /// Once for every connection, and now and then one of them again; page by page. Else gossip tells.
+    fn ask_who_is_there(&mut self, key: &PeerKey, pages: u32) {
         let Some(peer) = self.links.peers.get_mut(key) else {
             return;
         };
         if pages == 0 && std::mem::replace(&mut peer.knows_adverts, true) {
             return self.goes_on(key, false);
         }
-        let asked = self.ask(key, Question::Adverts { after }, Flight::Adverts { pages });
+        let question = Question::Adverts(self.book.heard());
+        let asked = self.ask(key, question, Flight::Adverts { pages });
         self.goes_on(key, asked);
     }
 

@@ -9,10 +9,10 @@ use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
 use super::links::Links;
 use super::pipe::Pipe;
-use super::reach::{announced, free_port, is_relayed, listen_addresses};
+use super::reach::{announced, free_port, is_relayed, listen_addresses, multiaddr_of};
 use super::records::Flight;
 use super::{Event, Settings, StartError};
-use crate::identity::key_of;
+use crate::identity::{key_of, peer_of};
 use crate::net::plane::{Arrival, Stream};
 use futures::StreamExt;
 use libp2p::core::ConnectedPoint;
@@ -23,7 +23,9 @@ use libp2p::{Multiaddr, PeerId, Swarm, autonat, identify, kad, mdns, ping, relay
 use libp2p_stream::IncomingStreams;
 use quorate_core::governance::{Author, Replica};
 use quorate_core::ids::{Micros, NetworkId, PeerKey};
-use quorate_core::limits::{LEAVE_MS_MAX, PLANE_ARRIVALS_MAX, STRANGERS_MAX};
+use quorate_core::limits::{
+    LEAVE_MS_MAX, PLANE_ARRIVALS_MAX, STRANGERS_MAX, SYNC_ADVERTS_EVERY_US,
+};
 use quorate_core::mesh::{Address, Advert, Book, ExpertRow, Input, Moment, canonical};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -41,7 +43,6 @@ pub(super) struct Task {
     /// Drawn now: twins differ in it.
     pub(super) instance: u64,
     pub(super) started: Instant,
-    pub(super) started_s: u64,
     pub(super) replica: Replica,
     pub(super) book: Book,
     pub(super) roll: Roll,
@@ -52,6 +53,11 @@ pub(super) struct Task {
     pub(super) advert: Option<Advert>,
     pub(super) serves: Vec<ExpertRow>,
     pub(super) advertise_at: Instant,
+    /// The next one answers words of this node's key that are not of this life.
+    pub(super) is_echo: bool,
+    pub(super) echoed: Option<Instant>,
+    /// When a neighbour is asked again who is there.
+    pub(super) compare_at: Instant,
     /// When something was last heard of a node that is not connected.
     pub(super) heard: BTreeMap<Author, Instant>,
     /// When connections to a node that had begun a new life were made anew.
@@ -86,6 +92,7 @@ impl Task {
                 relay: settings.relay,
                 allow: &settings.allow,
                 block: &settings.block,
+                memory: settings.memory.as_ref(),
             },
         )?;
         let mut at = settings.listen;
@@ -109,7 +116,6 @@ impl Task {
             network,
             instance,
             started: now,
-            started_s: (settings.clock)(),
             book: Book::new(network, own, instance),
             replica,
             roll,
@@ -120,6 +126,9 @@ impl Task {
             advert: None,
             serves: vec![],
             advertise_at: now,
+            is_echo: false,
+            echoed: None,
+            compare_at: now + Duration::from_micros(SYNC_ADVERTS_EVERY_US),
             heard: BTreeMap::new(),
             renewed: BTreeMap::new(),
             events,
@@ -230,6 +239,9 @@ impl Task {
             Command::Addresses(answer) => {
                 answer.send(self.addresses()).ok();
             }
+            Command::Routes(answer) => {
+                answer.send(self.routes()).ok();
+            }
         }
     }
 
@@ -237,7 +249,7 @@ impl Task {
         let adverts: BTreeMap<PeerKey, &Advert> = self
             .book
             .adverts(self.moment().up)
-            .map(|advert| (advert.node, advert))
+            .map(|(advert, _)| (advert.node, advert))
             .collect();
         let connected = self.links.peers.keys();
         let all: BTreeSet<&PeerKey> = connected.chain(adverts.keys()).collect();
@@ -302,7 +314,9 @@ impl Task {
             }
             SwarmEvent::ExternalAddrConfirmed { address } => {
                 tracing::debug!(target: "quorate::swarm", %address, "others reach this node here");
-                self.hidden_since = None;
+                if !is_relayed(&address) {
+                    self.hidden_since = None;
+                }
                 self.advertise_soon();
             }
             SwarmEvent::ExternalAddrExpired { .. } => self.advertise_soon(),
@@ -324,9 +338,11 @@ impl Task {
 
     fn behaviour_event(&mut self, event: BehaviourEvent) {
         match event {
-            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => {
-                self.identified(peer_id, &info);
-            }
+            BehaviourEvent::Identify(identify::Event::Received {
+                peer_id,
+                connection_id,
+                info,
+            }) => self.identified(peer_id, connection_id, &info),
             BehaviourEvent::Ping(event) => self.pinged(event),
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.found(found),
             BehaviourEvent::Join(event) => self.at_the_door(event),
@@ -389,14 +405,40 @@ impl Task {
         }
     }
 
-    fn identified(&mut self, peer: PeerId, info: &identify::Info) {
+    fn identified(&mut self, peer: PeerId, id: ConnectionId, info: &identify::Info) {
         if info.protocol_version != FAMILY {
             // It may be gone already.
             self.swarm.disconnect_peer_id(peer).ok();
             return;
         }
-        if let Some(peer) = key_of(&peer).and_then(|key| self.links.peers.get_mut(&key)) {
+        let Some(key) = key_of(&peer) else {
+            return;
+        };
+        if let Some(peer) = self.links.peers.get_mut(&key) {
             peer.is_relay = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        }
+        let at = &info.observed_addr;
+        if self.links.seen(&key, id, at, &self.listens) {
+            self.came_in(at);
+        }
+    }
+
+    /// A member has found the way to this node by itself. AutoNAT asks only those that we have dialled,
+    /// and nobody can dial members that are all behind routers: to them this node would be no relay.
+    fn came_in(&mut self, at: &Multiaddr) {
+        let announced = self.settings.announce.iter().filter(|a| a.relay.is_none());
+        let mut doors: Vec<Multiaddr> = announced.filter_map(|a| multiaddr_of(a, None)).collect();
+        // On its word alone only where we know ourselves to be.
+        if self.settings.announce.is_empty() && self.listens.contains(at) {
+            doors.push(at.clone());
+        }
+        for door in doors {
+            if !self.swarm.external_addresses().any(|known| *known == door) {
+                tracing::debug!(target: "quorate::swarm", address = %door, "a member came in here");
+                self.swarm.add_external_address(door);
+                self.hidden_since = None;
+                self.advertise_soon();
+            }
         }
     }
 
@@ -436,6 +478,7 @@ impl Task {
             }
         }
         for (key, ways) in ways {
+            tracing::debug!(target: "quorate::swarm", peer = %peer_of(&key), "found on this network");
             if self.book.is_member(&key) {
                 ways.iter()
                     .for_each(|way| self.dials.hint(key, way.clone()));

@@ -2,14 +2,19 @@
 //! not connected, a way in from outside.
 
 use super::handle::Link;
-use super::reach::multiaddr_of;
+use super::links::Peer;
+use super::reach::{ip_of, multiaddr_of};
 use super::task::Task;
-use crate::identity::peer_of;
+use crate::identity::{key_of, peer_of};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 use quorate_core::ids::PeerKey;
-use quorate_core::limits::{RELAYS_MAX, STRANGER_MS_MAX, SWARM_DIALS_MAX, SWARM_LINKS_MAX};
+use quorate_core::limits::{
+    RELAYS_MAX, STRANGER_MS_MAX, SWARM_DIALS_MAX, SWARM_LINKS_MAX, SYNC_ADVERTS_EVERY_US,
+};
 use quorate_core::mesh::Input;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 /// A member whose connection began as a stranger's and was not made anew by then.
@@ -35,6 +40,7 @@ impl Task {
         if self.advertise_at <= now {
             self.advertise(false);
         }
+        self.compare(now);
         self.tend_links(now);
         self.dial_members(now);
         if !self.links.peers.values().any(|peer| peer.is_open()) {
@@ -42,10 +48,24 @@ impl Task {
                 self.dial(seed);
             }
         }
-        let is_hidden = self
-            .hidden_since
-            .is_some_and(|since| now - since >= HIDDEN_FOR);
-        self.seek_relay(is_hidden);
+        self.seek_relay(now);
+    }
+
+    /// Asks one neighbour after the other who is there: gossip may have lost something.
+    fn compare(&mut self, now: Instant) {
+        if self.compare_at > now {
+            return;
+        }
+        let every = Duration::from_micros(SYNC_ADVERTS_EVERY_US);
+        self.compare_at = now + every;
+        let turn = (now - self.started).as_secs() / every.as_secs();
+        let open = self.links.peers.values_mut().filter(|peer| peer.is_open());
+        let mut open: Vec<_> = open.collect();
+        if !open.is_empty() {
+            let peer = (self.instance.wrapping_add(turn) % open.len() as u64) as usize;
+            open[peer].knows_adverts = false;
+            open[peer].next_sync = now;
+        }
     }
 
     /// Greets and syncs who is due, shows strangers out, closes what is not needed.
@@ -82,12 +102,16 @@ impl Task {
 
     fn dial_members(&mut self, now: Instant) {
         let linked = self.links.peers.values().filter(|peer| peer.is_open());
-        let room = SWARM_LINKS_MAX.saturating_sub(linked.count());
-        let mut room = room.min(SWARM_DIALS_MAX.saturating_sub(self.dialling));
+        let mut room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        let mut dials = SWARM_DIALS_MAX.saturating_sub(self.dialling);
+        let up = self.moment().up;
         let members: Vec<PeerKey> = self.book.members().copied().collect();
         let mut is_missing = false;
         for key in members {
-            if room == 0 || key == self.own || self.links.peers.contains_key(&key) {
+            // Who fell silent may have lost only its connection to us; nobody else would tell us so soon.
+            let is_wanted = room > 0 || self.book.is_silent(&key, up);
+            let is_there = key == self.own || self.links.peers.contains_key(&key);
+            if dials == 0 || is_there || !is_wanted {
                 continue;
             }
             let advert = self.book.advert_of(&key);
@@ -99,7 +123,8 @@ impl Task {
             is_missing |= told.is_empty();
             if let Some(opts) = self.dials.member_due(now, &key, told) {
                 self.dial(opts);
-                room -= 1;
+                dials -= 1;
+                room = room.saturating_sub(1);
             }
         }
         if is_missing && self.dials.may_look_up(now) {
@@ -122,22 +147,37 @@ impl Task {
         }
     }
 
-    /// Others reach this node through members that can be reached: through those that it announces, or
-    /// through any, if nobody can reach it otherwise.
-    fn seek_relay(&mut self, is_hidden: bool) {
+    pub(super) fn routes(&mut self) -> Vec<PeerKey> {
+        let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
+        let mut routes = Vec::new();
+        for bucket in kad.kbuckets() {
+            let known = bucket.iter().map(|entry| *entry.node.key.preimage());
+            routes.extend(known.filter_map(|peer| key_of(&peer)));
+        }
+        routes
+    }
+
+    /// Others reach this node through members that can be reached: through those that it announces,
+    /// or through those on the other side of a router that lets nobody in. Who is on our side of it is
+    /// of no use to others; where no router is seen and nobody comes in all the same, any may be.
+    fn seek_relay(&mut self, now: Instant) {
         if self.relays.len() >= RELAYS_MAX {
             return;
         }
+        let hidden = self.hidden_since.map(|since| now - since);
+        let is_hidden = hidden.is_some_and(|time| time >= HIDDEN_FOR);
+        let open: BTreeSet<IpAddr> = self.swarm.external_addresses().filter_map(ip_of).collect();
         let announce = &self.settings.announce;
-        let is_wanted = |key: &PeerKey| match announce.is_empty() {
-            true => is_hidden,
+        let is_wanted = |key: &PeerKey, peer: &Peer| match announce.is_empty() {
+            true => is_hidden || peer.sees_a_shut_door(now, &open),
             false => announce.iter().any(|one| one.relay.as_ref() == Some(key)),
         };
         let is_new = |key: &PeerKey| !self.relays.iter().any(|(_, relay)| relay == key);
         let candidate = self.links.peers.iter().find_map(|(key, peer)| {
             let (link, connection) = peer.best()?;
             let is_direct = peer.is_relay && peer.is_open() && link != Link::Relayed;
-            (is_direct && is_wanted(key) && is_new(key)).then_some(())?;
+            (is_direct && is_wanted(key, peer) && is_new(key)).then_some(())?;
+            self.dials.may_ask_relay(now, *key).then_some(())?;
             if connection.we_dialled {
                 return Some((*key, connection.address.clone()));
             }
