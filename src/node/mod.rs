@@ -9,6 +9,7 @@ use crate::config::{ExpertSettings, Settings};
 use crate::driver::{AcquireError, Found, Models};
 use crate::expert::hardware::Hardware;
 use crate::expert::{EventSender, Expert};
+use crate::store::adapter::Adapters;
 use crate::store::catalogue;
 use crate::store::gguf::GgufFacts;
 use crate::store::name::{ModelName, NameError};
@@ -57,6 +58,7 @@ pub struct NodeKeys {
 #[derive(Clone)]
 pub struct Library {
     store: Store,
+    adapters: Adapters,
     settings: Arc<Settings>,
     hardware: Arc<Hardware>,
     audience: Audience,
@@ -90,6 +92,7 @@ impl Library {
     ) -> Library {
         let experts = watch::Sender::new(settings.experts.clone());
         Library {
+            adapters: store.adapters(),
             store,
             settings,
             hardware,
@@ -112,16 +115,17 @@ impl Library {
 
     /// Checks that the model is here, sound, and fits; says what it will take.
     pub fn find(&self, typed: &str) -> Result<Found, AcquireError> {
-        let Wanted { name, resolved, .. } = self.wanted(typed)?;
+        let wanted = self.wanted(typed)?;
+        let (resolved, adapter) = (&wanted.resolved, &wanted.adapter);
+        let bytes = adapter.as_ref().map_or(0, |adapter| adapter.bytes);
         match self.plan(&resolved.facts, resolved.bytes) {
-            // Experts on one file share its pages in memory (llama.cpp maps it); each is counted
-            // whole here, because the first may leave before the second.
             Ok(plan) => Ok(Found {
-                name,
-                bytes: plan.total_bytes(),
+                bytes: plan.total_bytes().saturating_add(bytes),
+                shared: wanted.shared(),
+                name: wanted.name,
             }),
             Err(error) => Err(AcquireError::TooLarge {
-                name,
+                name: wanted.name,
                 arithmetic: advice(&error),
             }),
         }
@@ -226,6 +230,10 @@ impl Library {
     /// Loads by the store's name. The file is verified again: it may have changed since `find`.
     fn load(&self, name: &str, events: EventSender) -> Result<Arc<dyn Expert>, String> {
         let wanted = self.wanted(name).map_err(|error| error.to_string())?;
+        if let Some(adapter) = &wanted.adapter {
+            let sound = self.adapters.resolve(&adapter.name, &wanted.resolved);
+            sound.map_err(|error| error.to_string())?;
+        }
         let plan = self
             .plan(&wanted.resolved.facts, wanted.resolved.bytes)
             .map_err(|error| error.to_string())?;
@@ -366,7 +374,7 @@ fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
 
 #[cfg(feature = "llama")]
 fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
-    use crate::expert::llama::LoadRequest;
+    use crate::expert::llama::{AdapterFile, LoadRequest};
     use quorate_core::config::{Key, MeshConfig};
     // A node that belongs to no mesh runs under the default document.
     let config = MeshConfig::default();
@@ -375,6 +383,10 @@ fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
         name: job.wanted.name.clone(),
         path: resolved.path.clone(),
         sha256: resolved.sha256.clone(),
+        adapter: job.wanted.adapter.as_ref().map(|adapter| AdapterFile {
+            path: adapter.path.clone(),
+            bytes: adapter.bytes,
+        }),
         family: family(resolved),
         prefix: job.wanted.prefix.clone(),
         id: job.id,
