@@ -113,6 +113,9 @@ pub const EXPERT_NAME_BYTES_MAX: usize = 64;
 pub const PREFIX_BYTES_MAX: usize = 64 << 10;
 /// Experts on one model in memory, each with a context of its own: as many as models.
 pub const BASE_EXPERTS_MAX: usize = MODELS_LOADED_MAX;
+/// What waits at the thread of one model in memory: the operations of every expert on it, and one
+/// that comes and one that goes for each.
+pub const BASE_MAIL_MAX: usize = BASE_EXPERTS_MAX * (EXPERT_OPS_MAX + 2);
 /// Installed adapters: a listing reads a manifest of each.
 pub const ADAPTERS_MAX: usize = 256;
 /// Bytes of an adapter's file: rank 64 on every projection of a model of 8B takes 670 MB in f32.

@@ -116,9 +116,8 @@ impl Library {
     /// Checks that the model is here, sound, and fits; says what it will take.
     pub fn find(&self, typed: &str) -> Result<Found, AcquireError> {
         let wanted = self.wanted(typed)?;
-        let (resolved, adapter) = (&wanted.resolved, &wanted.adapter);
-        let bytes = adapter.as_ref().map_or(0, |adapter| adapter.bytes);
-        match self.plan(&resolved.facts, resolved.bytes) {
+        let bytes = wanted.adapter.as_ref().map_or(0, |adapter| adapter.bytes);
+        match self.plan_of(&wanted) {
             Ok(plan) => Ok(Found {
                 bytes: plan.total_bytes().saturating_add(bytes),
                 shared: wanted.shared(),
@@ -204,10 +203,24 @@ impl Library {
         )
     }
 
+    /// The same for what a name leads to. A specialist is one of many on its base: it gets room for one
+    /// conversation, and loads the sooner for it.
+    fn plan_of(&self, wanted: &Wanted) -> Result<Plan, PlanError> {
+        let Resolved { facts, bytes, .. } = &wanted.resolved;
+        if wanted.adapter.is_none() {
+            return self.plan(facts, *bytes);
+        }
+        let wishes = Wishes {
+            contexts: CONTEXTS_ALONE,
+            ..self.wishes()
+        };
+        plan::plan(&needs(facts, *bytes), &self.hardware.machine, &wishes)
+    }
+
     /// Tokens that one session with this installed model may hold.
     pub fn context_of(&self, name: &str) -> Option<u32> {
-        let resolved = self.wanted(name).ok()?.resolved;
-        Some(self.plan(&resolved.facts, resolved.bytes).ok()?.context)
+        let wanted = self.wanted(name).ok()?;
+        Some(self.plan_of(&wanted).ok()?.context)
     }
 
     pub fn machine(&self) -> &Machine {
@@ -234,9 +247,7 @@ impl Library {
             let sound = self.adapters.resolve(&adapter.name, &wanted.resolved);
             sound.map_err(|error| error.to_string())?;
         }
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .map_err(|error| error.to_string())?;
+        let plan = self.plan_of(&wanted).map_err(|error| error.to_string())?;
         tracing::info!(target: "quorate::models", model = name, plan = plan.arithmetic, "loading");
         let expert = load_engine(EngineJob {
             id: self.expert_id(&wanted, plan.context),
@@ -256,9 +267,7 @@ impl Library {
         events: EventSender,
     ) -> Result<crate::expert::llama::LoadRequest, String> {
         let wanted = self.wanted(typed).map_err(|error| error.to_string())?;
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .map_err(|error| advice(&error))?;
+        let plan = self.plan_of(&wanted).map_err(|error| advice(&error))?;
         Ok(load_request(EngineJob {
             id: self.expert_id(&wanted, plan.context),
             wanted: &wanted,

@@ -183,9 +183,7 @@ impl Library {
             tracing::debug!(target: "quorate::models", %error, "not on offer");
         });
         let wanted = wanted.ok()?;
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .ok()?;
+        let plan = self.plan_of(&wanted).ok()?;
         Some(Offered {
             offer: Offer {
                 id: self.expert_id(&wanted, plan.context),

@@ -4,10 +4,11 @@
 //! A plain model and its adapters are on one base. An expert without an adapter but with a private
 //! prefix has a base of its own: it is the same model again, and nothing of it is shared.
 
-use super::thread::{Entering, Loop, Mail};
+use super::thread::{Loop, Mail};
 use super::{LoadError, LoadRequest, load_model};
+use quorate_core::limits::BASE_MAIL_MAX;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// What experts on one base agree on.
@@ -20,7 +21,7 @@ struct Key {
 
 /// The way to a base's thread, which ends when the last of these is gone.
 pub(super) struct Base {
-    pub(super) mail: Sender<Mail>,
+    pub(super) mail: SyncSender<Mail>,
     /// Closed when the thread has freed everything.
     ended: Mutex<Receiver<()>>,
 }
@@ -51,8 +52,7 @@ impl Base {
     }
 
     fn start() -> Result<Base, LoadError> {
-        // Not bounded here: every expert on it bounds its own operations.
-        let (mail, mail_rx) = channel();
+        let (mail, mail_rx) = sync_channel(BASE_MAIL_MAX);
         let (ended_tx, ended) = sync_channel(0);
         std::thread::Builder::new()
             .name("expert".into())
@@ -81,7 +81,6 @@ fn serve(mail: Receiver<Mail>) {
     let Ok(Mail::Enter(first)) = mail.recv() else {
         return;
     };
-    let first: Box<Entering> = first;
     match load_model(&first.request) {
         Ok(model) => {
             let model = Arc::new(model);

@@ -46,7 +46,7 @@ use seat::Common;
 use session::Private;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use thread::{Door, Entered, Entering, Mail, SeatId};
@@ -209,7 +209,10 @@ impl Expert for LlamaExpert {
         let base = self.base.as_ref().ok_or(SubmitError::Gone)?;
         self.door.enter()?;
         let mail = Mail::Op(self.seat, Instant::now(), op);
-        base.mail.send(mail).map_err(|_| SubmitError::Gone)
+        base.mail.try_send(mail).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
     }
 
     fn tokenize(&self, segments: &[Segment], bos: bool) -> Result<Vec<Token>, TokenizeError> {

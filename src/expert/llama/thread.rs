@@ -145,9 +145,8 @@ impl<'model> Loop<'model> {
     /// The first after the last one that is ready.
     fn next(&self, now: Instant) -> Option<usize> {
         let count = self.seats.len();
-        let after = (1..=count).map(|step| (self.last + step) % count);
-        after
-            .into_iter()
+        (1..=count)
+            .map(|step| (self.last + step) % count)
             .find(|&index| self.seats[index].waits(now) == Some(Duration::ZERO))
     }
 

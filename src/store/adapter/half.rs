@@ -58,7 +58,7 @@ mod tests {
             let even = if low % 2 == 0 { low } else { low + 1 };
             assert_eq!(to_f16(middle), Some(even), "{low:04x}");
             assert_eq!(to_f16(middle.next_down()), Some(low), "{low:04x}");
-            assert_eq!(to_f16(-middle.next_up()), Some(low + 1 | 0x8000));
+            assert_eq!(to_f16(-middle.next_up()), Some((low + 1) | 0x8000));
         }
     }
 
