@@ -71,10 +71,12 @@ impl Router for Service {
             model,
             prefix,
             allow,
+            adapter,
         } = request.into_inner();
         let raw = RawExpert {
             name,
             model,
+            adapter: (!adapter.is_empty()).then_some(adapter),
             prefix: (!prefix.is_empty()).then_some(prefix),
             allow: (!allow.is_empty()).then_some(allow),
             ..RawExpert::default()

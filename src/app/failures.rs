@@ -3,6 +3,7 @@
 use crate::driver::AcquireError;
 use crate::error::{Failure, Kind};
 use crate::store::StoreError;
+use crate::store::adapter::AdapterError;
 use crate::store::name::NameError;
 use crate::store::pull::PullError;
 use std::path::Path;
@@ -45,6 +46,25 @@ fn file(doing: &str, path: &Path, error: &std::io::Error) -> Failure {
             ..failure
         },
         _ => failure,
+    }
+}
+
+impl From<AdapterError> for Failure {
+    fn from(error: AdapterError) -> Failure {
+        let kind = match error {
+            AdapterError::Base(base) => return base.into(),
+            AdapterError::Io {
+                doing,
+                path,
+                source,
+            } => return file(doing, &path, &source),
+            AdapterError::NotInstalled { .. } => Kind::NotFound,
+            AdapterError::Taken { .. } | AdapterError::Full => Kind::Taken,
+            AdapterError::Name => Kind::Usage,
+            AdapterError::TooLarge { .. } => Kind::TooLarge,
+            _ => Kind::Failed,
+        };
+        Failure::new(kind, error.to_string())
     }
 }
 

@@ -94,6 +94,9 @@ pub(super) enum Verb {
     Leave,
     /// Show the other nodes of the mesh
     Peers(ReadVerb),
+    /// What models are taught on top: LoRA adapters
+    #[command(subcommand)]
+    Adapter(Adapter),
     /// Say what this node serves the mesh
     #[command(subcommand)]
     Expert(Expert),
@@ -311,8 +314,40 @@ pub(super) struct MeshNew {
 }
 
 #[derive(Debug, Subcommand)]
+pub(super) enum Adapter {
+    /// Convert one for a model and give it a name
+    Add(AdapterAdd),
+    /// Remove one
+    Rm(AdapterRm),
+    /// Show installed adapters
+    #[command(visible_alias = "ls")]
+    List(ReadVerb),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdapterAdd {
+    /// What `expert add --adapter` takes: small letters, digits, '-', '_' and '.'
+    pub(super) name: String,
+    /// A folder that PEFT has saved (adapter_config.json, adapter_model.safetensors), or a converted
+    /// .gguf file
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(super) source: PathBuf,
+    /// The model that it was trained on [default: the default model]
+    #[arg(long, value_name = "MODEL")]
+    pub(super) base: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AdapterRm {
+    pub(super) name: String,
+}
+
+#[derive(Debug, Subcommand)]
 pub(super) enum Expert {
-    /// Serve one more: a model, with a private prefix if you like
+    /// Serve one more: a model, with an adapter or a private prefix if you like
     Add(ExpertAdd),
     /// Serve one no longer
     Rm(ExpertRm),
@@ -328,6 +363,9 @@ pub(super) struct ExpertAdd {
     /// The model behind it
     #[arg(long, value_name = "MODEL")]
     pub(super) model: String,
+    /// What it is taught on top, as `quorate adapter list` names it
+    #[arg(long, value_name = "NAME")]
+    pub(super) adapter: Option<String>,
     /// Text that stands before every session; nobody is shown it, but what the expert says can leak it
     #[arg(long, value_name = "TEXT")]
     pub(super) prefix: Option<String>,

@@ -18,13 +18,18 @@ pub(super) fn add(context: &Context, args: &ExpertAdd) -> Outcome {
     let raw = RawExpert {
         name: args.name.clone(),
         model: args.model.clone(),
+        adapter: args.adapter.clone(),
         prefix: args.prefix.clone(),
         prefix_file: args.prefix_file.clone(),
         allow: (!args.allow.is_empty()).then(|| args.allow.clone()),
         share: args.keep.then_some(false),
     };
     raw.clone().checked()?;
-    context.model_name(&args.model)?;
+    let model = context.model_name(&args.model)?;
+    if let Some(adapter) = &args.adapter {
+        let base = context.store().resolve(&model)?;
+        context.store().adapters().resolve(adapter, &base)?;
+    }
     edit(context, |document| {
         let tables = tables(document)?;
         tables.retain(|table| name_of(table) != Some(args.name.as_str()));
@@ -70,12 +75,13 @@ pub(super) fn list(context: &Context, args: &ReadVerb) -> Outcome {
         let all: Vec<Value> = experts.iter().map(shown).collect();
         return term::json(&json!({"experts": all}));
     }
-    let rows: Vec<[String; 4]> = experts
+    let rows: Vec<[String; 5]> = experts
         .iter()
         .map(|expert| {
             [
                 expert.name.clone(),
                 expert.model.clone(),
+                expert.adapter.clone().unwrap_or_else(|| "-".into()),
                 if expert.prefix.is_some() {
                     "private"
                 } else {
@@ -92,13 +98,14 @@ pub(super) fn list(context: &Context, args: &ReadVerb) -> Outcome {
             context.settings.default_model
         ));
     }
-    term::table(["NAME", "MODEL", "PREFIX", "WHO MAY ASK"], &rows)
+    term::table(["NAME", "MODEL", "ADAPTER", "PREFIX", "WHO MAY ASK"], &rows)
 }
 
 fn shown(expert: &ExpertSettings) -> Value {
     json!({
         "name": expert.name,
         "model": expert.model,
+        "adapter": expert.adapter,
         "private": expert.prefix.is_some(),
         "who": who(expert),
     })
@@ -173,6 +180,9 @@ fn table(raw: &RawExpert) -> Table {
     let mut table = Table::new();
     table["name"] = value(&raw.name);
     table["model"] = value(&raw.model);
+    if let Some(adapter) = &raw.adapter {
+        table["adapter"] = value(adapter);
+    }
     if let Some(prefix) = &raw.prefix {
         table["prefix"] = value(prefix);
     }
@@ -196,6 +206,7 @@ fn object(raw: &RawExpert) -> Outcome<Value> {
     Ok(json!({
         "name": raw.name,
         "model": raw.model,
+        "adapter": raw.adapter,
         "prefix": prefix,
         "allow": raw.allow,
         "share": raw.share,

@@ -3,12 +3,13 @@
 
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
-use args::{Bench, Cli, Expert, Mesh, Sim, Testnet, Verb};
+use args::{Adapter, Bench, Cli, Expert, Mesh, Sim, Testnet, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
 use std::process::ExitCode;
 use std::time::Instant;
 
+mod adapter;
 mod args;
 mod bench;
 mod client;
@@ -86,6 +87,9 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Join(args) => mesh::join(&command()?, args),
         Verb::Leave => mesh::leave(&command()?),
         Verb::Peers(args) => mesh::peers(&command()?, args),
+        Verb::Adapter(Adapter::Add(args)) => adapter::add(&command()?, args),
+        Verb::Adapter(Adapter::Rm(args)) => adapter::rm(&command()?, args),
+        Verb::Adapter(Adapter::List(args)) => adapter::list(&command()?, args),
         Verb::Expert(Expert::Add(args)) => expert::add(&command()?, args),
         Verb::Expert(Expert::Rm(args)) => expert::rm(&command()?, args),
         Verb::Expert(Expert::List(args)) => expert::list(&command()?, args),

@@ -22,6 +22,8 @@ pub struct ExpertSettings {
     pub name: String,
     /// As typed: an alias, a name of the store's grammar, a path.
     pub model: String,
+    /// The name of an installed adapter for that model.
+    pub adapter: Option<String>,
     pub prefix: Option<Prefix>,
     /// None: for the owner alone.
     pub share: Option<Allow>,
@@ -65,6 +67,7 @@ impl Prefix {
 pub struct RawExpert {
     pub name: String,
     pub model: String,
+    pub adapter: Option<String>,
     pub prefix: Option<String>,
     pub prefix_file: Option<PathBuf>,
     pub allow: Option<Vec<String>>,
@@ -136,6 +139,9 @@ impl RawExpert {
                 "a name is 1 to {EXPERT_NAME_BYTES_MAX} small letters, digits, '-', '_' and '.'"
             )));
         }
+        if self.adapter.as_ref().is_some_and(String::is_empty) {
+            return Err(of("the adapter is empty"));
+        }
         let prefix = match (self.prefix, self.prefix_file) {
             (None, None) => None,
             (Some(_), Some(_)) => return Err(of("write prefix or prefix_file, not both")),
@@ -166,6 +172,7 @@ impl RawExpert {
         Ok(ExpertSettings {
             name,
             model: self.model,
+            adapter: self.adapter,
             prefix,
             share,
         })
@@ -231,6 +238,8 @@ mod tests {
         assert_eq!(anybody.prefix, Some(Prefix::Text("x".into())));
         assert_eq!(one("prefix = \"x\"\nshare = false").unwrap().share, None);
         assert_eq!(one("").unwrap().share, Some(Allow::Mesh));
+        let specialist = one("adapter = \"python\"").unwrap();
+        assert_eq!(specialist.adapter.as_deref(), Some("python"));
     }
 
     #[test]
@@ -287,6 +296,7 @@ mod tests {
             ("prefix = \"\"", "empty"),
             ("prefix_file = \"b\"\nshare = false", "whole path"),
             ("colour = 1", "colour"),
+            ("adapter = \"\"", "adapter is empty"),
             (
                 &format!("prefix = \"{}\"", "x".repeat(PREFIX_BYTES_MAX + 1)),
                 "longer",

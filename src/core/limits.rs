@@ -119,6 +119,22 @@ pub const EXPERTS_MAX: usize = 16;
 pub const EXPERT_NAME_BYTES_MAX: usize = 64;
 /// Bytes of a private prefix: tokens of it are computed at loading, and every session holds them.
 pub const PREFIX_BYTES_MAX: usize = 64 << 10;
+/// Experts on one model in memory, each with a context of its own: as many as models.
+pub const BASE_EXPERTS_MAX: usize = MODELS_LOADED_MAX;
+/// What waits at the thread of one model in memory: the operations of every expert on it, and one
+/// that comes and one that goes for each.
+pub const BASE_MAIL_MAX: usize = BASE_EXPERTS_MAX * (EXPERT_OPS_MAX + 2);
+/// Installed adapters: a listing reads a manifest of each.
+pub const ADAPTERS_MAX: usize = 256;
+/// Bytes of an adapter's file: rank 64 on every projection of a model of 8B takes 670 MB in f32.
+/// More is refused before it is read.
+pub const ADAPTER_BYTES_MAX: u64 = 1 << 30;
+/// Rank of an adapter. Above it a whole model is smaller.
+pub const ADAPTER_RANK_MAX: u64 = 1024;
+/// Bytes of an adapter's settings: a few names, and what trainers add.
+pub const ADAPTER_CONFIG_BYTES_MAX: u64 = 256 << 10;
+/// Bytes of a safetensors header: 150 for each of the 14 tensors of 500 layers are a quarter of it.
+pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 4 << 20;
 /// Peers that one expert's allow list may name.
 pub const ALLOWED_PEERS_MAX: usize = 1024;
 /// Experts of other nodes that one node knows: all nodes of the largest mesh that we test.

@@ -15,13 +15,25 @@ pub enum KeepAlive {
     For(u64),
 }
 
+/// Memory that several models use at once: the weights under an adapter. It is there once, as long
+/// as one of them is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    /// Models with the same key share the same memory.
+    pub key: String,
+    pub bytes: u64,
+}
+
 #[derive(Debug, PartialEq)]
 pub enum Input {
     /// Someone needs the model; the answer is a `Grant` or a `Refuse` with this ticket.
     Want {
         ticket: Ticket,
         name: String,
+        /// All that it takes when nothing else is in memory.
         bytes: u64,
+        /// The part of it that others may have brought already.
+        shared: Option<Shared>,
     },
     /// The caller of a granted ticket is done with the model.
     Release {
@@ -84,7 +96,9 @@ pub enum State {
 #[derive(Debug)]
 pub struct Resident {
     pub state: State,
+    /// What it takes when it is alone.
     pub bytes: u64,
+    shared: Option<Shared>,
     pub users: usize,
     pub last_used: Micros,
     dismissed: bool,
@@ -117,11 +131,15 @@ impl Residency {
 
     /// Memory taken, or promised to loads under way.
     pub fn used(&self) -> u64 {
-        self.models
-            .values()
-            .filter(|m| m.state != State::Pending)
-            .map(|m| m.bytes)
-            .sum()
+        used(self.models.values().filter(|m| m.state != State::Pending))
+    }
+
+    /// The same once this pending model is there too.
+    fn used_with(&self, pending: &str) -> u64 {
+        let there = |(name, m): &(&String, &Resident)| {
+            m.state != State::Pending || name.as_str() == pending
+        };
+        used(self.models.iter().filter(there).map(|(_, m)| m))
     }
 
     /// Microseconds until an idle model leaves.
@@ -141,7 +159,8 @@ impl Residency {
                 ticket,
                 name,
                 bytes,
-            } => self.on_want(now, ticket, name, bytes, out),
+                shared,
+            } => self.on_want(now, ticket, name, (bytes, shared), out),
             Input::Release { name } => {
                 if let Some(model) = self.models.get_mut(&name) {
                     model.users = model.users.saturating_sub(1);
@@ -176,7 +195,7 @@ impl Residency {
         now: Micros,
         ticket: Ticket,
         name: String,
-        bytes: u64,
+        (bytes, shared): (u64, Option<Shared>),
         out: &mut Vec<Output>,
     ) {
         if let Some(model) = self.models.get_mut(&name) {
@@ -207,6 +226,7 @@ impl Residency {
         let model = Resident {
             state: State::Pending,
             bytes,
+            shared,
             users: 0,
             last_used: now,
             dismissed: false,
@@ -273,7 +293,7 @@ impl Residency {
 
     /// Loads the next pending model, or makes room for it, or says that there is none.
     fn make_progress(&mut self, out: &mut Vec<Output>) {
-        while let Some((name, bytes)) = self.next_pending() {
+        while let Some(name) = self.next_pending() {
             if self.models.values().any(|m| m.state == State::Loading) {
                 return;
             }
@@ -282,7 +302,7 @@ impl Residency {
                 .values()
                 .filter(|m| m.state != State::Pending)
                 .count();
-            if self.used() + bytes <= self.budget && places < MODELS_LOADED_MAX {
+            if self.used_with(&name) <= self.budget && places < MODELS_LOADED_MAX {
                 if let Some(model) = self.models.get_mut(&name) {
                     model.state = State::Loading;
                 }
@@ -313,15 +333,31 @@ impl Residency {
         }
     }
 
-    fn next_pending(&self) -> Option<(String, u64)> {
+    fn next_pending(&self) -> Option<String> {
         let pending = self
             .models
             .iter()
             .filter(|(_, m)| m.state == State::Pending);
         pending
             .min_by_key(|(_, m)| m.tickets.front().copied())
-            .map(|(n, m)| (n.clone(), m.bytes))
+            .map(|(name, _)| name.clone())
     }
+}
+
+/// What models take together; what they share counts once.
+fn used<'a>(models: impl Iterator<Item = &'a Resident>) -> u64 {
+    let mut shared: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut sum = 0;
+    for model in models {
+        sum += model.bytes;
+        if let Some(Shared { key, bytes }) = &model.shared {
+            let part = (*bytes).min(model.bytes);
+            sum -= part;
+            let once = shared.entry(key).or_default();
+            *once = part.max(*once);
+        }
+    }
+    sum + shared.values().sum::<u64>()
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -340,6 +376,20 @@ mod tests {
             ticket,
             name: name.into(),
             bytes,
+            shared: None,
+        }
+    }
+
+    /// An adapter on a base of 60, with 10 of its own.
+    fn want_adapter(ticket: Ticket, name: &str) -> Input {
+        Input::Want {
+            ticket,
+            name: name.into(),
+            bytes: 70,
+            shared: Some(Shared {
+                key: "base".into(),
+                bytes: 60,
+            }),
         }
     }
 
@@ -424,6 +474,37 @@ mod tests {
     }
 
     #[test]
+    fn what_adapters_share_counts_once_and_as_long_as_one_of_them_is_there() {
+        let mut run = Run::new(100);
+        for (ticket, name) in [(1, "a"), (2, "b"), (3, "c"), (4, "d")] {
+            assert_eq!(
+                run.at(ticket, want_adapter(ticket, name)),
+                [Output::Load { name: name.into() }]
+            );
+            let bytes = 70;
+            let name = name.into();
+            run.at(ticket, Input::Loaded { name, bytes });
+        }
+        assert_eq!(run.0.used(), 60 + 4 * 10);
+        run.at(5, Input::Release { name: "b".into() });
+        assert_eq!(
+            run.at(6, want_adapter(5, "e")),
+            [Output::Unload { name: "b".into() }],
+            "a fifth one wants the place of the idle one"
+        );
+        let out = run.at(7, Input::Unloaded { name: "b".into() });
+        assert_eq!(out, [Output::Load { name: "e".into() }]);
+        let why = Refusal::Busy {
+            in_use_bytes: 100,
+            budget: 100,
+        };
+        assert_eq!(
+            run.at(8, want(6, "other", 30)),
+            [Output::Refuse { ticket: 6, why }]
+        );
+    }
+
+    #[test]
     fn callers_wait_for_one_load_and_hear_if_it_fails() {
         let mut run = Run::new(100);
         assert_eq!(run.at(0, want(1, "a", 40)).len(), 1);
@@ -495,7 +576,10 @@ mod tests {
                     0 | 1 => {
                         ticket += 1;
                         open.insert(ticket, ());
-                        want(ticket, names[which], 15 + 20 * which as u64)
+                        let bytes = 15 + 20 * which as u64;
+                        let shared = Shared { key: "base".into(), bytes: 10 };
+                        let shared = (which % 2 == 0).then_some(shared);
+                        Input::Want { ticket, name: names[which].into(), bytes, shared }
                     }
                     2 if !held.is_empty() => Input::Release { name: held.remove(which % held.len()) },
                     3 if !busy.is_empty() => match busy.remove(which % busy.len()) {

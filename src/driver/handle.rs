@@ -221,6 +221,8 @@ pub struct Found {
     pub name: String,
     /// Memory it will take, weights and cache together.
     pub bytes: u64,
+    /// The part of it that others of the same weights may have brought already.
+    pub shared: Option<residency::Shared>,
 }
 
 /// Name to model; errors say what is near.

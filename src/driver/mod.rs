@@ -346,6 +346,7 @@ impl Driver {
             ticket,
             name: found.name,
             bytes: found.bytes,
+            shared: found.shared,
         });
     }
 

@@ -9,6 +9,7 @@ use crate::config::{ExpertSettings, Settings};
 use crate::driver::{AcquireError, Found, Models};
 use crate::expert::hardware::Hardware;
 use crate::expert::{EventSender, Expert};
+use crate::store::adapter::Adapters;
 use crate::store::catalogue;
 use crate::store::gguf::GgufFacts;
 use crate::store::name::{ModelName, NameError};
@@ -57,6 +58,7 @@ pub struct NodeKeys {
 #[derive(Clone)]
 pub struct Library {
     store: Store,
+    adapters: Adapters,
     settings: Arc<Settings>,
     hardware: Arc<Hardware>,
     audience: Audience,
@@ -90,6 +92,7 @@ impl Library {
     ) -> Library {
         let experts = watch::Sender::new(settings.experts.clone());
         Library {
+            adapters: store.adapters(),
             store,
             settings,
             hardware,
@@ -112,16 +115,16 @@ impl Library {
 
     /// Checks that the model is here, sound, and fits; says what it will take.
     pub fn find(&self, typed: &str) -> Result<Found, AcquireError> {
-        let Wanted { name, resolved, .. } = self.wanted(typed)?;
-        match self.plan(&resolved.facts, resolved.bytes) {
-            // Experts on one file share its pages in memory (llama.cpp maps it); each is counted
-            // whole here, because the first may leave before the second.
+        let wanted = self.wanted(typed)?;
+        let bytes = wanted.adapter.as_ref().map_or(0, |adapter| adapter.bytes);
+        match self.plan_of(&wanted) {
             Ok(plan) => Ok(Found {
-                name,
-                bytes: plan.total_bytes(),
+                bytes: plan.total_bytes().saturating_add(bytes),
+                shared: wanted.shared(),
+                name: wanted.name,
             }),
             Err(error) => Err(AcquireError::TooLarge {
-                name,
+                name: wanted.name,
                 arithmetic: advice(&error),
             }),
         }
@@ -200,10 +203,24 @@ impl Library {
         )
     }
 
+    /// The same for what a name leads to. A specialist is one of many on its base: it gets room for one
+    /// conversation, and loads the sooner for it.
+    fn plan_of(&self, wanted: &Wanted) -> Result<Plan, PlanError> {
+        let Resolved { facts, bytes, .. } = &wanted.resolved;
+        if wanted.adapter.is_none() {
+            return self.plan(facts, *bytes);
+        }
+        let wishes = Wishes {
+            contexts: CONTEXTS_ALONE,
+            ..self.wishes()
+        };
+        plan::plan(&needs(facts, *bytes), &self.hardware.machine, &wishes)
+    }
+
     /// Tokens that one session with this installed model may hold.
     pub fn context_of(&self, name: &str) -> Option<u32> {
-        let resolved = self.wanted(name).ok()?.resolved;
-        Some(self.plan(&resolved.facts, resolved.bytes).ok()?.context)
+        let wanted = self.wanted(name).ok()?;
+        Some(self.plan_of(&wanted).ok()?.context)
     }
 
     pub fn machine(&self) -> &Machine {
@@ -226,9 +243,11 @@ impl Library {
     /// Loads by the store's name. The file is verified again: it may have changed since `find`.
     fn load(&self, name: &str, events: EventSender) -> Result<Arc<dyn Expert>, String> {
         let wanted = self.wanted(name).map_err(|error| error.to_string())?;
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .map_err(|error| error.to_string())?;
+        if let Some(adapter) = &wanted.adapter {
+            let sound = self.adapters.resolve(&adapter.name, &wanted.resolved);
+            sound.map_err(|error| error.to_string())?;
+        }
+        let plan = self.plan_of(&wanted).map_err(|error| error.to_string())?;
         tracing::info!(target: "quorate::models", model = name, plan = plan.arithmetic, "loading");
         let expert = load_engine(EngineJob {
             id: self.expert_id(&wanted, plan.context),
@@ -248,9 +267,7 @@ impl Library {
         events: EventSender,
     ) -> Result<crate::expert::llama::LoadRequest, String> {
         let wanted = self.wanted(typed).map_err(|error| error.to_string())?;
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .map_err(|error| advice(&error))?;
+        let plan = self.plan_of(&wanted).map_err(|error| advice(&error))?;
         Ok(load_request(EngineJob {
             id: self.expert_id(&wanted, plan.context),
             wanted: &wanted,
@@ -366,7 +383,7 @@ fn load_engine(job: EngineJob<'_>) -> Result<Arc<dyn Expert>, String> {
 
 #[cfg(feature = "llama")]
 fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
-    use crate::expert::llama::LoadRequest;
+    use crate::expert::llama::{AdapterFile, LoadRequest};
     use quorate_core::config::{Key, MeshConfig};
     // A node that belongs to no mesh runs under the default document.
     let config = MeshConfig::default();
@@ -375,6 +392,10 @@ fn load_request(job: EngineJob<'_>) -> crate::expert::llama::LoadRequest {
         name: job.wanted.name.clone(),
         path: resolved.path.clone(),
         sha256: resolved.sha256.clone(),
+        adapter: job.wanted.adapter.as_ref().map(|adapter| AdapterFile {
+            path: adapter.path.clone(),
+            bytes: adapter.bytes,
+        }),
         family: family(resolved),
         prefix: job.wanted.prefix.clone(),
         id: job.id,

@@ -1,14 +1,17 @@
-//! Experts of the settings: a model with a private prefix, a name of its own, and who may ask it.
+//! Experts of the settings: a model with an adapter or a private prefix, a name of its own, and who
+//! may ask it.
 
 use super::Library;
 use crate::config::ExpertSettings;
 use crate::driver::{AcquireError, Offer};
 use crate::store::Resolved;
+use crate::store::adapter::ResolvedAdapter;
 use quorate_core::chat::Family;
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, ExpertParts, Fingerprint};
 use quorate_core::limits::{ADVERT_EXPERTS_MAX, ADVERT_NAME_BYTES_MAX, EXPERTS_MAX, SESSIONS_MAX};
 use quorate_core::mesh::ExpertRow;
+use quorate_core::residency::Shared;
 use tokio::sync::watch;
 
 /// Why an expert is not taken.
@@ -25,8 +28,21 @@ pub(super) struct Wanted {
     /// As the driver knows it: an expert's own name, or the model's.
     pub(super) name: String,
     pub(super) resolved: Resolved,
+    pub(super) adapter: Option<ResolvedAdapter>,
     /// Empty: none.
     pub(super) prefix: String,
+}
+
+impl Wanted {
+    /// What the engine keeps once for all experts on one file. One with a private prefix and no
+    /// adapter is loaded apart from the others, whatever pages the system lets them share.
+    pub(super) fn shared(&self) -> Option<Shared> {
+        let apart = self.adapter.is_none() && !self.prefix.is_empty();
+        (!apart).then(|| Shared {
+            key: self.resolved.path.display().to_string(),
+            bytes: self.resolved.facts.tensor_bytes.max(self.resolved.bytes),
+        })
+    }
 }
 
 /// An expert on offer, with what an advert says of it.
@@ -94,6 +110,7 @@ impl Library {
             return Ok(Wanted {
                 name: resolved.name.clone(),
                 resolved,
+                adapter: None,
                 prefix: String::new(),
             });
         };
@@ -109,10 +126,17 @@ impl Library {
             .prefix
             .as_ref()
             .map_or(Ok(String::new()), |p| p.text());
+        let prefix = prefix.map_err(cannot)?;
+        let resolved = self.resolve_owners(&expert.model)?;
+        let adapter = expert.adapter.as_ref();
+        let adapter = adapter.map(|name| self.adapters.verify(name, &resolved));
         Ok(Wanted {
             name: expert.name.clone(),
-            resolved: self.resolve_owners(&expert.model)?,
-            prefix: prefix.map_err(cannot)?,
+            resolved,
+            adapter: adapter
+                .transpose()
+                .map_err(|error| cannot(error.to_string()))?,
+            prefix,
         })
     }
 
@@ -124,7 +148,7 @@ impl Library {
         ExpertId::of(&ExpertParts {
             peer: &self.node.key,
             model_sha256: &wanted.resolved.sha256,
-            adapter: "",
+            adapter: wanted.adapter.as_ref().map_or("", |a| &a.sha256),
             context,
             prefix,
         })
@@ -159,9 +183,7 @@ impl Library {
             tracing::debug!(target: "quorate::models", %error, "not on offer");
         });
         let wanted = wanted.ok()?;
-        let plan = self
-            .plan(&wanted.resolved.facts, wanted.resolved.bytes)
-            .ok()?;
+        let plan = self.plan_of(&wanted).ok()?;
         Some(Offered {
             offer: Offer {
                 id: self.expert_id(&wanted, plan.context),

@@ -5,11 +5,13 @@
 //!                      manifest.json   name, source, hash, stamp; written last, so it means "installed"
 //! <root>/partial/<slug>.<sha256>.part  a download under way, named by the hash it is to have
 //!                <slug>.lock           held while somebody pulls or removes that model
+//! <root>/adapters/<name>/              an adapter, converted for one base (see [`adapter`])
 //! ```
 //!
 //! Nothing reaches the engine unless its hash is the one that was pinned when it was installed and
 //! its header passes [`gguf::check`]; [`Store::resolve`] is the only way to a path.
 
+pub mod adapter;
 pub mod catalogue;
 pub mod gguf;
 pub mod name;
@@ -130,6 +132,11 @@ impl Store {
         Store {
             root: root.to_path_buf(),
         }
+    }
+
+    /// The adapters of the same home.
+    pub fn adapters(&self) -> adapter::Adapters {
+        adapter::Adapters::new(&self.root)
     }
 
     /// Every installed model.

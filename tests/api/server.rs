@@ -90,7 +90,11 @@ fn models(options: StubOptions) -> Models {
     let find = |name: &str| {
         let found = |bytes| {
             let name = name.to_owned();
-            Ok(Found { name, bytes })
+            Ok(Found {
+                name,
+                bytes,
+                shared: None,
+            })
         };
         match name {
             "stub" | "torn" => found(1 << 20),

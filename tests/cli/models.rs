@@ -131,3 +131,14 @@ fn doctor_looks_at_everything() {
     }
     assert_eq!(page["level"], "warn", "no model yet");
 }
+
+#[test]
+fn adapters_without_a_model() {
+    let home = Home::new();
+    let page = home.run(&["adapter", "list", "--json"]).json();
+    assert!(page["adapters"].as_array().unwrap().is_empty());
+    home.run(&["adapter", "rm", "python"])
+        .fails(4, &["no adapter `python`", "quorate adapter list"]);
+    home.run(&["adapter", "add", "python", "."])
+        .fails(4, &["quorate pull smollm2:135m"]);
+}

@@ -35,14 +35,17 @@ fn setup(options: StubOptions, keep_alive: KeepAlive) -> Setup {
         "a" | "b" | "c" | "torn" => Ok(Found {
             name: name.into(),
             bytes: MB,
+            shared: None,
         }),
         "alias" => Ok(Found {
             name: "a".into(),
             bytes: MB,
+            shared: None,
         }),
         "big" => Ok(Found {
             name: "big".into(),
             bytes: 5 * MB,
+            shared: None,
         }),
         _ => Err(AcquireError::Unknown {
             name: name.into(),

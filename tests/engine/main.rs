@@ -4,6 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+#[path = "../store/peft.rs"]
+mod peft;
+mod real_adapters;
 mod real_batching;
 mod real_hostile;
 mod real_load;

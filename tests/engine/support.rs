@@ -53,6 +53,7 @@ pub(crate) fn request(events: EventSender) -> LoadRequest {
         name: "test".into(),
         path: model_path(),
         sha256: String::new(),
+        adapter: None,
         family: Family::ChatMl,
         id: ExpertId([7; 32]),
         prefix: String::new(),

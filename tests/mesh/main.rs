@@ -62,6 +62,7 @@ fn models(name: &'static str) -> Models {
             Ok(Found {
                 name: name.into(),
                 bytes: 1,
+                shared: None,
             })
         }),
         load: Arc::new(move |_, events| {

@@ -168,3 +168,36 @@ fn the_plan_counts_what_the_engine_takes_beyond_weights_and_keys() {
     assert!(found >= least, "{found} is less than {least}");
     assert!(found < least + (64 << 20), "{found} is far from {least}");
 }
+
+#[test]
+fn experts_with_adapters_share_what_their_model_takes() {
+    let desk = desk();
+    let file = desk.path().to_owned();
+    std::fs::write(&desk.file, crate::adapters::model().build()).expect("written");
+    let base = desk.store.resolve(&file.parse().expect("a name"));
+    let base = base.expect("sound");
+    let adapters = desk.store.adapters();
+    for name in ["one", "two"] {
+        let folder = desk.file.with_file_name(name);
+        let unit = if name == "one" { 1.0 } else { 0.5 };
+        crate::adapters::folder(unit).write(&folder);
+        adapters.add(name, &folder, &base).expect("added");
+    }
+    let table = |name: &str, adapter: &str| {
+        format!("[[expert]]\nname = \"{name}\"\nmodel = \"{file}\"\nadapter = \"{adapter}\"\n")
+    };
+    let settings = table("a", "one") + &table("b", "two") + &table("c", "none");
+    let library = desk.library(&settings, Audience::Node);
+    let (a, b) = (library.find("a").expect("a"), library.find("b").expect("b"));
+    let plain = library.find(&file).expect("registered");
+    assert_eq!(a.shared, plain.shared);
+    assert_eq!(b.shared, plain.shared);
+    assert!(a.bytes > plain.bytes, "an adapter takes room");
+    let missing = library.find("c").expect_err("no such adapter");
+    assert!(
+        missing.to_string().contains("quorate adapter list"),
+        "{missing}"
+    );
+    let ids: std::collections::BTreeSet<_> = library.offers().iter().map(|o| o.offer.id).collect();
+    assert_eq!(ids.len(), 2, "each is an expert of its own");
+}

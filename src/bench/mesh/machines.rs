@@ -78,6 +78,7 @@ fn found(name: &str) -> Arc<driver::Find> {
         Ok(Found {
             name: name.clone(),
             bytes: 1,
+            shared: None,
         })
     })
 }

@@ -1,7 +1,9 @@
 //! Experts on llama.cpp.
 //!
-//! - [`load`] starts one OS thread per model, which owns its context and batch (`thread`), and
-//!   returns a handle: facts, a bounded mailbox, a tokeniser.
+//! - [`load`] returns a handle: facts, a bounded mailbox, a tokeniser. Behind it is one OS thread per
+//!   model file (`base`), which owns the weights and every context on them, and gives them turns
+//!   (`thread`).
+//! - `seat` is one expert there: a context, its adapter if it has one, and its sessions.
 //! - `session` is what the router knows of: text, questions, retained rows.
 //! - `step` is continuous batching: `plan` picks rows under the time that `cost` predicts, `cache`
 //!   keeps sequences and prefixes within the cells that `cells` counts.
@@ -10,12 +12,15 @@
 //! before the call: tokens against the vocabulary, text against the context, rows against the
 //! batch, cells against the ledger, sequences against `SEQUENCES_MAX`.
 
+mod adapter;
 mod bare;
+mod base;
 mod cache;
 mod cells;
 mod cost;
 mod plan;
 mod rows;
+mod seat;
 mod session;
 mod step;
 mod thread;
@@ -23,27 +28,30 @@ mod tokens;
 mod vocab;
 
 pub use bare::{Bare, with_bare};
+use base::Base;
 
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 use quorate_core::chat::{Family, Segment};
 use quorate_core::ids::{ExpertId, Token};
-use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SEQUENCES_MAX};
+use quorate_core::limits::{DRAFT_TOKENS_MAX, SEQUENCES_MAX};
 use quorate_core::opinion::ExpertOp;
 use quorate_core::plan::CONTEXT_MIN;
+use seat::Common;
 use session::Private;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
-use thread::{Loop, Mail};
+use thread::{Door, Entered, Entering, Mail, SeatId};
 use tokens::Tokenizer;
+use vocab::bos as bos_of;
 
 /// Rows of a batch on a processor. From 8 rows on a row costs the same (measured), and buffers
 /// grow with this.
@@ -61,6 +69,8 @@ pub struct LoadRequest {
     pub path: PathBuf,
     /// SHA-256 of the file, in hex: checked by whoever calls.
     pub sha256: String,
+    /// What it was taught on top of the model.
+    pub adapter: Option<AdapterFile>,
     pub family: Family,
     pub id: ExpertId,
     /// Text that stands before every session, after the token that begins a text. It is computed
@@ -83,12 +93,21 @@ pub struct LoadRequest {
     pub events: EventSender,
 }
 
+/// A LoRA as llama.cpp loads it: checked against this model by whoever calls.
+#[derive(Clone, Debug)]
+pub struct AdapterFile {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error("llama.cpp cannot start: {why}")]
     Backend { why: String },
     #[error("llama.cpp refuses the file {}: {why}; pull the model again or try another quantisation", path.display())]
     Model { path: PathBuf, why: String },
+    #[error("llama.cpp refuses the adapter {}: {why}; remove it and add it again", path.display())]
+    Adapter { path: PathBuf, why: String },
     #[error("no room for a context of {cells} tokens: {why}; try a smaller --context")]
     Context { cells: u32, why: String },
     #[error("the model does not compute: {why}")]
@@ -114,53 +133,70 @@ struct EngineSettings {
     skips_masked: bool,
 }
 
-/// Loads a model. Blocks until it can answer.
+/// Loads a model, or puts one more expert on a model in memory. Blocks until it can answer.
 pub fn load(request: LoadRequest) -> Result<Arc<dyn Expert>, LoadError> {
     check(&request)?;
-    let (mail_tx, mail_rx) = sync_channel(EXPERT_OPS_MAX);
-    let (loaded_tx, loaded_rx) = sync_channel(1);
-    let (alive_tx, alive) = sync_channel(0);
-    std::thread::Builder::new()
-        .name("expert".into())
-        .spawn(move || {
-            serve(&request, mail_rx, &loaded_tx);
-            drop(alive_tx); // everything is freed
-        })
-        .map_err(|error| LoadError::Engine {
-            why: error.to_string(),
-        })?;
-    let died = |_| LoadError::Engine {
+    let base = Base::of(&request)?;
+    let door = Arc::new(Door::default());
+    let (reply, entered) = sync_channel(1);
+    let entering = Entering {
+        request,
+        door: door.clone(),
+        reply,
+    };
+    let died = || LoadError::Engine {
         why: "its thread died".into(),
     };
-    let (facts, tokenizer) = loaded_rx.recv().map_err(died)??;
+    let sent = base.mail.send(Mail::Enter(Box::new(entering)));
+    sent.map_err(|_| died())?;
+    let Entered {
+        seat,
+        facts,
+        tokenizer,
+        gone,
+    } = entered.recv().map_err(|_| died())??;
     Ok(Arc::new(LlamaExpert {
         facts: Arc::new(facts),
         tokenizer,
-        mail: Some(mail_tx),
-        alive: Mutex::new(alive),
+        seat,
+        door,
+        base: Some(base),
+        gone: Mutex::new(gone),
     }))
 }
 
 /// A step takes a tenth of a second, ten times that on a machine with ten times the work.
 const LAST_STEP_MAX: Duration = Duration::from_secs(2);
 
-/// The handle. The thread ends when it is dropped, and frees everything.
+/// The handle. When it is dropped its context is freed, with the last one the model.
 struct LlamaExpert {
     facts: Arc<ExpertFacts>,
     tokenizer: Tokenizer,
+    seat: SeatId,
+    door: Arc<Door>,
     /// None while it is dropped.
-    mail: Option<SyncSender<Mail>>,
-    /// Closed when the thread has freed everything.
-    alive: Mutex<Receiver<()>>,
+    base: Option<Arc<Base>>,
+    /// Closed when the context is freed.
+    gone: Mutex<Receiver<()>>,
 }
 
 impl Drop for LlamaExpert {
     /// Waits for the step under way: a process that ends before it would free llama.cpp's tables
     /// while they are read. Not for ever: whoever hears the thread's events may be the one who drops it.
     fn drop(&mut self) {
-        self.mail = None;
-        let alive = self.alive.get_mut().unwrap_or_else(PoisonError::into_inner);
-        alive.recv_timeout(LAST_STEP_MAX).ok(); // an end, however it came
+        let Some(base) = self.base.take() else {
+            return;
+        };
+        let until = Instant::now() + LAST_STEP_MAX;
+        let wait = |end: &Receiver<()>| {
+            let left = until.saturating_duration_since(Instant::now());
+            end.recv_timeout(left).ok(); // an end, however it came
+        };
+        base.mail.send(Mail::Leave(self.seat)).ok(); // or it has ended
+        wait(self.gone.get_mut().unwrap_or_else(PoisonError::into_inner));
+        if let Some(last) = Arc::into_inner(base) {
+            wait(&last.end());
+        }
     }
 }
 
@@ -170,42 +206,17 @@ impl Expert for LlamaExpert {
     }
 
     fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
-        let mail = self.mail.as_ref().ok_or(SubmitError::Gone)?;
-        mail.try_send((Instant::now(), op))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => SubmitError::Full,
-                TrySendError::Disconnected(_) => SubmitError::Gone,
-            })
+        let base = self.base.as_ref().ok_or(SubmitError::Gone)?;
+        self.door.enter()?;
+        let mail = Mail::Op(self.seat, Instant::now(), op);
+        base.mail.try_send(mail).map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
     }
 
     fn tokenize(&self, segments: &[Segment], bos: bool) -> Result<Vec<Token>, TokenizeError> {
         self.tokenizer.tokenize(segments, bos)
-    }
-}
-
-type Loaded = Result<(ExpertFacts, Tokenizer), LoadError>;
-
-/// The thread's whole life. Context before model: locals are dropped in reverse.
-fn serve(request: &LoadRequest, mail: Receiver<Mail>, loaded: &SyncSender<Loaded>) {
-    let model = match load_model(request) {
-        Ok(model) => Arc::new(model),
-        Err(error) => return tell(loaded, Err(error)),
-    };
-    let bos = vocab::bos(&model);
-    let tokenizer = Tokenizer::new(model.clone(), bos, request.context);
-    let started = private_text(&tokenizer, bos, request).and_then(|private| {
-        let facts = facts(&model, request, &private);
-        let context = new_context(&model, request)?;
-        let settings = settings(request, model.n_vocab() as usize);
-        let engine = Loop::new(context, &model, request, private, settings, mail)?;
-        Ok((engine, facts))
-    });
-    match started {
-        Ok((engine, facts)) => {
-            tell(loaded, Ok((facts, tokenizer)));
-            engine.run();
-        }
-        Err(error) => tell(loaded, Err(error)),
     }
 }
 
@@ -235,13 +246,6 @@ fn private_text(
         });
     }
     Ok(private)
-}
-
-/// Whoever loads may have gone away; then the mailbox is closed too and the thread ends.
-fn tell(loaded: &SyncSender<Loaded>, what: Loaded) {
-    if loaded.send(what).is_err() {
-        tracing::debug!(target: "quorate::expert", "nobody waits for this model any more");
-    }
 }
 
 fn check(request: &LoadRequest) -> Result<(), LoadError> {
@@ -319,6 +323,7 @@ fn load_model(request: &LoadRequest) -> Result<LlamaModel, LoadError> {
 fn new_context<'model>(
     model: &'model LlamaModel,
     request: &LoadRequest,
+    adapter: Option<&mut LlamaLoraAdapter>,
 ) -> Result<LlamaContext<'model>, LoadError> {
     let rows = if request.gpu_layers > 0 {
         BATCH_ROWS_GPU
@@ -342,12 +347,17 @@ fn new_context<'model>(
         .with_n_threads_batch(request.threads_batch as i32);
     let backend = backend()?;
     let _one_at_a_time = lock();
-    let context = model
+    let refused = |why: String| LoadError::Context {
+        cells: request.cells,
+        why,
+    };
+    let mut context = model
         .new_context(backend, params)
-        .map_err(|error| LoadError::Context {
-            cells: request.cells,
-            why: error.to_string(),
-        })?;
+        .map_err(|error| refused(error.to_string()))?;
+    if let Some(adapter) = adapter {
+        let set = context.lora_adapter_set(adapter, 1.0);
+        set.map_err(|error| refused(error.to_string()))?;
+    }
     let n_ctx = context.n_ctx();
     let expected = format!("at least {}", request.context);
     match n_ctx >= request.context {
@@ -364,17 +374,19 @@ fn new_context<'model>(
 const FLASH_AUTO: i32 = -1;
 const FLASH_OFF: i32 = 0;
 
-fn facts(model: &LlamaModel, request: &LoadRequest, private: &Private) -> ExpertFacts {
+fn facts(common: &Common<'_>, request: &LoadRequest, private: &Private) -> ExpertFacts {
+    let model: &LlamaModel = common.model;
+    let adapter_bytes = request.adapter.as_ref().map_or(0, |file| file.bytes);
     ExpertFacts {
         id: request.id,
         peer: None,
         model: request.name.clone(),
         sha256: request.sha256.clone(),
         family: family(model, request),
-        vocab: Arc::new(vocab::read(model)),
-        bos: vocab::bos(model),
+        vocab: common.vocab.clone(),
+        bos: common.bos,
         context: request.context - private.tokens.len() as u32,
-        model_bytes: model.size(),
+        model_bytes: model.size() + adapter_bytes,
         cache_bytes: cache_bytes(model, request.cells) + parked_bytes(model, request.cells),
         processor: processor(model, request),
     }

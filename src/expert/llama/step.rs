@@ -5,6 +5,7 @@ use super::cache::{Cache, Source, common_prefix};
 use super::cost::{CostModel, StepShape};
 use super::plan::{Budget, Demand, Kind, Share, plan};
 use super::rows::Pool;
+use super::seat::Company;
 use super::session::{Bounds, Session};
 use llama_cpp_2::DecodeError;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -70,6 +71,12 @@ impl<'model> Engine<'model> {
         self.sessions.iter().any(|session| session.missing() > 0)
     }
 
+    /// Does somebody wait for the next token of a text?
+    pub(super) fn is_streaming(&self) -> bool {
+        let streaming = |session: &Session| session.is_ready() && !session.is_idle();
+        self.sessions.iter().any(streaming)
+    }
+
     pub(super) fn find(&self, id: SessionId) -> Option<usize> {
         self.sessions.iter().position(|session| session.id == id)
     }
@@ -112,7 +119,8 @@ impl<'model> Engine<'model> {
 
     /// Computes something for somebody, if anybody wants it. `send` is called as soon as there is
     /// something in `out`: the router thinks about the first opinion while the second is made.
-    pub(super) fn step(&mut self, send: &mut impl FnMut(&mut Vec<ExpertEvent>)) {
+    /// `company`: others on the same weights, who wait for the end of this step.
+    pub(super) fn step(&mut self, company: Company, send: &mut impl FnMut(&mut Vec<ExpertEvent>)) {
         self.steps += 1;
         self.reconcile();
         self.admit();
@@ -120,7 +128,7 @@ impl<'model> Engine<'model> {
             self.cache.clear_cells();
         }
         let shape = loop {
-            let shape = self.plan();
+            let shape = self.plan(company);
             if shape.rows == 0 {
                 return send(&mut self.out);
             }
@@ -273,7 +281,7 @@ impl<'model> Engine<'model> {
 
     // --- the batch ------------------------------------------------------------------------------
 
-    fn plan(&mut self) -> StepShape {
+    fn plan(&mut self, company: Company) -> StepShape {
         self.demands.clear();
         for (index, session) in self.sessions.iter().enumerate() {
             if session.sequence.is_none() || session.missing() == 0 {
@@ -292,15 +300,15 @@ impl<'model> Engine<'model> {
                 },
             });
         }
-        let streaming = |session: &Session| session.is_ready() && !session.is_idle();
         let budget = Budget {
             step_us: self.settings.step_us,
-            shared_us: self.settings.shared_us,
+            // A stream waits for one step of everybody who has a prompt.
+            shared_us: self.settings.shared_us / (1 + company.prompts) as f64,
             rows: self.cache.rows_max(),
             outputs: self.settings.outputs_max,
             cells: self.cache.used(),
             skips_masked: self.settings.skips_masked,
-            streaming: self.sessions.iter().any(streaming),
+            streaming: company.streaming || self.is_streaming(),
         };
         plan(&self.demands, budget, &mut self.cost, &mut self.shares)
     }

@@ -1,228 +1,226 @@
 //! The engine's thread: mailbox in, events out, a step whenever there is something to compute.
 //!
 //! - The mailbox is emptied before every step; `Close` counts at once, everything else in order.
-//! - After a step that answered several sessions the loop waits a moment for what they say next,
-//!   so that streams that run together stay in one batch. A session that let the moment pass is
-//!   not waited for again until it has been quick once.
+//! - Experts on one base take turns, a step each: an adapter belongs to a context, so the sessions of
+//!   one expert are one batch, and those of two are two.
 //! - Events wait for room in the router's channel: that is the back-pressure.
 
-use super::cache::Cache;
-use super::cost::CostModel;
-use super::session::{Bounds, Private, Session};
-use super::step::Engine;
-use super::{EngineSettings, LoadError, LoadRequest, parked_bytes};
-use crate::expert::EventSender;
-use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::llama_batch::LlamaBatch;
+use super::seat::{Common, Company, Seat, Stop};
+use super::tokens::Tokenizer;
+use super::{LoadError, LoadRequest};
+use crate::expert::{ExpertFacts, SubmitError};
 use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::token::LlamaToken;
-use quorate_core::ids::ExpertId;
-use quorate_core::limits::SESSIONS_MAX;
-use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use quorate_core::limits::{BASE_EXPERTS_MAX, EXPERT_OPS_MAX};
+use quorate_core::opinion::ExpertOp;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError};
 use std::time::{Duration, Instant};
 
-/// An operation, with when it was submitted: a step may have kept it waiting.
-pub(super) type Mail = (Instant, ExpertOp);
+/// One expert on a base, as its handle knows it.
+pub(super) type SeatId = u64;
 
-/// The moment starts anew with every session that speaks, but lasts at most this many moments.
-const GATHER_MOMENTS_MAX: u32 = 4;
-/// When to come back to an engine that is full: some session ends within about this time.
-const BUSY_RETRY_MS: u32 = 500;
-
-pub(super) struct Loop<'model> {
-    engine: Engine<'model>,
-    mail: Receiver<Mail>,
-    events: EventSender,
-    id: ExpertId,
-    private: Private,
-    /// Until when the next step waits for awaited sessions, and until when at most.
-    gather_until: Instant,
-    gather_at_most: Option<Instant>,
+pub(super) enum Mail {
+    /// An operation, with when it was submitted: a step may have kept it waiting.
+    Op(SeatId, Instant, ExpertOp),
+    Enter(Box<Entering>),
+    Leave(SeatId),
 }
 
-/// The handle is gone, or nobody listens any more.
-struct Stop;
+/// One more expert for this base.
+pub(super) struct Entering {
+    pub(super) request: LoadRequest,
+    pub(super) door: Arc<Door>,
+    pub(super) reply: SyncSender<Result<Entered, LoadError>>,
+}
 
-impl<'model> Loop<'model> {
-    /// Warms the model up with one token, which proves that it computes and what that costs.
-    pub(super) fn new(
-        mut context: LlamaContext<'model>,
-        model: &LlamaModel,
-        request: &LoadRequest,
-        private: Private,
-        settings: EngineSettings,
-        mail: Receiver<Mail>,
-    ) -> Result<Loop<'model>, LoadError> {
-        let one_row = warm_up(&mut context)?;
-        let mut cache = Cache::new(
-            context,
-            model.is_recurrent() || model.is_hybrid(),
-            parked_bytes(model, request.cells) as usize,
-        );
-        if !private.tokens.is_empty() {
-            let pinned = cache.pin(private.tokens.clone());
-            pinned.map_err(|error| LoadError::Prefix {
-                why: error.to_string(),
-            })?;
+impl Entering {
+    /// Whoever loads may have gone away; then there is nobody to tell.
+    pub(super) fn refuse(self, why: LoadError) {
+        self.reply.send(Err(why)).ok();
+    }
+}
+
+pub(super) struct Entered {
+    pub(super) seat: SeatId,
+    pub(super) facts: ExpertFacts,
+    pub(super) tokenizer: Tokenizer,
+    /// Closed when its context is freed.
+    pub(super) gone: Receiver<()>,
+}
+
+/// Counts the operations that wait at one expert, and says when it takes no more.
+#[derive(Default)]
+pub(super) struct Door(AtomicUsize);
+
+const CLOSED: usize = usize::MAX;
+
+impl Door {
+    /// One more comes in.
+    pub(super) fn enter(&self) -> Result<(), SubmitError> {
+        let more = |waiting| (waiting < EXPERT_OPS_MAX).then(|| waiting + 1);
+        match self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)
+        {
+            Ok(_) => Ok(()),
+            Err(CLOSED) => Err(SubmitError::Gone),
+            Err(_) => Err(SubmitError::Full),
         }
-        let bounds = Bounds {
-            context: request.context as usize - private.tokens.len(),
-            vocab: model.n_vocab() as u32,
-        };
-        let cost = CostModel::new(one_row.as_secs_f64() * 1e6);
-        Ok(Loop {
-            engine: Engine::new(cache, cost, bounds, settings),
-            mail,
-            events: request.events.clone(),
-            id: request.id,
-            private,
-            gather_until: Instant::now(),
-            gather_at_most: None,
-        })
     }
 
-    /// Returns when the last handle is gone or nobody listens any more.
-    pub(super) fn run(mut self) {
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn close(&self) {
+        self.0.store(CLOSED, Ordering::Release);
+    }
+}
+
+pub(super) struct Loop<'model> {
+    common: Common<'model>,
+    mail: Receiver<Mail>,
+    seats: Vec<Seat<'model>>,
+    /// Whose turn it was.
+    last: usize,
+    next_seat: SeatId,
+}
+
+impl<'model> Loop<'model> {
+    pub(super) fn new(model: &'model Arc<LlamaModel>, mail: Receiver<Mail>) -> Loop<'model> {
+        Loop {
+            common: Common::new(model),
+            mail,
+            seats: Vec::new(),
+            last: 0,
+            next_seat: 0,
+        }
+    }
+
+    /// Returns when the last handle is gone.
+    pub(super) fn run(mut self, first: Entering) {
+        self.enter(first);
         while self.turn().is_ok() {}
         tracing::debug!(target: "quorate::expert", "the expert thread ends");
     }
 
     fn turn(&mut self) -> Result<(), Stop> {
-        self.collect()?;
-        let (events, id) = (&self.events, self.id);
-        let mut heard = true;
-        self.engine.step(&mut |out| heard &= send(events, id, out));
-        self.gather_until = Instant::now() + self.engine.settings.gather;
-        self.gather_at_most = None;
-        if heard { Ok(()) } else { Err(Stop) }
-    }
-
-    /// Takes mail until there is something to compute and nobody is waited for.
-    fn collect(&mut self) -> Result<(), Stop> {
-        loop {
-            let awaiting = self.engine.sessions.iter().any(|session| session.awaited);
-            let left = self.gather_until.saturating_duration_since(Instant::now());
-            let mail = if !self.engine.has_work() {
-                self.mail.recv().map_err(|_| Stop)?
-            } else if awaiting && !left.is_zero() {
-                match self.mail.recv_timeout(left) {
-                    Ok(mail) => mail,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => return Err(Stop),
-                }
-            } else {
-                match self.mail.try_recv() {
-                    Ok(mail) => mail,
-                    Err(TryRecvError::Empty) => break,
-                    Err(TryRecvError::Disconnected) => return Err(Stop),
-                }
-            };
-            self.take(mail)?;
-        }
-        for session in &mut self.engine.sessions {
-            session.tardy |= std::mem::take(&mut session.awaited);
+        let index = self.collect()?;
+        self.last = index;
+        let company = self.company(index);
+        if self.seats[index].step(company).is_err() {
+            self.seats.remove(index); // nobody listens any more
         }
         Ok(())
     }
 
-    fn take(&mut self, (submitted, op): Mail) -> Result<(), Stop> {
-        let gather = self.engine.settings.gather;
-        let now = Instant::now();
-        let at_most = *self
-            .gather_at_most
-            .get_or_insert(now + GATHER_MOMENTS_MAX * gather);
-        self.gather_until = (now + gather).min(at_most);
-        let id = op.session();
-        let known = self.engine.find(id);
-        match (op, known) {
-            (ExpertOp::Open(open), None) => self.open(*open),
-            (ExpertOp::Open(_), Some(index)) => {
-                let why = ExpertFailure::Refused("the session is open already".into());
-                self.engine.fail(index, why);
-            }
-            (ExpertOp::Close { .. }, Some(index)) => self.engine.close(index),
-            (ExpertOp::Close { .. }, None) => {}
-            (op, Some(index)) => {
-                let session = &mut self.engine.sessions[index];
-                session.tardy &= submitted.saturating_duration_since(session.answered) > gather;
-                session.awaited = false;
-                let (bounds, steps) = (self.engine.bounds, self.engine.steps);
-                let (pool, out) = (&mut self.engine.pool, &mut self.engine.out);
-                let done = session.receive(op);
-                if let Err(why) = done.and_then(|()| session.advance(bounds, steps, pool, out)) {
-                    self.engine.fail(index, why);
+    /// Takes mail until somebody has something to compute and waits for nobody. Says who.
+    fn collect(&mut self) -> Result<usize, Stop> {
+        loop {
+            let now = Instant::now();
+            let soonest = self.seats.iter().filter_map(|seat| seat.waits(now)).min();
+            let mail = match soonest {
+                None => self.mail.recv().map_err(|_| Stop)?,
+                Some(Duration::ZERO) => match self.mail.try_recv() {
+                    Ok(mail) => mail,
+                    Err(TryRecvError::Empty) => {
+                        if let Some(next) = self.next(now) {
+                            return Ok(next);
+                        }
+                        continue;
+                    }
+                    Err(TryRecvError::Disconnected) => return Err(Stop),
+                },
+                Some(left) => match self.mail.recv_timeout(left) {
+                    Ok(mail) => mail,
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    Err(RecvTimeoutError::Disconnected) => return Err(Stop),
+                },
+            };
+            self.take(mail);
+        }
+    }
+
+    /// The first after the last one that is ready.
+    fn next(&self, now: Instant) -> Option<usize> {
+        let count = self.seats.len();
+        (1..=count)
+            .map(|step| (self.last + step) % count)
+            .find(|&index| self.seats[index].waits(now) == Some(Duration::ZERO))
+    }
+
+    /// What the others on this base are about while one of them computes.
+    fn company(&self, index: usize) -> Company {
+        let others = self.seats.iter().enumerate().filter(|&(i, _)| i != index);
+        others.fold(Company::default(), |company, (_, seat)| Company {
+            streaming: company.streaming || seat.is_streaming(),
+            prompts: company.prompts + usize::from(seat.has_prompt()),
+        })
+    }
+
+    fn take(&mut self, mail: Mail) {
+        let find = |seats: &[Seat<'_>], id| seats.iter().position(|seat| seat.id == id);
+        match mail {
+            Mail::Op(id, submitted, op) => {
+                // An expert that has left is not owed an answer.
+                let Some(index) = find(&self.seats, id) else {
+                    return;
+                };
+                self.seats[index].door.leave();
+                if self.seats[index].take(submitted, op).is_err() {
+                    self.seats.remove(index);
                 }
             }
-            (_, None) if self.engine.failed_lately(id) => {}
-            (_, None) => {
-                let why = ExpertFailure::Refused("there is no such session".into());
-                self.engine
-                    .out
-                    .push(ExpertEvent::Failed { session: id, why });
+            Mail::Enter(entering) => self.enter(*entering),
+            Mail::Leave(id) => {
+                if let Some(index) = find(&self.seats, id) {
+                    self.seats.remove(index);
+                }
             }
-        }
-        self.flush()
-    }
-
-    fn open(&mut self, open: Open) {
-        let session = open.session;
-        let busy = self.engine.sessions.len() >= SESSIONS_MAX;
-        let opened = if busy {
-            // The node above counts sessions and says better numbers: only a race gets here.
-            Err(ExpertFailure::Busy {
-                retry_ms: BUSY_RETRY_MS,
-            })
-        } else {
-            Session::new(open, &self.private, self.engine.bounds)
-        };
-        match opened {
-            Ok(mut session) => {
-                // A prompt of one token waits for nothing but its first question.
-                session.announce(&mut self.engine.out);
-                self.engine.add(session);
-            }
-            Err(why) => self.engine.out.push(ExpertEvent::Failed { session, why }),
         }
     }
 
-    fn flush(&mut self) -> Result<(), Stop> {
-        if send(&self.events, self.id, &mut self.engine.out) {
-            Ok(())
-        } else {
-            Err(Stop)
+    fn enter(&mut self, entering: Entering) {
+        if self.seats.len() >= BASE_EXPERTS_MAX {
+            let why = format!("{BASE_EXPERTS_MAX} experts share its weights already");
+            return entering.refuse(LoadError::Engine { why });
+        }
+        let id = self.next_seat;
+        self.next_seat += 1;
+        let Entering {
+            request,
+            door,
+            reply,
+        } = entering;
+        match Seat::new(&mut self.common, id, &request, door) {
+            Ok((seat, entered)) => {
+                // Whoever loads may have gone away; then its memory is free again.
+                if reply.send(Ok(entered)).is_ok() {
+                    self.seats.push(seat);
+                }
+            }
+            Err(why) => {
+                reply.send(Err(why)).ok(); // nobody waits for it any more
+            }
         }
     }
 }
 
-/// False if nobody listens any more.
-fn send(events: &EventSender, expert: ExpertId, out: &mut Vec<ExpertEvent>) -> bool {
-    out.drain(..)
-        .all(|event| events.blocking_send(FromExpert { expert, event }).is_ok())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The first decode reads the weights from the disk and builds the graph, the second is typical.
-fn warm_up(context: &mut LlamaContext<'_>) -> Result<Duration, LoadError> {
-    let failed = |why: String| LoadError::Engine { why };
-    let mut batch = LlamaBatch::new(1, 1);
-    let mut took = Duration::MAX;
-    for position in 0..2 {
-        batch.clear();
-        batch
-            .add(LlamaToken::new(0), position, &[0], true)
-            .map_err(|e| failed(e.to_string()))?;
-        let begun = Instant::now();
-        context
-            .decode(&mut batch)
-            .map_err(|error| failed(error.to_string()))?;
-        context.synchronize();
-        took = begun.elapsed();
+    #[test]
+    fn a_door_lets_in_what_it_has_room_for_until_it_is_closed() {
+        let door = Door::default();
+        for _ in 0..EXPERT_OPS_MAX {
+            assert!(door.enter().is_ok());
+        }
+        assert!(matches!(door.enter(), Err(SubmitError::Full)));
+        door.leave();
+        assert!(door.enter().is_ok());
+        door.close();
+        assert!(matches!(door.enter(), Err(SubmitError::Gone)));
     }
-    if context.get_logits_ith(0).iter().any(|logit| logit.is_nan()) {
-        return Err(failed(
-            "its numbers are not finite: the file may be damaged".into(),
-        ));
-    }
-    context.clear_kv_cache();
-    Ok(took)
 }

@@ -19,26 +19,28 @@ const BORDER_BYTES: usize = PIECE_BYTES_MAX / 4;
 /// libstdc++'s regex takes under 1 KiB a character and level of nesting.
 const STACK_BYTES: usize = 64 << 20;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Tokenizer {
     /// Shared with the engine's thread. llama.cpp's tokeniser only reads the vocabulary, which
     /// never changes after loading (`llama_vocab::tokenize` is const; each call has its own
     /// session object), and llama-cpp-2 says so by making `LlamaVocab` Sync.
     model: Arc<LlamaModel>,
     bos: Option<Token>,
+    /// Bytes of the longest token.
+    longest: usize,
     bytes_max: usize,
     /// SentencePiece vocabularies put a space before every text; before a second piece it is wrong.
     adds_space: bool,
 }
 
 impl Tokenizer {
-    /// `context`: a text of more tokens than that is of no use to anybody.
-    pub(super) fn new(model: Arc<LlamaModel>, bos: Option<Token>, context: u32) -> Tokenizer {
+    /// For texts of any length. Asks for every token once, which takes milliseconds.
+    pub(super) fn new(model: Arc<LlamaModel>, bos: Option<Token>) -> Tokenizer {
         let vocab = model.vocab();
         let longest = vocab
             .tokens()
             .map(|token| vocab.token_to_piece(token, true, None).len());
-        let bytes_max = longest.max().unwrap_or(1).max(1) * context as usize;
+        let longest = longest.max().unwrap_or(1).max(1);
         let probe = vocab.tokenize(b"a", false, false);
         let adds_space = probe
             .first()
@@ -46,8 +48,17 @@ impl Tokenizer {
         Tokenizer {
             model,
             bos,
-            bytes_max,
+            longest,
+            bytes_max: usize::MAX,
             adds_space,
+        }
+    }
+
+    /// A text of more tokens than `context` is of no use to anybody.
+    pub(super) fn for_context(&self, context: u32) -> Tokenizer {
+        Tokenizer {
+            bytes_max: self.longest * context as usize,
+            ..self.clone()
         }
     }
 

@@ -111,7 +111,7 @@ impl GgufFacts {
 
 /// Lookups that check range as they go; types were checked before by [`check_types`].
 impl Header {
-    fn text(&self, key: &str) -> Option<String> {
+    pub(super) fn text(&self, key: &str) -> Option<String> {
         match &self.keys.get(key)?.value {
             Value::Text(text) => text
                 .clone()
@@ -194,14 +194,27 @@ fn wrong_type(key: &str, found: Kind, want: &'static str) -> GgufError {
     }
 }
 
-/// The architecture's name. It prefixes other keys, so it may hold nothing but `[a-z0-9._-]`.
+/// The architecture's name, of a file that holds one whole model.
 fn architecture(header: &Header) -> Result<String, GgufError> {
-    const KEY: &str = "general.architecture";
     if let Some(kind) = header.text("general.type").filter(|kind| kind != "model") {
         let why =
             format!("this GGUF file holds a `{kind}`, not a language model; pull the model itself");
         return Err(GgufError::Unsupported(why));
     }
+    if let Some(Value::Unsigned(parts @ 2..)) =
+        header.keys.get("split.count").map(|entry| &entry.value)
+    {
+        let why = format!(
+            "this is one of {parts} parts of a split model; merge them with `llama-gguf-split --merge` first"
+        );
+        return Err(GgufError::Unsupported(why));
+    }
+    architecture_name(header)
+}
+
+/// It prefixes other keys, so it may hold nothing but `[a-z0-9._-]`.
+pub(super) fn architecture_name(header: &Header) -> Result<String, GgufError> {
+    const KEY: &str = "general.architecture";
     let entry = header
         .keys
         .get(KEY)
@@ -214,14 +227,6 @@ fn architecture(header: &Header) -> Result<String, GgufError> {
         return Err(GgufError::Unsupported(format!(
             "architecture {name:?} is not a name that llama.cpp uses"
         )));
-    }
-    if let Some(Value::Unsigned(parts @ 2..)) =
-        header.keys.get("split.count").map(|entry| &entry.value)
-    {
-        let why = format!(
-            "this is one of {parts} parts of a split model; merge them with `llama-gguf-split --merge` first"
-        );
-        return Err(GgufError::Unsupported(why));
     }
     Ok(name)
 }
@@ -368,8 +373,13 @@ fn vocabulary(header: &Header) -> Result<u64, GgufError> {
         }
     }
     // The engine looks rows up by token id, so a table with fewer rows would be read past its end.
-    if let Some(rows) = header.tensors.embedding_rows {
-        in_range("token_embd.weight (rows)", rows, count, u64::MAX)?;
+    if let Some(embedding) = header.tensors.table.get("token_embd.weight") {
+        in_range(
+            "token_embd.weight (rows)",
+            embedding.rows(),
+            count,
+            u64::MAX,
+        )?;
     }
     Ok(count)
 }

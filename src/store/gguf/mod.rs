@@ -12,16 +12,20 @@
 //! Where the format allows more than any real model uses, we take the stricter side: a refused file
 //! is an error message, an accepted one is parsed again by C++.
 
+mod adapter;
 mod facts;
 mod header;
 mod reader;
 mod tensor;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek};
 use std::path::Path;
 
+pub(super) use adapter::{AdapterHeader, AdapterWriter, padded};
 pub use facts::GgufFacts;
+pub(super) use tensor::Info;
 
 /// What no honest header exceeds. Real files stay at least four times below each of these.
 pub mod limits {
@@ -121,15 +125,33 @@ pub enum GgufError {
 
 /// Checks the file at `path` and says what is in it.
 pub fn check(path: &Path) -> Result<GgufFacts, GgufError> {
-    // Asked before it is opened: opening a pipe would wait for somebody to write into it.
+    let len = regular_file(path)?;
+    parse(buffered(path)?, len)
+}
+
+/// The same, with the shapes of its tensors by name.
+pub(super) fn check_tensors(path: &Path) -> Result<(GgufFacts, BTreeMap<String, Info>), GgufError> {
+    let len = regular_file(path)?;
+    let header = header::Header::read(buffered(path)?, len)?;
+    Ok((
+        facts::GgufFacts::from_header(&header)?,
+        header.tensors.table,
+    ))
+}
+
+/// The file's length. Asked before it is opened: opening a pipe would wait for somebody to write
+/// into it.
+fn regular_file(path: &Path) -> Result<u64, GgufError> {
     let meta = std::fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(GgufError::Unsupported(
-            "not a regular file; give the path of a .gguf file".into(),
-        ));
+    if meta.is_file() {
+        return Ok(meta.len());
     }
-    let file = File::open(path)?;
-    parse(BufReader::with_capacity(256 * 1024, file), meta.len())
+    let why = "not a regular file; give the path of a .gguf file";
+    Err(GgufError::Unsupported(why.into()))
+}
+
+fn buffered(path: &Path) -> io::Result<BufReader<File>> {
+    Ok(BufReader::with_capacity(256 * 1024, File::open(path)?))
 }
 
 /// The same over anything seekable; `len` is its true length and bounds all that the header declares.

@@ -1,6 +1,6 @@
 //! The tensor table: known types, sane shapes, data inside the file and back to back.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::io::{BufRead, Seek};
 
 use super::GgufError;
@@ -49,21 +49,35 @@ const TYPES: &[(u32, u64, u64)] = &[
     (42, 64, 18),   // Q2_0
 ];
 
-/// What the table adds up to.
+/// Numbers of the types that adapters may have.
+pub(super) const F32: u32 = 0;
+pub(super) const F16: u32 = 1;
+
+/// What the table says, and what it adds up to.
 pub(super) struct Tensors {
     pub(super) elements: u64,
     pub(super) bytes: u64,
-    /// Rows of `token_embd.weight`: one for each vocabulary entry.
-    pub(super) embedding_rows: Option<u64>,
+    pub(super) table: BTreeMap<String, Info>,
+    /// Where the data begins in the file; offsets count from here.
+    pub(super) data_at: u64,
 }
 
-struct Info {
-    name: String,
+/// One tensor, its range checked against the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct Info {
+    /// Elements along each dimension, the innermost first; 1 beyond the last.
+    pub(in crate::store) shape: [u64; MAX_DIMS as usize],
+    pub(super) kind: u32,
     elements: u64,
-    bytes: u64,
-    offset: u64,
-    /// Rows: the product of every dimension but the first.
-    rows: u64,
+    pub(super) bytes: u64,
+    pub(super) offset: u64,
+}
+
+impl Info {
+    /// The product of every dimension but the first: cannot overflow, the product of all does not.
+    pub(super) fn rows(&self) -> u64 {
+        self.shape[1..].iter().product()
+    }
 }
 
 impl Tensors {
@@ -75,13 +89,13 @@ impl Tensors {
         let mut sum = Tensors {
             elements: 0,
             bytes: 0,
-            embedding_rows: None,
+            table: BTreeMap::new(),
+            data_at: 0,
         };
-        let mut names = BTreeSet::new();
         // Where the next tensor has to start, and where the furthest one ends, within the data section.
         let (mut expected, mut end) = (0u64, 0u64);
         for _ in 0..count {
-            let info = Info::read(input)?;
+            let (name, info) = Info::read(input)?;
             // llama.cpp lays tensors back to back in table order and refuses anything else. Holding
             // files to the same rule makes overlap impossible without comparing ranges.
             if info.offset != expected {
@@ -89,10 +103,7 @@ impl Tensors {
                     "starts at data offset {}, the one before it ends at {expected}",
                     info.offset
                 );
-                return Err(GgufError::Tensor {
-                    name: info.name,
-                    why,
-                });
+                return Err(GgufError::Tensor { name, why });
             }
             let overflow = |name: &str| GgufError::Tensor {
                 name: name.into(),
@@ -101,46 +112,42 @@ impl Tensors {
             end = info
                 .offset
                 .checked_add(info.bytes)
-                .ok_or_else(|| overflow(&info.name))?;
+                .ok_or_else(|| overflow(&name))?;
             expected = end
                 .checked_next_multiple_of(alignment)
-                .ok_or_else(|| overflow(&info.name))?;
+                .ok_or_else(|| overflow(&name))?;
             sum.elements = sum
                 .elements
                 .checked_add(info.elements)
-                .ok_or_else(|| overflow(&info.name))?;
+                .ok_or_else(|| overflow(&name))?;
             sum.bytes = sum
                 .bytes
                 .checked_add(info.bytes)
-                .ok_or_else(|| overflow(&info.name))?;
-            if info.name == "token_embd.weight" {
-                sum.embedding_rows = Some(info.rows);
+                .ok_or_else(|| overflow(&name))?;
+            if sum.table.contains_key(&name) {
+                let why = "appears twice".into();
+                return Err(GgufError::Tensor { name, why });
             }
-            if let Some(name) = names.replace(info.name) {
-                return Err(GgufError::Tensor {
-                    name,
-                    why: "appears twice".into(),
-                });
-            }
+            sum.table.insert(name, info);
         }
-        check_data_fits(input.at(), input.len(), alignment, end)?;
+        sum.data_at = check_data_fits(input.at(), input.len(), alignment, end)?;
         Ok(sum)
     }
 }
 
-/// The data section starts at the next multiple of the alignment and must hold the last tensor's last byte.
+/// The data section starts at the next multiple of the alignment, which is the answer, and must hold
+/// the last tensor's last byte.
 fn check_data_fits(
     header_end: u64,
     file_bytes: u64,
     alignment: u64,
     data_bytes: u64,
-) -> Result<(), GgufError> {
-    let need = header_end
-        .checked_next_multiple_of(alignment)
-        .and_then(|start| start.checked_add(data_bytes));
-    match need {
-        Some(need) if need <= file_bytes => Ok(()),
-        need => Err(GgufError::Truncated {
+) -> Result<u64, GgufError> {
+    let start = header_end.checked_next_multiple_of(alignment);
+    let need = start.and_then(|start| start.checked_add(data_bytes));
+    match (start, need) {
+        (Some(start), Some(need)) if need <= file_bytes => Ok(start),
+        (_, need) => Err(GgufError::Truncated {
             what: "tensor data",
             at: header_end,
             need: need.unwrap_or(u64::MAX).saturating_sub(header_end),
@@ -150,7 +157,7 @@ fn check_data_fits(
 }
 
 impl Info {
-    fn read<R: BufRead + Seek>(input: &mut Bounded<R>) -> Result<Info, GgufError> {
+    fn read<R: BufRead + Seek>(input: &mut Bounded<R>) -> Result<(String, Info), GgufError> {
         let name = input.name("a tensor name", MAX_TENSOR_NAME_BYTES)?;
         let at = input.at();
         let dims = input.u32("a dimension count")?;
@@ -203,13 +210,14 @@ impl Info {
         let rows = product(&shape[1..])?;
         let elements = product(&shape)?;
         let bytes = product(&[shape[0] / block, block_bytes, rows])?;
-        Ok(Info {
-            name,
+        let info = Info {
+            shape,
+            kind: number,
             elements,
             bytes,
             offset,
-            rows,
-        })
+        };
+        Ok((name, info))
     }
 }
 

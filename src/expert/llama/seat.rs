@@ -1,0 +1,292 @@
+//! One expert on a base: its context with its adapter, its sessions, its events.
+//!
+//! After a step that answered several sessions it waits a moment for what they say next, so that
+//! streams that run together stay in one batch. A session that let the moment pass is not waited for
+//! again until it has been quick once.
+
+use super::adapter::Adapter;
+use super::cache::Cache;
+use super::cost::CostModel;
+use super::session::{Bounds, Private, Session};
+use super::step::Engine;
+use super::thread::{Door, Entered, SeatId};
+use super::tokens::Tokenizer;
+use super::{LoadError, LoadRequest, facts, new_context, parked_bytes, private_text, settings};
+use super::{bos_of, vocab};
+use crate::expert::EventSender;
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
+use quorate_core::ids::{ExpertId, Token};
+use quorate_core::limits::SESSIONS_MAX;
+use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open};
+use quorate_core::vocab::Vocab;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+/// The moment starts anew with every session that speaks, but lasts at most this many moments.
+const GATHER_MOMENTS_MAX: u32 = 4;
+/// When to come back to an engine that is full: some session ends within about this time.
+const BUSY_RETRY_MS: u32 = 500;
+
+/// Nobody listens any more.
+pub(super) struct Stop;
+
+/// What all experts on one base have together.
+pub(super) struct Common<'model> {
+    pub(super) model: &'model Arc<LlamaModel>,
+    pub(super) vocab: Arc<Vocab>,
+    pub(super) bos: Option<Token>,
+    tokenizer: Tokenizer,
+    /// Time of a step with one row on the weights, once it was taken.
+    one_row: Option<Duration>,
+}
+
+impl<'model> Common<'model> {
+    pub(super) fn new(model: &'model Arc<LlamaModel>) -> Common<'model> {
+        let bos = bos_of(model);
+        Common {
+            model,
+            vocab: Arc::new(vocab::read(model)),
+            bos,
+            tokenizer: Tokenizer::new(model.clone(), bos),
+            one_row: None,
+        }
+    }
+}
+
+/// What other experts on the same base are about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Company {
+    /// One of them has a stream that waits for its next token.
+    pub(super) streaming: bool,
+    /// So many have a prompt to compute.
+    pub(super) prompts: usize,
+}
+
+pub(super) struct Seat<'model> {
+    pub(super) id: SeatId,
+    pub(super) door: Arc<Door>,
+    engine: Engine<'model>,
+    events: EventSender,
+    expert: ExpertId,
+    private: Private,
+    /// Until when the next step waits for awaited sessions, and until when at most.
+    gather_until: Instant,
+    gather_at_most: Option<Instant>,
+    /// After the context, which uses it: fields are dropped in order.
+    _adapter: Option<Adapter<'model>>,
+    /// Closed when all of the above is freed.
+    _gone: SyncSender<()>,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.door.close();
+    }
+}
+
+impl<'model> Seat<'model> {
+    pub(super) fn new(
+        common: &mut Common<'model>,
+        id: SeatId,
+        request: &LoadRequest,
+        door: Arc<Door>,
+    ) -> Result<(Seat<'model>, Entered), LoadError> {
+        let model: &'model LlamaModel = common.model;
+        let tokenizer = common.tokenizer.for_context(request.context);
+        let private = private_text(&tokenizer, common.bos, request)?;
+        let facts = facts(common, request, &private);
+        let adapter = request.adapter.as_ref();
+        let mut adapter = adapter.map(|file| Adapter::load(model, file)).transpose()?;
+        let context = new_context(model, request, adapter.as_mut().map(|a| &mut a.lora))?;
+        let engine = engine(common, context, request, &private)?;
+        let (gone_tx, gone) = sync_channel(0);
+        let seat = Seat {
+            id,
+            door,
+            engine,
+            events: request.events.clone(),
+            expert: request.id,
+            private,
+            gather_until: Instant::now(),
+            gather_at_most: None,
+            _adapter: adapter,
+            _gone: gone_tx,
+        };
+        let entered = Entered {
+            seat: id,
+            facts,
+            tokenizer,
+            gone,
+        };
+        Ok((seat, entered))
+    }
+
+    /// None: there is nothing to compute. Else how long to wait for sessions that are about to speak.
+    pub(super) fn waits(&self, now: Instant) -> Option<Duration> {
+        if !self.engine.has_work() {
+            return None;
+        }
+        let awaiting = self.engine.sessions.iter().any(|session| session.awaited);
+        let left = self.gather_until.saturating_duration_since(now);
+        Some(if awaiting { left } else { Duration::ZERO })
+    }
+
+    pub(super) fn is_streaming(&self) -> bool {
+        self.engine.is_streaming()
+    }
+
+    pub(super) fn has_prompt(&self) -> bool {
+        let prompt = |session: &Session| session.missing() > 0 && !session.is_draft();
+        self.engine.sessions.iter().any(prompt)
+    }
+
+    pub(super) fn step(&mut self, company: Company) -> Result<(), Stop> {
+        for session in &mut self.engine.sessions {
+            session.tardy |= std::mem::take(&mut session.awaited);
+        }
+        let (events, expert) = (&self.events, self.expert);
+        let mut heard = true;
+        let mut say = |out: &mut Vec<ExpertEvent>| heard &= send(events, expert, out);
+        self.engine.step(company, &mut say);
+        self.gather_until = Instant::now() + self.engine.settings.gather;
+        self.gather_at_most = None;
+        if heard { Ok(()) } else { Err(Stop) }
+    }
+
+    pub(super) fn take(&mut self, submitted: Instant, op: ExpertOp) -> Result<(), Stop> {
+        let gather = self.engine.settings.gather;
+        let now = Instant::now();
+        let at_most = *self
+            .gather_at_most
+            .get_or_insert(now + GATHER_MOMENTS_MAX * gather);
+        self.gather_until = (now + gather).min(at_most);
+        let id = op.session();
+        let known = self.engine.find(id);
+        match (op, known) {
+            (ExpertOp::Open(open), None) => self.open(*open),
+            (ExpertOp::Open(_), Some(index)) => {
+                let why = ExpertFailure::Refused("the session is open already".into());
+                self.engine.fail(index, why);
+            }
+            (ExpertOp::Close { .. }, Some(index)) => self.engine.close(index),
+            (ExpertOp::Close { .. }, None) => {}
+            (op, Some(index)) => {
+                let session = &mut self.engine.sessions[index];
+                session.tardy &= submitted.saturating_duration_since(session.answered) > gather;
+                session.awaited = false;
+                let (bounds, steps) = (self.engine.bounds, self.engine.steps);
+                let (pool, out) = (&mut self.engine.pool, &mut self.engine.out);
+                let done = session.receive(op);
+                if let Err(why) = done.and_then(|()| session.advance(bounds, steps, pool, out)) {
+                    self.engine.fail(index, why);
+                }
+            }
+            (_, None) if self.engine.failed_lately(id) => {}
+            (_, None) => {
+                let why = ExpertFailure::Refused("there is no such session".into());
+                self.engine
+                    .out
+                    .push(ExpertEvent::Failed { session: id, why });
+            }
+        }
+        self.flush()
+    }
+
+    fn open(&mut self, open: Open) {
+        let session = open.session;
+        let busy = self.engine.sessions.len() >= SESSIONS_MAX;
+        let opened = if busy {
+            // The node above counts sessions and says better numbers: only a race gets here.
+            Err(ExpertFailure::Busy {
+                retry_ms: BUSY_RETRY_MS,
+            })
+        } else {
+            Session::new(open, &self.private, self.engine.bounds)
+        };
+        match opened {
+            Ok(mut session) => {
+                // A prompt of one token waits for nothing but its first question.
+                session.announce(&mut self.engine.out);
+                self.engine.add(session);
+            }
+            Err(why) => self.engine.out.push(ExpertEvent::Failed { session, why }),
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        if send(&self.events, self.expert, &mut self.engine.out) {
+            Ok(())
+        } else {
+            Err(Stop)
+        }
+    }
+}
+
+/// Warms the base up with one token, which proves that it computes and what that costs. Whoever comes
+/// later learns its own costs with its first steps.
+fn engine<'model>(
+    common: &mut Common<'model>,
+    mut context: LlamaContext<'model>,
+    request: &LoadRequest,
+    private: &Private,
+) -> Result<Engine<'model>, LoadError> {
+    let model = common.model;
+    let one_row = match common.one_row {
+        Some(one_row) => one_row,
+        None => *common.one_row.insert(warm_up(&mut context)?),
+    };
+    let mut cache = Cache::new(
+        context,
+        model.is_recurrent() || model.is_hybrid(),
+        parked_bytes(model, request.cells) as usize,
+    );
+    if !private.tokens.is_empty() {
+        let pinned = cache.pin(private.tokens.clone());
+        pinned.map_err(|error| LoadError::Prefix {
+            why: error.to_string(),
+        })?;
+    }
+    let bounds = Bounds {
+        context: request.context as usize - private.tokens.len(),
+        vocab: model.n_vocab() as u32,
+    };
+    let settings = settings(request, model.n_vocab() as usize);
+    let cost = CostModel::new(one_row.as_secs_f64() * 1e6);
+    Ok(Engine::new(cache, cost, bounds, settings))
+}
+
+/// False if nobody listens any more.
+fn send(events: &EventSender, expert: ExpertId, out: &mut Vec<ExpertEvent>) -> bool {
+    out.drain(..)
+        .all(|event| events.blocking_send(FromExpert { expert, event }).is_ok())
+}
+
+/// The first decode reads the weights from the disk and builds the graph, the second is typical.
+fn warm_up(context: &mut LlamaContext<'_>) -> Result<Duration, LoadError> {
+    let failed = |why: String| LoadError::Engine { why };
+    let mut batch = LlamaBatch::new(1, 1);
+    let mut took = Duration::MAX;
+    for position in 0..2 {
+        batch.clear();
+        batch
+            .add(LlamaToken::new(0), position, &[0], true)
+            .map_err(|e| failed(e.to_string()))?;
+        let begun = Instant::now();
+        context
+            .decode(&mut batch)
+            .map_err(|error| failed(error.to_string()))?;
+        context.synchronize();
+        took = begun.elapsed();
+    }
+    if context.get_logits_ith(0).iter().any(|logit| logit.is_nan()) {
+        return Err(failed(
+            "its numbers are not finite: the file may be damaged".into(),
+        ));
+    }
+    context.clear_kv_cache();
+    Ok(took)
+}
