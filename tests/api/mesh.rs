@@ -77,6 +77,7 @@ async fn an_expert_that_makes_no_sense_is_refused_by_name() {
     let server = start(endless()).await;
     let mut client = router(&server).await;
     let private = RegisterExpertRequest {
+        adapter: String::new(),
         name: "law".into(),
         model: "stub".into(),
         prefix: "secret".into(),
