@@ -122,6 +122,13 @@ impl<'a> Node<'a> {
     }
 }
 
+/// Tokens of an answer. It may end by itself: after a death another set decides, and where depends on when it died.
+fn answered(told: &str) -> u32 {
+    let row = told.lines().find(|line| line.starts_with("answer"));
+    let count = row.and_then(|row| row.split_whitespace().nth(1));
+    count.and_then(|count| count.parse().ok()).unwrap_or(0)
+}
+
 /// How many experts decided a token, on average: a machine that is busy may miss a deadline.
 pub(crate) fn experts(told: &str) -> f64 {
     let by = told
@@ -195,7 +202,7 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
         let ended = answering.wait_with_output().unwrap();
         let told = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
         assert!(
-            ended.status.success() && told.contains("answer         40 tokens"),
+            ended.status.success() && answered(&told) > 10,
             "{told}"
         );
 

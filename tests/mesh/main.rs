@@ -11,7 +11,7 @@ use quorate::net::plane::Plane;
 use quorate::net::serve::Terms;
 use quorate::wire::plane::{Letterhead, Purpose};
 use quorate_core::chat::Segment;
-use quorate_core::config::MeshConfig;
+use quorate_core::config::{Key, MeshConfig};
 use quorate_core::generate::{Event, Finish, Guesses, Guessing, Notes, Provenance};
 use quorate_core::governance::{Genesis, Records, Rights, fold};
 use quorate_core::host::Allow;
@@ -42,10 +42,17 @@ struct Machine {
     stop: CancellationToken,
 }
 
+/// Nobody is late because this machine is busy.
+fn config() -> MeshConfig {
+    MeshConfig::default()
+        .with(Key::RouterDeadlineFloorMs, 5_000)
+        .unwrap()
+}
+
 fn rights() -> Rights {
     let key = Keypair::generate_ed25519().public();
     let key = key.try_into_ed25519().unwrap().to_bytes();
-    let genesis = Genesis::new(vec![key], MeshConfig::default()).unwrap();
+    let genesis = Genesis::new(vec![key], config()).unwrap();
     Rights::alone().under(fold(&genesis, &Records::default()))
 }
 
@@ -85,7 +92,7 @@ async fn machine(name: &'static str, admits: mesh::Admits) -> Machine {
         node_id: peer.to_string(),
         memory_budget_bytes: 1 << 30,
         keep_alive: KeepAlive::Forever,
-        config: MeshConfig::default(),
+        config: config(),
     };
     let stop = CancellationToken::new();
     let (node, _) = driver::start(settings, models(name), stop.clone());
