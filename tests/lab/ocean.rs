@@ -201,10 +201,7 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
         nodes[3].kill();
         let ended = answering.wait_with_output().unwrap();
         let told = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
-        assert!(
-            ended.status.success() && answered(&told) > 10,
-            "{told}"
-        );
+        assert!(ended.status.success() && answered(&told) > 10, "{told}");
 
         // Without it the others are the mesh; with it, they are four again.
         nodes[0].wait_to_see(2);
