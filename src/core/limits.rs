@@ -78,6 +78,9 @@ pub const SESSIONS_MAX: usize = 16;
 pub const QUEUE_MAX: usize = 128;
 /// Sequences of a llama.cpp context: running sessions and cached prefixes. It aborts above 256.
 pub const SEQUENCES_MAX: usize = 64;
+/// The same for an expert with an adapter, of which there are many: every sequence takes a row of
+/// logits. Fewer prefixes stay in the cells; those that are parked outside take no sequence.
+pub const ADAPTER_SEQUENCES_MAX: usize = SESSIONS_MAX + 8;
 /// Operations waiting at an expert: three for every session and queue place of the owner, and what
 /// guests may send during a step of 100 ms.
 pub const EXPERT_OPS_MAX: usize = 2048;
@@ -473,6 +476,7 @@ const _: () = {
         "some sequences stay for cached prefixes"
     );
     assert!(SEQUENCES_MAX <= 256, "llama.cpp aborts above 256 sequences");
+    assert!(ADAPTER_SEQUENCES_MAX <= SEQUENCES_MAX);
     assert!(
         EXPERT_OPS_MAX
             >= 3 * (SESSIONS_MAX + QUEUE_MAX)

@@ -127,6 +127,7 @@ fn scores(rig: &mut Rig) -> Vec<f64> {
 fn says(rig: &mut Rig) -> (Vec<Opinion>, Vec<Token>) {
     let prompt = &IDS[..8];
     let session = rig.open(prompt.to_vec());
+    rig.reused(session); // the prompt is in: what follows is one row a step
     rig.draft(session, prompt.len(), &[], 1);
     let (mut opinions, mut text) = (Vec::new(), Vec::new());
     while text.len() < 8 {
@@ -172,11 +173,10 @@ fn an_adapter_says_what_peft_says() {
         queries_move,
         everything_moves,
     ] = found;
-    let noise = 2.0 * same.max(0.02);
-    assert!(as_queries < noise && as_everything < noise, "{found:?}");
-    for far in [wrong, queries_move, everything_moves] {
-        assert!(far > 4.0 * noise, "{found:?}");
-    }
+    assert!(same < 0.1, "the base itself: {found:?}");
+    assert!(as_queries < 0.1 && as_everything < 0.1, "{found:?}");
+    assert!(queries_move > 0.3 && everything_moves > 0.15, "{found:?}");
+    assert!(wrong > 0.5, "{found:?}");
 }
 
 #[test]
@@ -214,6 +214,7 @@ fn several_adapters_and_their_base_speak_at_once() {
         .iter_mut()
         .map(|rig| {
             let session = rig.open(prompt.to_vec());
+            rig.reused(session);
             rig.draft(session, prompt.len(), &[], 1);
             session
         })
@@ -317,10 +318,6 @@ fn seven_adapters_take_their_files_and_their_caches() {
     let cache = facts[1].cache_bytes / 5 * 4;
     let promised = 7 * (files[0].bytes + cache);
     let all = facts[0].model_bytes + cache + promised;
-    let show = |times: &mut Vec<Duration>| {
-        times.sort();
-        format!("{:.1?} (all {:.1?})", times[times.len() / 2], times)
-    };
     println!("load {}", show(&mut loads));
     println!("first opinion {}", show(&mut firsts));
     let mb = |bytes: u64| bytes as f64 / 1e6;
@@ -344,19 +341,56 @@ fn seven_adapters_take_their_files_and_their_caches() {
     };
     let error = quorate::expert::llama::load(request).err().unwrap();
     assert!(error.to_string().contains("share its weights"), "{error}");
-    rigs.truncate(1);
+}
+
+/// Loads with a new context, and with one that another adapter has just left. What it says there is
+/// what it says in a new one. What is measured is printed: time is asserted nowhere.
+#[test]
+fn a_context_is_handed_on_from_adapter_to_adapter() {
+    let home = Home::new();
+    let files = [home.add("a", &everything()), home.add("b", &queries())];
+    let mut base = rig(None);
+    let wanted: Vec<_> = files
+        .iter()
+        .map(|file| says(&mut rig(Some(file))))
+        .collect();
+    let plain = says(&mut base);
     for cells in [512, 2048, 8192] {
-        let mut loads: Vec<Duration> = (0..5)
-            .map(|_| {
-                let begun = Instant::now();
-                let rig = rig_with(Some(&files[0]), |request| request.cells = cells);
-                let took = begun.elapsed();
-                drop(rig);
-                took
-            })
-            .collect();
-        println!("load with {cells} cells {}", show(&mut loads));
+        let (mut fresh, mut handed_on, mut firsts) = (Vec::new(), Vec::new(), Vec::new());
+        for turn in 0..10 {
+            let of = turn % 2;
+            if of == 0 {
+                // Longer than a context is kept for the next one.
+                std::thread::sleep(Duration::from_millis(1_200));
+                base.tokens("a");
+            }
+            let begun = Instant::now();
+            let mut next = rig_with(Some(&files[of]), |request| request.cells = cells);
+            if of == 0 { &mut fresh } else { &mut handed_on }.push(begun.elapsed());
+            let begun = Instant::now();
+            let session = next.open(vec![IDS[0]]);
+            next.draft(session, 1, &[], 1);
+            next.opinions(session);
+            firsts.push(begun.elapsed());
+            next.close(session);
+            if turn > 7 {
+                assert_eq!(says(&mut next), wanted[of], "{cells} cells");
+            }
+        }
+        let [fresh, handed_on, firsts] = [&mut fresh, &mut handed_on, &mut firsts].map(show);
+        println!("{cells} cells: new {fresh}, handed on {handed_on}, then first opinion {firsts}");
     }
+    assert_eq!(says(&mut base), plain);
+}
+
+fn show(times: &mut Vec<Duration>) -> String {
+    times.sort();
+    format!(
+        "{:.1?} ({:.1?} to {:.1?})",
+        times[times.len() / 2],
+        times[0],
+        times[times.len() - 1]
+    )
 }
 
 fn resident_bytes() -> u64 {

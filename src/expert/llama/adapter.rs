@@ -11,14 +11,17 @@
 )]
 
 use super::{AdapterFile, LoadError, lock};
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_sys_2::{llama_adapter_lora, llama_adapter_lora_free};
 use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
+use std::path::PathBuf;
 
 /// Must outlive the contexts that use it, on the thread that owns them.
 pub(super) struct Adapter<'model> {
-    pub(super) lora: LlamaLoraAdapter,
+    path: PathBuf,
+    lora: LlamaLoraAdapter,
     model: PhantomData<&'model LlamaModel>,
 }
 
@@ -44,9 +47,24 @@ impl<'model> Adapter<'model> {
                 why: error.to_string(),
             })?;
         Ok(Adapter {
+            path: file.path.clone(),
             lora,
             model: PhantomData,
         })
+    }
+
+    /// From now on the context computes with it.
+    pub(super) fn put_on(&mut self, context: &mut LlamaContext<'model>) -> Result<(), LoadError> {
+        let set = context.lora_adapter_set(&mut self.lora, 1.0);
+        set.map_err(|error| LoadError::Adapter {
+            path: self.path.clone(),
+            why: error.to_string(),
+        })
+    }
+
+    /// The context computes without one, and may outlive this one. False: it does not let go.
+    pub(super) fn take_off(&mut self, context: &mut LlamaContext<'model>) -> bool {
+        context.lora_adapter_remove(&mut self.lora).is_ok()
     }
 }
 
@@ -54,8 +72,8 @@ impl Drop for Adapter<'_> {
     fn drop(&mut self) {
         // SAFETY: a `LlamaLoraAdapter` is one pointer (`repr(transparent)`, version pinned, size checked
         // above), and frees nothing itself. The model is alive (`'model`), and takes the adapter out of
-        // its set on this thread, as above. A seat drops its context before its adapter, so nobody
-        // computes with it any more.
+        // its set on this thread, as above. A seat takes it off its context or drops the context before,
+        // so nobody computes with it any more.
         unsafe {
             let lora: *mut llama_adapter_lora = std::mem::transmute_copy(&self.lora);
             llama_adapter_lora_free(lora);

@@ -15,7 +15,7 @@ pub fn with_bare<R>(
 ) -> Result<R, LoadError> {
     backend()?;
     let model = load_model(request)?;
-    let context = new_context(&model, request, None)?;
+    let context = new_context(&model, request)?;
     let rows = context.n_batch() as usize;
     Ok(work(&mut Bare {
         context,

@@ -13,7 +13,6 @@ use llama_cpp_2::context::session::{LlamaStateSeqFlags, SeqState};
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::Token;
-use quorate_core::limits::SEQUENCES_MAX;
 use quorate_core::opinion::Scope;
 
 /// A shorter prefix is not worth a sequence: the first chunk computes it anyway.
@@ -94,6 +93,7 @@ pub(super) struct Cache<'model> {
 impl<'model> Cache<'model> {
     pub(super) fn new(
         context: LlamaContext<'model>,
+        sequences: usize,
         whole_only: bool,
         parked_bytes_max: usize,
     ) -> Cache<'model> {
@@ -101,13 +101,21 @@ impl<'model> Cache<'model> {
         Cache {
             context,
             ledger: Ledger::new(cells),
-            spare: (0..SEQUENCES_MAX as i32).rev().collect(),
+            spare: (0..sequences as i32).rev().collect(),
             prefixes: Vec::new(),
             pinned: None,
             parked_bytes_max,
             whole_only,
             uses: 0,
         }
+    }
+
+    /// The context without anything in it, for another use; None where cells are not forgotten one
+    /// by one.
+    pub(super) fn into_context(mut self) -> Option<LlamaContext<'model>> {
+        // What the cells held stays there, and is masked as everything that nobody holds.
+        let forgotten = self.context.clear_kv_cache_seq(None, None, None) == Ok(true);
+        (forgotten && !self.whole_only).then_some(self.context)
     }
 
     pub(super) fn total(&self) -> usize {
@@ -357,7 +365,7 @@ impl<'model> Cache<'model> {
         } else {
             Some(cells.len() as u32)
         };
-        // Cannot fail: positions fit 31 bits, both ids are below SEQUENCES_MAX.
+        // Cannot fail: positions fit 31 bits, both ids are among the context's.
         let copied = self.context.copy_kv_cache_seq(from, id, None, until);
         debug_assert!(copied.is_ok());
         Sequence { id, cells }

@@ -10,7 +10,7 @@
 //!
 //! llama.cpp aborts the process when an assertion of its own fails, so every bound is checked
 //! before the call: tokens against the vocabulary, text against the context, rows against the
-//! batch, cells against the ledger, sequences against `SEQUENCES_MAX`.
+//! batch, cells against the ledger, sequences against what the context was made for.
 
 mod adapter;
 mod bare;
@@ -34,12 +34,12 @@ use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{LlamaLoraAdapter, LlamaModel};
 use llama_cpp_2::{LogOptions, send_logs_to_tracing};
 use quorate_core::chat::{Family, Segment};
 use quorate_core::ids::{ExpertId, Token};
-use quorate_core::limits::{DRAFT_TOKENS_MAX, SEQUENCES_MAX};
+use quorate_core::limits::{ADAPTER_SEQUENCES_MAX, DRAFT_TOKENS_MAX, SEQUENCES_MAX};
 use quorate_core::opinion::ExpertOp;
 use quorate_core::plan::CONTEXT_MIN;
 use seat::Common;
@@ -323,7 +323,6 @@ fn load_model(request: &LoadRequest) -> Result<LlamaModel, LoadError> {
 fn new_context<'model>(
     model: &'model LlamaModel,
     request: &LoadRequest,
-    adapter: Option<&mut LlamaLoraAdapter>,
 ) -> Result<LlamaContext<'model>, LoadError> {
     let rows = if request.gpu_layers > 0 {
         BATCH_ROWS_GPU
@@ -339,7 +338,7 @@ fn new_context<'model>(
         .with_n_ctx(NonZeroU32::new(request.cells))
         .with_n_batch(rows)
         .with_n_ubatch(rows)
-        .with_n_seq_max(SEQUENCES_MAX as u32)
+        .with_n_seq_max(sequences(request) as u32)
         .with_kv_unified(true)
         .with_swa_full(true)
         .with_flash_attention_policy(flash)
@@ -347,17 +346,12 @@ fn new_context<'model>(
         .with_n_threads_batch(request.threads_batch as i32);
     let backend = backend()?;
     let _one_at_a_time = lock();
-    let refused = |why: String| LoadError::Context {
-        cells: request.cells,
-        why,
-    };
-    let mut context = model
+    let context = model
         .new_context(backend, params)
-        .map_err(|error| refused(error.to_string()))?;
-    if let Some(adapter) = adapter {
-        let set = context.lora_adapter_set(adapter, 1.0);
-        set.map_err(|error| refused(error.to_string()))?;
-    }
+        .map_err(|error| LoadError::Context {
+            cells: request.cells,
+            why: error.to_string(),
+        })?;
     let n_ctx = context.n_ctx();
     let expected = format!("at least {}", request.context);
     match n_ctx >= request.context {
@@ -367,6 +361,14 @@ fn new_context<'model>(
             got: n_ctx.into(),
             expected,
         }),
+    }
+}
+
+/// How many sequences a context holds at most.
+fn sequences(request: &LoadRequest) -> usize {
+    match request.adapter {
+        Some(_) => ADAPTER_SEQUENCES_MAX,
+        None => SEQUENCES_MAX,
     }
 }
 

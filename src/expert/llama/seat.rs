@@ -11,8 +11,10 @@ use super::session::{Bounds, Private, Session};
 use super::step::Engine;
 use super::thread::{Door, Entered, SeatId};
 use super::tokens::Tokenizer;
-use super::{LoadError, LoadRequest, facts, new_context, parked_bytes, private_text, settings};
-use super::{bos_of, vocab};
+use super::{
+    LoadError, LoadRequest, bos_of, facts, new_context, parked_bytes, private_text, sequences,
+    settings, vocab,
+};
 use crate::expert::EventSender;
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -31,8 +33,28 @@ const GATHER_MOMENTS_MAX: u32 = 4;
 /// When to come back to an engine that is full: some session ends within about this time.
 const BUSY_RETRY_MS: u32 = 500;
 
+/// How long the context of an adapter that has left is kept for the next one. The driver lets one go
+/// to make room for another, which follows at once; a second later the memory is somebody else's.
+pub(super) const SPARE_KEPT: Duration = Duration::from_secs(1);
+
 /// Nobody listens any more.
 pub(super) struct Stop;
+
+/// Contexts of the same size are as good as each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Size {
+    cells: u32,
+    threads: u32,
+    threads_batch: u32,
+}
+
+/// An empty context that waits for an adapter. To make one takes several times as long as to load an
+/// adapter, because llama.cpp clears all of its cells.
+struct Spare<'model> {
+    context: LlamaContext<'model>,
+    size: Size,
+    since: Instant,
+}
 
 /// What all experts on one base have together.
 pub(super) struct Common<'model> {
@@ -42,6 +64,7 @@ pub(super) struct Common<'model> {
     tokenizer: Tokenizer,
     /// Time of a step with one row on the weights, once it was taken.
     one_row: Option<Duration>,
+    spare: Option<Spare<'model>>,
 }
 
 impl<'model> Common<'model> {
@@ -53,7 +76,39 @@ impl<'model> Common<'model> {
             bos,
             tokenizer: Tokenizer::new(model.clone(), bos),
             one_row: None,
+            spare: None,
         }
+    }
+
+    pub(super) fn has_spare(&self) -> bool {
+        self.spare.is_some()
+    }
+
+    /// Lets the spare context go when its time is over.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let over = |spare: &Spare<'_>| now.saturating_duration_since(spare.since) >= SPARE_KEPT;
+        if self.spare.as_ref().is_some_and(over) {
+            self.spare = None;
+        }
+    }
+
+    fn context(
+        &mut self,
+        request: &LoadRequest,
+        size: Size,
+        adapter: Option<&mut Adapter<'model>>,
+    ) -> Result<LlamaContext<'model>, LoadError> {
+        // One that does not fit makes room first.
+        let spare = self.spare.take();
+        let spare = spare.filter(|spare| adapter.is_some() && spare.size == size);
+        let mut context = match spare {
+            Some(spare) => spare.context,
+            None => new_context(self.model, request)?,
+        };
+        if let Some(adapter) = adapter {
+            adapter.put_on(&mut context)?;
+        }
+        Ok(context)
     }
 }
 
@@ -76,16 +131,11 @@ pub(super) struct Seat<'model> {
     /// Until when the next step waits for awaited sessions, and until when at most.
     gather_until: Instant,
     gather_at_most: Option<Instant>,
+    size: Size,
     /// After the context, which uses it: fields are dropped in order.
-    _adapter: Option<Adapter<'model>>,
+    adapter: Option<Adapter<'model>>,
     /// Closed when all of the above is freed.
     _gone: SyncSender<()>,
-}
-
-impl Drop for Seat<'_> {
-    fn drop(&mut self) {
-        self.door.close();
-    }
 }
 
 impl<'model> Seat<'model> {
@@ -101,7 +151,12 @@ impl<'model> Seat<'model> {
         let facts = facts(common, request, &private);
         let adapter = request.adapter.as_ref();
         let mut adapter = adapter.map(|file| Adapter::load(model, file)).transpose()?;
-        let context = new_context(model, request, adapter.as_mut().map(|a| &mut a.lora))?;
+        let size = Size {
+            cells: request.cells,
+            threads: request.threads,
+            threads_batch: request.threads_batch,
+        };
+        let context = common.context(request, size, adapter.as_mut())?;
         let engine = engine(common, context, request, &private)?;
         let (gone_tx, gone) = sync_channel(0);
         let seat = Seat {
@@ -113,7 +168,8 @@ impl<'model> Seat<'model> {
             private,
             gather_until: Instant::now(),
             gather_at_most: None,
-            _adapter: adapter,
+            size,
+            adapter,
             _gone: gone_tx,
         };
         let entered = Entered {
@@ -123,6 +179,23 @@ impl<'model> Seat<'model> {
             gone,
         };
         Ok((seat, entered))
+    }
+
+    /// Frees everything; the context of an adapter waits a moment for the next one.
+    pub(super) fn leave(self, common: &mut Common<'model>) {
+        self.door.close();
+        // Before the adapter, which drops after it.
+        let (engine, mut adapter, size) = (self.engine, self.adapter, self.size);
+        let context = adapter.as_ref().and_then(|_| engine.into_context());
+        if let (Some(mut context), Some(adapter)) = (context, &mut adapter)
+            && adapter.take_off(&mut context)
+        {
+            common.spare = Some(Spare {
+                context,
+                size,
+                since: Instant::now(),
+            });
+        }
     }
 
     /// None: there is nothing to compute. Else how long to wait for sessions that are about to speak.
@@ -241,6 +314,7 @@ fn engine<'model>(
     };
     let mut cache = Cache::new(
         context,
+        sequences(request),
         model.is_recurrent() || model.is_hybrid(),
         parked_bytes(model, request.cells) as usize,
     );

@@ -8,6 +8,7 @@ use super::rows::Pool;
 use super::seat::Company;
 use super::session::{Bounds, Session};
 use llama_cpp_2::DecodeError;
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::SessionId;
@@ -64,6 +65,15 @@ impl<'model> Engine<'model> {
             demands: Vec::new(),
             shares: Vec::new(),
             outputs: Vec::new(),
+        }
+    }
+
+    /// Its context for another use, if no session ever failed in it: numbers that are not finite
+    /// would come through the mask.
+    pub(super) fn into_context(self) -> Option<LlamaContext<'model>> {
+        match self.failed.is_empty() {
+            true => self.cache.into_context(),
+            false => None,
         }
     }
 

@@ -5,7 +5,7 @@
 //!   one expert are one batch, and those of two are two.
 //! - Events wait for room in the router's channel: that is the back-pressure.
 
-use super::seat::{Common, Company, Seat, Stop};
+use super::seat::{Common, Company, SPARE_KEPT, Seat, Stop};
 use super::tokens::Tokenizer;
 use super::{LoadError, LoadRequest};
 use crate::expert::{ExpertFacts, SubmitError};
@@ -110,18 +110,23 @@ impl<'model> Loop<'model> {
         self.last = index;
         let company = self.company(index);
         if self.seats[index].step(company).is_err() {
-            self.seats.remove(index); // nobody listens any more
+            self.leave(index); // nobody listens any more
         }
         Ok(())
+    }
+
+    fn leave(&mut self, index: usize) {
+        self.seats.remove(index).leave(&mut self.common);
     }
 
     /// Takes mail until somebody has something to compute and waits for nobody. Says who.
     fn collect(&mut self) -> Result<usize, Stop> {
         loop {
             let now = Instant::now();
+            self.common.expire(now);
             let soonest = self.seats.iter().filter_map(|seat| seat.waits(now)).min();
             let mail = match soonest {
-                None => self.mail.recv().map_err(|_| Stop)?,
+                None if !self.common.has_spare() => self.mail.recv().map_err(|_| Stop)?,
                 Some(Duration::ZERO) => match self.mail.try_recv() {
                     Ok(mail) => mail,
                     Err(TryRecvError::Empty) => {
@@ -132,7 +137,7 @@ impl<'model> Loop<'model> {
                     }
                     Err(TryRecvError::Disconnected) => return Err(Stop),
                 },
-                Some(left) => match self.mail.recv_timeout(left) {
+                left => match self.mail.recv_timeout(left.unwrap_or(SPARE_KEPT)) {
                     Ok(mail) => mail,
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return Err(Stop),
@@ -169,13 +174,13 @@ impl<'model> Loop<'model> {
                 };
                 self.seats[index].door.leave();
                 if self.seats[index].take(submitted, op).is_err() {
-                    self.seats.remove(index);
+                    self.leave(index);
                 }
             }
             Mail::Enter(entering) => self.enter(*entering),
             Mail::Leave(id) => {
                 if let Some(index) = find(&self.seats, id) {
-                    self.seats.remove(index);
+                    self.leave(index);
                 }
             }
         }
