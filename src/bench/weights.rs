@@ -46,7 +46,10 @@ pub fn weights() -> WeightsReport {
 /// Experts take turns at being right, about every hundred tokens.
 fn said(position: Position, expert: usize) -> LnP {
     let right = (position / 100) as usize * 7 % TEAM_MAX == expert;
-    let noise = position.wrapping_mul(0x9E37_79B1).rotate_left(expert as u32 * 2) >> 20;
+    let noise = position
+        .wrapping_mul(0x9E37_79B1)
+        .rotate_left(expert as u32 * 2)
+        >> 20;
     let steps = noise + if right { 500 } else { 2_500 };
     LnP::from_wire(u16::try_from(steps).unwrap_or(u16::MAX))
 }

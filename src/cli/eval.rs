@@ -26,14 +26,20 @@ mod with_llama {
     use crate::expert::llama::{LoadRequest, load};
     use crate::node::{Audience, Library};
     use indicatif::{ProgressBar, ProgressStyle};
+    use serde_json::json;
+    use std::cell::Cell;
+    use std::io::IsTerminal;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     /// Tokens of a session: the longest document, and room for a private prefix.
     const CONTEXT: u32 = 2048;
     /// Steps as long as they get: every document is then computed in the same batches, whatever
     /// else the machine does.
     const STEP_MS: u32 = 600_000;
+    /// Between two lines of progress.
+    const LINE_INTERVAL: Duration = Duration::from_secs(1);
     /// Bytes of a text from which a profile is made.
     const PROFILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -60,6 +66,7 @@ mod with_llama {
             progress: progress(),
         };
         let evaluated = eval::eval(&options).map_err(failure);
+        drop(options); // and the bar with it
         runtime.block_on(app.shut_down());
         let report = evaluated?;
         if let Some(path) = &args.plot {
@@ -86,10 +93,12 @@ mod with_llama {
         let inside: Vec<String> = inside.collect();
         match inside.is_empty() {
             false => Ok(inside),
-            true => Err(Failure::new(Kind::Usage, "there is no expert to evaluate").hint(
-                "write a list of [[expert]] tables and name it: --experts FILE \
+            true => Err(
+                Failure::new(Kind::Usage, "there is no expert to evaluate").hint(
+                    "write a list of [[expert]] tables and name it: --experts FILE \
                  (`quorate expert add` writes such tables into the settings)",
-            )),
+                ),
+            ),
         }
     }
 
@@ -132,19 +141,29 @@ mod with_llama {
         }
     }
 
-    /// A bar on a terminal; elsewhere a line when something new begins.
+    /// A bar on a terminal; elsewhere a line of JSON for programs, at most one a second.
     fn progress() -> Box<dyn Fn(&str, usize, usize)> {
         const TEMPLATE: &str = "{bar:32} {percent:>3}% {pos}/{len} ETA {eta} {wide_msg}";
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style);
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+                bar.set_style(style);
+            }
+            return Box::new(move |what, done, all| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                bar.set_message(what.to_owned());
+            });
         }
-        Box::new(move |what, done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
-            if done == all {
-                bar.finish_and_clear();
+        let said = Cell::new(None::<Instant>);
+        Box::new(move |what, done, of| {
+            let is_due = said.get().is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
+            if is_due || done == of {
+                said.set(Some(Instant::now()));
+                eprintln!(
+                    "{}",
+                    json!({"event": "progress", "what": what, "done": done, "of": of})
+                );
             }
         })
     }
@@ -158,8 +177,9 @@ mod with_llama {
         };
         let failure = Failure::new(kind, error.to_string());
         match error {
-            EvalError::NoDocuments { .. } => failure
-                .hint("a folder of texts in UTF-8, with one sub-folder for each domain: --docs DIR"),
+            EvalError::NoDocuments { .. } => failure.hint(
+                "a folder of texts in UTF-8, with one sub-folder for each domain: --docs DIR",
+            ),
             _ => failure,
         }
     }
@@ -175,11 +195,18 @@ mod with_llama {
                 row.strategy.to_owned(),
                 row.k.to_string(),
                 format!("{:.3} {}", row.nats, interval(row.ci)),
-                format!("{:.3} {}", row.vs_oracle.ppl_ratio, interval(row.vs_oracle.ci)),
+                format!(
+                    "{:.3} {}",
+                    row.vs_oracle.ppl_ratio,
+                    interval(row.vs_oracle.ci)
+                ),
             ]
         };
         let rows: Vec<[String; 5]> = report.rows.iter().map(row).collect();
-        term::table(["DOMAIN", "STRATEGY", "K", "NATS", "PPL / BEST SINGLE"], &rows)?;
+        term::table(
+            ["DOMAIN", "STRATEGY", "K", "NATS", "PPL / BEST SINGLE"],
+            &rows,
+        )?;
         let gains = &report.gain_vs_best_single;
         for (set, gain) in [("mixed", gains.mixed), ("pure", gains.pure)] {
             if let Some(gain) = gain {

@@ -102,9 +102,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
             bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
         Verb::Bench(Bench::Weights(args)) => bench::weights(args),
-        Verb::Eval(args) => {
-            eval::eval(&context((&args.machine).into(), Voice::Command)?, args)
-        }
+        Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),
         Verb::Completions(args) => completions(args.shell),

@@ -254,7 +254,10 @@ mod tests {
             ("", "expert"),
         ] {
             let refused = read(wrong).unwrap_err();
-            assert!(refused.contains(word) && refused.contains("experts.toml"), "{refused}");
+            assert!(
+                refused.contains(word) && refused.contains("experts.toml"),
+                "{refused}"
+            );
         }
     }
 

@@ -44,7 +44,10 @@ pub(super) fn apart(panel: &Panel, options: &Options, shelf: &Shelf) -> Result<A
     for (nth, document) in picked.iter().enumerate() {
         (options.progress)("distributions", nth, picked.len());
         let moments = moments(panel, options, *document)?;
-        let place = shelf.place(&format!("apart/{}", key(panel, options, *document, &moments)));
+        let place = shelf.place(&format!(
+            "apart/{}",
+            key(panel, options, *document, &moments)
+        ));
         let kept = std::fs::read(&place).ok();
         let kept = kept.and_then(|bytes| serde_json::from_slice::<Vec<Seen>>(&bytes).ok());
         let here = match kept {
@@ -88,7 +91,9 @@ fn picked(panel: &Panel, options: &Options) -> Vec<usize> {
 }
 
 fn pure_before(document: usize, domain: &dyn Fn(usize) -> Option<usize>) -> usize {
-    (0..document).filter(|&d| domain(d) == domain(document)).count()
+    (0..document)
+        .filter(|&d| domain(d) == domain(document))
+        .count()
 }
 
 fn amounts(options: &Options) -> (usize, usize) {
@@ -113,7 +118,13 @@ fn moments(panel: &Panel, options: &Options, nth: usize) -> Result<Vec<Moment>> 
         k: default_k(panel.names.len()),
         lag: 0,
     };
-    let replayed = replay(document, &panel.scores[nth], panel.gate.as_ref(), setting, &watch);
+    let replayed = replay(
+        document,
+        &panel.scores[nth],
+        panel.gate.as_ref(),
+        setting,
+        &watch,
+    );
     let replayed = replayed.map_err(|error| EvalError::Panel(error.to_string()))?;
     Ok(replayed.moments)
 }
@@ -145,7 +156,9 @@ fn look(
     let mut by_moment: Vec<Vec<Vec<f64>>> = vec![Vec::new(); moments.len()];
     let session = SessionId(nth as u128 + 1);
     for asked in asked {
-        let Some(first) = moments.first() else { continue };
+        let Some(first) = moments.first() else {
+            continue;
+        };
         open(asked, session, &tokens[..first.position])?;
         let mut at = first.position;
         for (moment, rows) in moments.iter().zip(&mut by_moment) {
@@ -191,7 +204,11 @@ fn row(
             epoch: 0,
             position: at as Position,
             tokens: tokens[at..until].to_vec(),
-            queries: if is_last { vec![everything.clone()] } else { Vec::new() },
+            queries: if is_last {
+                vec![everything.clone()]
+            } else {
+                Vec::new()
+            },
         })?;
         at = until;
         if is_last {
@@ -256,7 +273,11 @@ mod tests {
 
     #[test]
     fn variation_and_acceptance_are_counted_by_hand() {
-        let rows = vec![vec![1.0, 0.0, 0.0], vec![0.5, 0.5, 0.0], vec![0.0, 0.0, 1.0]];
+        let rows = vec![
+            vec![1.0, 0.0, 0.0],
+            vec![0.5, 0.5, 0.0],
+            vec![0.0, 0.0, 1.0],
+        ];
         let moment = Moment {
             position: 3,
             weights: vec![(0, 0.25), (1, 0.75)],
@@ -268,6 +289,12 @@ mod tests {
         let all = means(&[here.clone(), here]);
         assert_eq!((all.min, all.max, all.positions), (0.5, 1.0, 2));
         assert!((all.mean - 2.5 / 3.0).abs() < 1e-12);
-        assert_eq!(means(&[]), Apart { mean: 0.0, ..Apart::default() });
+        assert_eq!(
+            means(&[]),
+            Apart {
+                mean: 0.0,
+                ..Apart::default()
+            }
+        );
     }
 }

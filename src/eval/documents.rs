@@ -120,7 +120,13 @@ impl Folder {
         Ok(folder)
     }
 
-    fn add(&mut self, root: &Path, of: &Path, paths: &[PathBuf], tokens: &Tokens<'_>) -> Result<()> {
+    fn add(
+        &mut self,
+        root: &Path,
+        of: &Path,
+        paths: &[PathBuf],
+        tokens: &Tokens<'_>,
+    ) -> Result<()> {
         let mut files = Vec::new();
         for path in paths {
             match text(path)?.and_then(|text| enough(&text, tokens)) {

@@ -133,7 +133,13 @@ fn settings(panel: &Panel) -> Vec<Setting> {
     let strategies = Strategy::ALL.into_iter();
     let strategies = strategies.filter(|s| *s != Strategy::Gate || has_gate);
     let mut all: Vec<Setting> = strategies
-        .flat_map(|strategy| ks.iter().map(move |&k| Setting { strategy, k, lag: 0 }))
+        .flat_map(|strategy| {
+            ks.iter().map(move |&k| Setting {
+                strategy,
+                k,
+                lag: 0,
+            })
+        })
         .collect();
     all.extend(LAGS.map(|lag| Setting {
         strategy: DEFAULT.0,
@@ -186,8 +192,14 @@ fn references(panel: &Panel) -> Vec<Column> {
     };
     let mut columns = vec![
         single("base", alone.iter().map(|all| all[0].0).collect()),
-        single("oracle", alone.iter().map(|all| least(all, |e| e.0)).collect()),
-        single("prompt", alone.iter().map(|all| least(all, |e| e.1)).collect()),
+        single(
+            "oracle",
+            alone.iter().map(|all| least(all, |e| e.0)).collect(),
+        ),
+        single(
+            "prompt",
+            alone.iter().map(|all| least(all, |e| e.1)).collect(),
+        ),
     ];
     if let Some(against) = &panel.against {
         let both = panel.documents.iter().zip(against);
@@ -218,7 +230,9 @@ fn groups(documents: &[Document], domains: &[Domain]) -> Vec<Group> {
     let of = |set, domain: &str, fits: &dyn Fn(&Document) -> bool| Group {
         set,
         domain: domain.to_owned(),
-        documents: (0..documents.len()).filter(|&d| fits(&documents[d])).collect(),
+        documents: (0..documents.len())
+            .filter(|&d| fits(&documents[d]))
+            .collect(),
     };
     let mut groups = vec![
         of("mixed", "mixed", &|d| d.domain.is_none()),

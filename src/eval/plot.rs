@@ -18,7 +18,10 @@ pub fn svg(report: &Report) -> String {
             (set, rows.collect())
         })
         .collect();
-    let ends = panels.iter().flat_map(|(_, rows)| rows).flat_map(|r| r.vs_oracle.ci);
+    let ends = panels
+        .iter()
+        .flat_map(|(_, rows)| rows)
+        .flat_map(|r| r.vs_oracle.ci);
     let (low, high) = ends.fold((1.0f64, 1.0f64), |(l, h), x| (l.min(x), h.max(x)));
     let (low, high) = (low.ln() - 0.02, high.ln() + 0.02);
     let x = |ratio: f64| LEFT + WIDTH * (ratio.ln() - low) / (high - low);
@@ -32,7 +35,11 @@ pub fn svg(report: &Report) -> String {
     let mut y = LINE;
     for (set, rows) in &panels {
         // Writing to a string cannot fail.
-        writeln!(out, "<text x=\"8\" y=\"{y}\" font-weight=\"bold\">{set} documents</text>").ok();
+        writeln!(
+            out,
+            "<text x=\"8\" y=\"{y}\" font-weight=\"bold\">{set} documents</text>"
+        )
+        .ok();
         y += LINE;
         let (from, to) = (y - LINE / 2, y + rows.len() * LINE - LINE / 2);
         let one = x(1.0);
@@ -58,7 +65,11 @@ pub fn svg(report: &Report) -> String {
 
 fn line(out: &mut String, row: &Row, y: usize, x: &dyn Fn(f64) -> f64) {
     let gain = row.vs_oracle;
-    let colour = if row.strategy == "meta" { "#b3261e" } else { "#1a4e8a" };
+    let colour = if row.strategy == "meta" {
+        "#b3261e"
+    } else {
+        "#1a4e8a"
+    };
     let (middle, from, to) = (y as f64 - 4.0, x(gain.ci[0]), x(gain.ci[1]));
     let (name, k, ratio, at) = (row.strategy, row.k, gain.ppl_ratio, x(gain.ppl_ratio));
     writeln!(

@@ -3,7 +3,9 @@
 use super::documents::Document;
 use quorate_core::ids::Position;
 use quorate_core::lnp::LnP;
-use quorate_core::weights::{BadRule, Following, GUARD_NATS, Gate, Rule, Situation, Strategy, Tally, Weights};
+use quorate_core::weights::{
+    BadRule, Following, GUARD_NATS, Gate, Rule, Situation, Strategy, Tally, Weights,
+};
 
 /// Tokens between two choices of whom to ask; sleepers' words arrive at these moments.
 const CHOOSE_EVERY: usize = 16;
@@ -59,9 +61,8 @@ pub(super) fn replay(
     let hear = |weights: &mut Weights, position: usize, expert: usize| {
         weights.heard(position as Position, expert, said(scores, expert, position));
     };
-    let sleepers = |set: &[usize]| -> Vec<usize> {
-        (0..experts).filter(|k| !set.contains(k)).collect()
-    };
+    let sleepers =
+        |set: &[usize]| -> Vec<usize> { (0..experts).filter(|k| !set.contains(k)).collect() };
     for position in 1..prompt {
         (0..experts).for_each(|k| hear(&mut weights, position, k));
     }
@@ -90,7 +91,10 @@ pub(super) fn replay(
         set.iter().for_each(|&k| hear(&mut weights, position, k));
         weights.read(&document.tokens[position..=position]);
     }
-    weights.at((document.tokens.len() + setting.lag as usize) as Position, &set);
+    weights.at(
+        (document.tokens.len() + setting.lag as usize) as Position,
+        &set,
+    );
     Ok(Replayed {
         nats,
         tokens: document.tokens.len() - prompt,

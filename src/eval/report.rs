@@ -96,7 +96,11 @@ pub(super) fn report(
     figures: Figures,
     apart: Apart,
 ) -> Report {
-    let mixed = panel.documents.iter().filter(|d| d.domain.is_none()).count();
+    let mixed = panel
+        .documents
+        .iter()
+        .filter(|d| d.domain.is_none())
+        .count();
     Report {
         rows: figures.rows,
         gain_vs_best_single: Gains {

@@ -107,7 +107,8 @@ fn the_report_has_what_the_protocol_says() {
     assert_eq!(why, expected);
     let find = |set: &str, domain: &str, strategy: &str, k: usize| {
         let mut rows = report.rows.iter();
-        let row = rows.find(|r| (r.set, r.strategy, r.k) == (set, strategy, k) && r.domain == domain);
+        let row =
+            rows.find(|r| (r.set, r.strategy, r.k) == (set, strategy, k) && r.domain == domain);
         row.unwrap_or_else(|| panic!("{set} {domain} {strategy} {k}"))
     };
     for strategy in ["uniform", "single", "bayes", "share", "convex", "meta"] {
@@ -145,7 +146,10 @@ fn what_cannot_be_evaluated_is_said() {
     std::fs::create_dir_all(&docs).unwrap();
     std::fs::write(docs.join("empty"), "").unwrap();
     let nothing = eval(&options(&docs, &shelf, &loads)).unwrap_err();
-    assert!(matches!(nothing, EvalError::NoDocuments { skipped: 1, .. }), "{nothing}");
+    assert!(
+        matches!(nothing, EvalError::NoDocuments { skipped: 1, .. }),
+        "{nothing}"
+    );
     let nobody = Options {
         experts: Vec::new(),
         ..options(&docs, &shelf, &loads)

@@ -104,5 +104,7 @@ pub(super) fn fit(experts: usize, rows: &[&[Option<LnP>]]) -> Vec<f64> {
 fn guarded(best: usize, experts: usize, tokens: f64) -> Vec<f64> {
     let guard = GUARD_NATS / experts as f64;
     let of = |k| guard + if k == best { tokens } else { 0.0 };
-    (0..experts).map(|k| of(k) / (GUARD_NATS + tokens)).collect()
+    (0..experts)
+        .map(|k| of(k) / (GUARD_NATS + tokens))
+        .collect()
 }

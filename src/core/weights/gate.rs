@@ -63,9 +63,7 @@ impl Gate {
     pub(super) fn weights(&self, text: impl IntoIterator<Item = Token>) -> Vec<f64> {
         let text = direction(&counts(text), &self.idf);
         let near = |centroid: &BTreeMap<Token, f64>| {
-            let shared = text
-                .iter()
-                .filter_map(|(v, x)| Some(x * centroid.get(v)?));
+            let shared = text.iter().filter_map(|(v, x)| Some(x * centroid.get(v)?));
             let cosine: f64 = shared.sum();
             -(2.0 - 2.0 * cosine) / TEMPERATURE
         };

@@ -35,7 +35,10 @@ fn nothing_underflows_in_a_long_prompt_and_everybody_may_come_back() {
             }
         }
         let given = weights.at(8_000, &ALL);
-        assert!(given.iter().all(|w| w.is_finite()), "{strategy:?} {given:?}");
+        assert!(
+            given.iter().all(|w| w.is_finite()),
+            "{strategy:?} {given:?}"
+        );
         assert!((given.iter().sum::<f64>() - 1.0).abs() < 1e-9);
         if strategy != Strategy::Uniform {
             assert!(given[0] > 0.9, "{strategy:?} {given:?}");
@@ -43,7 +46,10 @@ fn nothing_underflows_in_a_long_prompt_and_everybody_may_come_back() {
         // Those who were out by half a million nats weigh something against each other.
         let pair = weights.at(8_000, &[1, 2]);
         let picks_one = matches!(strategy, Strategy::Single | Strategy::Meta);
-        assert!((pair[0] - 0.5).abs() < 1e-9 || picks_one, "{strategy:?} {pair:?}");
+        assert!(
+            (pair[0] - 0.5).abs() < 1e-9 || picks_one,
+            "{strategy:?} {pair:?}"
+        );
         for t in 8_000..16_100 {
             for k in 0..3 {
                 let turned = if k == 1 { LnP::CERTAIN } else { LnP::ZERO_MASS };
@@ -51,7 +57,10 @@ fn nothing_underflows_in_a_long_prompt_and_everybody_may_come_back() {
             }
         }
         let turned = weights.at(16_100, &ALL);
-        if matches!(strategy, Strategy::Bayes | Strategy::Single | Strategy::Share) {
+        if matches!(
+            strategy,
+            Strategy::Bayes | Strategy::Single | Strategy::Share
+        ) {
             assert!(turned[1] > 0.9, "{strategy:?} {turned:?}");
         }
     }
@@ -67,7 +76,10 @@ fn share_follows_a_text_that_changes_and_bayes_does_not() {
     };
     assert!(follow(Strategy::Share) > 0.9);
     assert!(follow(Strategy::Bayes) < 1e-6);
-    assert!(follow(Strategy::Meta) > 0.9, "meta knows by then that turns are taken");
+    assert!(
+        follow(Strategy::Meta) > 0.9,
+        "meta knows by then that turns are taken"
+    );
 }
 
 #[test]
@@ -81,7 +93,10 @@ fn convex_finds_the_mixture_that_the_text_was_drawn_from() {
         }
     }
     let given = weights.at(400, &ALL);
-    assert!((given[0] - 0.75).abs() < 0.01 && given[2] < 0.01, "{given:?}");
+    assert!(
+        (given[0] - 0.75).abs() < 0.01 && given[2] < 0.01,
+        "{given:?}"
+    );
 }
 
 #[test]
@@ -120,10 +135,7 @@ fn following_is_asked_for_and_looks_back_so_far() {
 
 #[test]
 fn evidence_about_generated_words_may_come_late_too() {
-    let follow = Situation::Sampled(Following::Follow {
-        share: 0.1,
-        lag: 0,
-    });
+    let follow = Situation::Sampled(Following::Follow { share: 0.1, lag: 0 });
     let mut in_time = weights(Strategy::Bayes);
     in_time.begin(0, follow).unwrap();
     let mut late = in_time.clone();
@@ -144,10 +156,19 @@ fn evidence_about_generated_words_may_come_late_too() {
 fn a_mixture_may_collapse_to_one_expert() {
     let mut weights = weights(Strategy::Bayes);
     hear(&mut weights, 0..10, 2);
-    assert!(weights.at(10, &ALL)[0] > 0.0, "given text hears the smallest voice");
-    weights.begin(10, Situation::Greedy(Following::Frozen)).unwrap();
+    assert!(
+        weights.at(10, &ALL)[0] > 0.0,
+        "given text hears the smallest voice"
+    );
+    weights
+        .begin(10, Situation::Greedy(Following::Frozen))
+        .unwrap();
     assert_eq!(weights.at(10, &ALL), [0.0, 0.0, 1.0]);
-    assert_eq!(weights.at(11, &[0, 1]), [0.5, 0.5], "without it the others are alike");
+    assert_eq!(
+        weights.at(11, &[0, 1]),
+        [0.5, 0.5],
+        "without it the others are alike"
+    );
     assert_eq!(weights.best(11, 2), [2, 0]);
 }
 
@@ -181,7 +202,9 @@ fn the_gate_knows_domains_before_anybody_has_spoken() {
     };
     let mut weights = Weights::new(rule, 3, Some(gate)).unwrap();
     weights.read(&[5, 6, 5, 9, 5, 6, 5, 6]);
-    weights.begin(8, Situation::Sampled(Following::Frozen)).unwrap();
+    weights
+        .begin(8, Situation::Sampled(Following::Frozen))
+        .unwrap();
     assert_eq!(weights.best(8, 1), [1]);
     let nobody = Gate::new(&profiles).unwrap().weights([100, 101]);
     assert!(nobody.iter().all(|w| (w - 1.0 / 3.0).abs() < 1e-12));
@@ -194,15 +217,24 @@ fn what_cannot_be_is_refused() {
     let rule = Rule::default();
     assert_eq!(Weights::new(rule, 0, None).err(), Some(BadRule::Experts));
     assert!(Weights::new(rule, TEAM_MAX, None).is_ok());
-    assert_eq!(Weights::new(rule, TEAM_MAX + 1, None).err(), Some(BadRule::Experts));
+    assert_eq!(
+        Weights::new(rule, TEAM_MAX + 1, None).err(),
+        Some(BadRule::Experts)
+    );
     let lag = |lag| Weights::new(Rule { lag, ..rule }, 2, None).err();
-    assert_eq!((lag(WEIGHT_LAG_MAX), lag(WEIGHT_LAG_MAX + 1)), (None, Some(BadRule::Lag)));
+    assert_eq!(
+        (lag(WEIGHT_LAG_MAX), lag(WEIGHT_LAG_MAX + 1)),
+        (None, Some(BadRule::Lag))
+    );
     for floor in [-0.1, 0.6, f64::NAN] {
         let bad = Weights::new(Rule { floor, ..rule }, 2, None).err();
         assert_eq!(bad, Some(BadRule::Floor));
     }
     let gate = Gate::new(&[Profile::of([1])]).unwrap();
-    assert_eq!(Weights::new(rule, 2, Some(gate)).err(), Some(BadRule::Profiles));
+    assert_eq!(
+        Weights::new(rule, 2, Some(gate)).err(),
+        Some(BadRule::Profiles)
+    );
     let mut weights = weights(Strategy::Meta);
     for share in [0.0, 1.5, f64::NAN] {
         let follow = Situation::Greedy(Following::Follow { share, lag: 0 });
@@ -211,5 +243,8 @@ fn what_cannot_be_is_refused() {
     let end = PLANE_TOKENS_MAX as Position;
     assert!(weights.heard(end - 1, 0, LnP::CERTAIN));
     assert!(!weights.heard(end, 0, LnP::CERTAIN), "no text is so long");
-    assert!(!weights.heard(0, 3, LnP::CERTAIN), "there is no such expert");
+    assert!(
+        !weights.heard(0, 3, LnP::CERTAIN),
+        "there is no such expert"
+    );
 }
