@@ -33,8 +33,9 @@ mod with_llama {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    /// Tokens of a session: the longest document, and room for a private prefix.
-    const CONTEXT: u32 = 2048;
+    /// Tokens of the longest document, and one more. A private prefix has at most one token a byte. No
+    /// more: without flash attention every row pays for every cell.
+    const CONTEXT: u32 = 4 * 192 + 2;
     /// Steps as long as they get: every document is then computed in the same batches, whatever
     /// else the machine does.
     const STEP_MS: u32 = 600_000;
@@ -103,13 +104,15 @@ mod with_llama {
     }
 
     fn source(library: &Library, name: &String, profiles: Option<&Path>) -> Outcome<Source> {
+        library.find(name)?;
         let (nowhere, _) = tokio::sync::mpsc::channel(1);
         let failed = |why: String| Failure::new(Kind::Failed, format!("expert '{name}': {why}"));
         let request = library.load_request(name, nowhere).map_err(failed)?;
         let (library, typed) = (library.clone(), name.clone());
         let loads = move |events: EventSender| {
             let request = library.load_request(&typed, events)?;
-            let context = request.context.min(CONTEXT);
+            let prefix = u32::try_from(request.prefix.len()).unwrap_or(u32::MAX);
+            let context = request.context.min(CONTEXT.saturating_add(prefix));
             let request = LoadRequest {
                 context,
                 cells: context,
