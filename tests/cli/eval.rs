@@ -14,7 +14,7 @@ model = \"smollm2:135m\"
 prefix_file = \"sea.txt\"
 ";
 
-/// A folder with two domains, and a list of two experts beside it.
+/// A folder with two domains, too short to be mixed, and a list of two experts beside it.
 fn prepare(home: &Home) {
     let docs = home.path().join("docs");
     for (domain, text) in [
@@ -28,7 +28,7 @@ fn prepare(home: &Home) {
         ),
     ] {
         fs::create_dir_all(docs.join(domain)).unwrap();
-        fs::write(docs.join(domain).join("a.txt"), text.repeat(5)).unwrap();
+        fs::write(docs.join(domain).join("a.txt"), text.repeat(2)).unwrap();
     }
     fs::write(docs.join("sea/latin1.txt"), b"caf\xe9").unwrap();
     fs::write(home.path().join("experts.toml"), TABLES).unwrap();
