@@ -103,12 +103,12 @@ mod with_llama {
         }
     }
 
-    fn source(library: &Library, name: &String, profiles: Option<&Path>) -> Outcome<Source> {
+    fn source(library: &Library, name: &str, profiles: Option<&Path>) -> Outcome<Source> {
         library.find(name)?;
         let (nowhere, _) = tokio::sync::mpsc::channel(1);
         let failed = |why: String| Failure::new(Kind::Failed, format!("expert '{name}': {why}"));
         let request = library.load_request(name, nowhere).map_err(failed)?;
-        let (library, typed) = (library.clone(), name.clone());
+        let (library, typed) = (library.clone(), name.to_owned());
         let loads = move |events: EventSender| {
             let request = library.load_request(&typed, events)?;
             let prefix = u32::try_from(request.prefix.len()).unwrap_or(u32::MAX);
@@ -123,7 +123,7 @@ mod with_llama {
             load(request).map_err(|error| error.to_string())
         };
         Ok(Source {
-            name: name.clone(),
+            name: name.to_owned(),
             id: request.id,
             load: Box::new(loads),
             profile: profiles.map_or(Ok(None), |folder| profile(folder, name))?,
