@@ -26,14 +26,21 @@ mod with_llama {
     use crate::expert::llama::{LoadRequest, load};
     use crate::node::{Audience, Library};
     use indicatif::{ProgressBar, ProgressStyle};
+    use serde_json::json;
+    use std::cell::Cell;
+    use std::io::IsTerminal;
     use std::path::Path;
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
-    /// Tokens of a session: the longest document, and room for a private prefix.
-    const CONTEXT: u32 = 2048;
+    /// Tokens of the longest document, and one more. A private prefix has at most one token a byte. No
+    /// more: without flash attention every row pays for every cell.
+    const CONTEXT: u32 = 4 * 192 + 2;
     /// Steps as long as they get: every document is then computed in the same batches, whatever
     /// else the machine does.
     const STEP_MS: u32 = 600_000;
+    /// Between two lines of progress.
+    const LINE_INTERVAL: Duration = Duration::from_secs(1);
     /// Bytes of a text from which a profile is made.
     const PROFILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -60,6 +67,7 @@ mod with_llama {
             progress: progress(),
         };
         let evaluated = eval::eval(&options).map_err(failure);
+        drop(options); // and the bar with it
         runtime.block_on(app.shut_down());
         let report = evaluated?;
         if let Some(path) = &args.plot {
@@ -95,14 +103,16 @@ mod with_llama {
         }
     }
 
-    fn source(library: &Library, name: &String, profiles: Option<&Path>) -> Outcome<Source> {
+    fn source(library: &Library, name: &str, profiles: Option<&Path>) -> Outcome<Source> {
+        library.find(name)?;
         let (nowhere, _) = tokio::sync::mpsc::channel(1);
         let failed = |why: String| Failure::new(Kind::Failed, format!("expert '{name}': {why}"));
         let request = library.load_request(name, nowhere).map_err(failed)?;
-        let (library, typed) = (library.clone(), name.clone());
+        let (library, typed) = (library.clone(), name.to_owned());
         let loads = move |events: EventSender| {
             let request = library.load_request(&typed, events)?;
-            let context = request.context.min(CONTEXT);
+            let prefix = u32::try_from(request.prefix.len()).unwrap_or(u32::MAX);
+            let context = request.context.min(CONTEXT.saturating_add(prefix));
             let request = LoadRequest {
                 context,
                 cells: context,
@@ -113,7 +123,7 @@ mod with_llama {
             load(request).map_err(|error| error.to_string())
         };
         Ok(Source {
-            name: name.clone(),
+            name: name.to_owned(),
             id: request.id,
             load: Box::new(loads),
             profile: profiles.map_or(Ok(None), |folder| profile(folder, name))?,
@@ -134,19 +144,29 @@ mod with_llama {
         }
     }
 
-    /// A bar on a terminal; elsewhere a line when something new begins.
+    /// A bar on a terminal; elsewhere a line of JSON for programs, at most one a second.
     fn progress() -> Box<dyn Fn(&str, usize, usize)> {
         const TEMPLATE: &str = "{bar:32} {percent:>3}% {pos}/{len} ETA {eta} {wide_msg}";
-        let bar = ProgressBar::new(0);
-        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
-            bar.set_style(style);
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::new(0);
+            if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+                bar.set_style(style);
+            }
+            return Box::new(move |what, done, all| {
+                bar.set_length(all as u64);
+                bar.set_position(done as u64);
+                bar.set_message(what.to_owned());
+            });
         }
-        Box::new(move |what, done, all| {
-            bar.set_length(all as u64);
-            bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
-            if done == all {
-                bar.finish_and_clear();
+        let said = Cell::new(None::<Instant>);
+        Box::new(move |what, done, of| {
+            let is_due = said.get().is_none_or(|at| at.elapsed() >= LINE_INTERVAL);
+            if is_due || done == of {
+                said.set(Some(Instant::now()));
+                eprintln!(
+                    "{}",
+                    json!({"event": "progress", "what": what, "done": done, "of": of})
+                );
             }
         })
     }

@@ -93,26 +93,29 @@ pub(super) fn figures(panel: &Panel, domains: &[Domain], options: &Options) -> R
         };
         Some(sample.ratio(&ours.nats, &over.nats))
     };
-    let of = |strategy: &str, k: usize| {
-        let row = |r: &&Row| r.set == "mixed" && r.strategy == strategy && r.k == k;
-        rows.iter().find(row).map(|r| r.nats)
-    };
-    let largest = ks(experts).last().copied().unwrap_or(1);
-    let kept = (|| {
-        let (oracle, meta) = (of("oracle", 1)?, DEFAULT.0.name());
-        Some((oracle - of(meta, k)?) / (oracle - of(meta, largest)?))
-    })();
     Ok(Figures {
         mixed: gain("mixed", "oracle"),
         pure: gain("pure", "oracle"),
         mixed_by_prompt: gain("mixed", "prompt"),
         mixed_against: gain("mixed", "against"),
-        kept: kept.filter(|share| share.is_finite()),
+        kept: kept(&rows, k, ks(experts).last().copied().unwrap_or(1)),
         k,
         rows,
         lags,
         violations,
     })
+}
+
+/// Of what the default gains over the best single expert with the largest K, in nats, what it gains
+/// with `k`.
+fn kept(rows: &[Row], k: usize, largest: usize) -> Option<f64> {
+    let of = |strategy: &str, k: usize| {
+        let row = |r: &&Row| r.set == "mixed" && r.strategy == strategy && r.k == k;
+        rows.iter().find(row).map(|r| r.nats)
+    };
+    let (oracle, meta) = (of("oracle", 1)?, DEFAULT.0.name());
+    let share = (oracle - of(meta, k)?) / (oracle - of(meta, largest)?);
+    share.is_finite().then_some(share)
 }
 
 fn counted(document: &Document) -> f64 {

@@ -21,7 +21,7 @@ pub use report::{Gain, Report, Row};
 use crate::expert::{EventSender, Expert, TokenizeError};
 use documents::{Amounts, Document, Folder};
 use quorate_core::chat::Segment;
-use quorate_core::ids::{ExpertId, Token};
+use quorate_core::ids::{ExpertId, Fingerprint, Token};
 use quorate_core::limits::TEAM_MAX;
 use quorate_core::weights::{Gate, Profile};
 use scores::Shelf;
@@ -88,19 +88,32 @@ struct Panel {
 pub fn eval(options: &Options) -> Result<Report> {
     check(options)?;
     let shelf = Shelf::new(&options.shelf);
-    let (folder, documents, gate) = read(options)?;
+    let texts = read(options)?;
+    let (folder, documents, gate) = (texts.folder, texts.documents, texts.gate);
     let mut by_expert = Vec::new();
     for (nth, source) in options.experts.iter().enumerate() {
         let done = (
             nth * documents.len(),
             options.experts.len() * documents.len(),
         );
-        by_expert.push(shelf.scores(source, &documents, &*options.progress, done)?);
+        by_expert.push(shelf.scores(
+            source,
+            texts.vocabulary,
+            &documents,
+            &*options.progress,
+            done,
+        )?);
     }
     let against = match &options.against {
         Some(source) => {
             let done = (0, documents.len());
-            Some(shelf.scores(source, &documents, &*options.progress, done)?)
+            Some(shelf.scores(
+                source,
+                texts.vocabulary,
+                &documents,
+                &*options.progress,
+                done,
+            )?)
         }
         None => None,
     };
@@ -125,8 +138,15 @@ fn check(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Texts, in tokens of the first expert.
-fn read(options: &Options) -> Result<(Folder, Vec<Document>, Option<Gate>)> {
+/// In tokens of the first expert.
+struct Texts {
+    folder: Folder,
+    documents: Vec<Document>,
+    gate: Option<Gate>,
+    vocabulary: Fingerprint,
+}
+
+fn read(options: &Options) -> Result<Texts> {
     let (events, _unheard) = tokio::sync::mpsc::channel(1);
     let base = &options.experts[0];
     let expert = loaded(base, events)?;
@@ -155,7 +175,12 @@ fn read(options: &Options) -> Result<(Folder, Vec<Document>, Option<Gate>)> {
         true => None,
         false => Some(Gate::new(&profiles).map_err(|e| EvalError::Panel(e.to_string()))?),
     };
-    Ok((folder, documents, gate))
+    Ok(Texts {
+        folder,
+        documents,
+        gate,
+        vocabulary: expert.facts().vocab.fingerprint(),
+    })
 }
 
 fn loaded(source: &Source, events: EventSender) -> Result<Arc<dyn Expert>> {

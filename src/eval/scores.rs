@@ -3,7 +3,7 @@
 use super::documents::Document;
 use super::{EvalError, Result, Source, loaded};
 use crate::expert::Expert;
-use quorate_core::ids::SessionId;
+use quorate_core::ids::{Fingerprint, SessionId};
 use quorate_core::law::Transforms;
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{ExpertEvent, ExpertOp, FromExpert, Open, Scope};
@@ -41,6 +41,7 @@ impl Shelf {
     pub(super) fn scores(
         &self,
         source: &Source,
+        vocabulary: Fingerprint,
         documents: &[Document],
         progress: &Progress,
         done: (usize, usize),
@@ -59,6 +60,9 @@ impl Shelf {
                         Some(asked) => asked,
                         empty => empty.insert(Asked::new(source)?),
                     };
+                    if asked.expert.facts().vocab.fingerprint() != vocabulary {
+                        return Err(asked.wrong("its vocabulary is not the base's"));
+                    }
                     let scores = asked.score(document, nth)?;
                     self.keep(&place, &packed(&scores))?;
                     scores

@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod eval;
 mod gov;
 mod help;
 mod mesh;

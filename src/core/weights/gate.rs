@@ -49,7 +49,7 @@ impl Gate {
             *listed.entry(*token).or_default() += 1;
         }
         let experts = profiles.len() as f64;
-        let idf = |by: u32| libm::log((1.0 + experts) / (f64::from(by)));
+        let idf = |by: u32| libm::log((1.0 + experts) / f64::from(by));
         let idf = listed.into_iter().map(|(v, by)| (v, idf(by))).collect();
         let centroids = profiles.iter().map(|p| direction(&p.0, &idf)).collect();
         Ok(Gate { idf, centroids })

@@ -1,5 +1,6 @@
 //! The promises of decision 0013, on streams that nobody would call text.
 
+use super::table::nats;
 use super::*;
 use proptest::collection::vec;
 use proptest::prelude::{Just, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -161,8 +162,8 @@ proptest! {
         weights.begin(stream.len() as u32, Situation::Sampled(Following::Frozen)).unwrap();
         let loss: f64 = (0..stream.len())
             .map(|t| {
-                let said: Vec<_> = stream.all().iter().map(|&k| Some(stream.nats(t, k))).collect();
-                -ln_of(weights.convex(), &said)
+                let said = (0..stream.experts).map(|k| Some(stream.ln_p(t, k)));
+                -Heard::of(said).ln_of(weights.convex())
             })
             .sum();
         for k in stream.all() {
@@ -181,8 +182,7 @@ proptest! {
         for t in 0..stream.len() {
             let set = set_of(sets[t], stream.experts);
             let given = weights.at(t as Position, &set);
-            let said: Vec<_> = set.iter().map(|&k| Some(stream.nats(t, k))).collect();
-            let ln_r = ln_of(&given, &said);
+            let ln_r = Heard::of(set.iter().map(|&k| Some(stream.ln_p(t, k)))).ln_of(&given);
             for &k in &set {
                 behind[k] += stream.nats(t, k) - ln_r;
                 weights.heard(t as Position, k, stream.ln_p(t, k));

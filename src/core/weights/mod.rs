@@ -18,6 +18,7 @@
 
 mod convex;
 mod gate;
+mod rule;
 mod table;
 mod track;
 
@@ -28,162 +29,19 @@ mod tests;
 
 pub use convex::GUARD_NATS;
 pub use gate::{Gate, Profile};
+pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy};
 
 use crate::ids::{Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};
 use crate::lnp::LnP;
 use std::collections::BTreeMap;
-use std::fmt;
-use table::{Table, nats};
-use track::{Base, Track, restricted};
+use table::Table;
+use track::{Base, Heard, Share, restricted};
 
 /// What is known of a text before the first of it is fitted: fits of less say nothing.
 const FIRST_FIT: u32 = 8;
 /// Positions between two states that late evidence may go back to.
 const SAVED_EVERY: Position = 32;
-/// A weight below this, of a mixture that is frozen, asks nobody: the law moves by less than this in
-/// total variation for each expert that is left out.
-pub const FLOOR_DEFAULT: f64 = 1.0 / 128.0;
-
-/// Where weights come from. Closed: a law names one of these.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Strategy {
-    /// Everybody weighs the same.
-    #[default]
-    Uniform,
-    /// All on whoever is ahead.
-    Single,
-    /// Posterior of "one expert wrote all of it".
-    Bayes,
-    /// Posterior of "experts take turns"; how often they do is mixed over a small grid.
-    Share,
-    /// The convex mixture that explains the given text best (EM), refitted when it has doubled.
-    Convex,
-    /// Nearness of the text to what experts publish about theirs.
-    Gate,
-    /// Bayes over all of the others.
-    Meta,
-}
-
-impl Strategy {
-    pub const ALL: [Strategy; 7] = [
-        Strategy::Uniform,
-        Strategy::Single,
-        Strategy::Bayes,
-        Strategy::Share,
-        Strategy::Convex,
-        Strategy::Gate,
-        Strategy::Meta,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Strategy::Uniform => "uniform",
-            Strategy::Single => "single",
-            Strategy::Bayes => "bayes",
-            Strategy::Share => "share",
-            Strategy::Convex => "convex",
-            Strategy::Gate => "gate",
-            Strategy::Meta => "meta",
-        }
-    }
-
-    pub fn named(name: &str) -> Option<Strategy> {
-        Strategy::ALL.into_iter().find(|s| s.name() == name)
-    }
-
-    /// What is mixed. Without profiles there is no gate.
-    fn parts(self, has_gate: bool) -> Vec<Strategy> {
-        let all = Strategy::ALL.into_iter();
-        match self {
-            Strategy::Meta => all
-                .filter(|s| *s != Strategy::Meta && (*s != Strategy::Gate || has_gate))
-                .collect(),
-            one => vec![one],
-        }
-    }
-}
-
-/// The weight rule of a law.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rule {
-    pub strategy: Strategy,
-    /// Given text: what was said of the last so many positions is not used yet.
-    pub lag: u32,
-    /// Generated text: a weight below this is zero.
-    pub floor: f64,
-}
-
-impl Default for Rule {
-    fn default() -> Self {
-        Rule {
-            strategy: Strategy::Meta,
-            lag: 0,
-            floor: FLOOR_DEFAULT,
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.strategy.name())?;
-        match self.lag {
-            0 => Ok(()),
-            lag => write!(f, " lag={lag}"),
-        }
-    }
-}
-
-/// Whose text a position belongs to.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Situation {
-    /// Somebody else's: prompt, user's turn, tool's output. Evidence, always.
-    Given,
-    /// Drawn from the mixture. It carries no evidence about which expert is right, so weights are
-    /// frozen unless somebody asks for the other law.
-    Sampled(Following),
-    /// The mixture's most likely tokens.
-    Greedy(Following),
-}
-
-/// What generated tokens do to weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Following {
-    Frozen,
-    /// The law of a hidden expert that speaks alone and is drawn anew, from the frozen weights, with
-    /// this chance at every token; uses what was said up to `lag` positions ago.
-    Follow {
-        share: f64,
-        lag: u32,
-    },
-}
-
-impl fmt::Display for Situation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Situation::Given => f.write_str("given"),
-            Situation::Sampled(following) | Situation::Greedy(following) => match following {
-                Following::Frozen => f.write_str("frozen"),
-                Following::Follow { share, lag } => write!(f, "follow({share}, {lag})"),
-            },
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadRule {
-    #[error("weights are of 1 to {TEAM_MAX} experts")]
-    Experts,
-    #[error("a lag is at most {WEIGHT_LAG_MAX} tokens")]
-    Lag,
-    #[error("a share is above 0 and at most 1")]
-    Share,
-    #[error("a floor is from 0 to one half")]
-    Floor,
-    #[error("one profile for each expert")]
-    Profiles,
-}
-
 /// What the mixture and its parts lost on given text so far, in nats, each as it was said before
 /// the token came.
 #[derive(Clone, Debug, PartialEq)]
@@ -213,8 +71,8 @@ struct Fits {
 struct Chase {
     from: Position,
     lag: u32,
-    start: Track,
-    track: Track,
+    start: Share,
+    track: Share,
     cursor: Position,
 }
 
@@ -472,10 +330,10 @@ impl Weights {
         };
         if !known.is_empty() {
             let row = self.table.row(self.cursor);
-            let said: Vec<Option<f64>> = known.iter().map(|&k| row[k].map(nats)).collect();
+            let heard = Heard::of(known.iter().map(|&k| row[k]));
             let parts = self.of_parts(&known, 0);
             for (ln, weights) in self.base.hindsight.iter_mut().zip(&parts) {
-                *ln += ln_of(weights, &said);
+                *ln += heard.ln_of(weights);
             }
         }
         if self.is_given(self.cursor) {
@@ -491,17 +349,17 @@ impl Weights {
     fn judge(&mut self, position: Position, declared: &Declared) {
         let row = self.table.row(position);
         let said = declared.set.iter().map(|&k| row.get(k).copied().flatten());
-        let said: Vec<Option<f64>> = said.map(|ln_p| ln_p.map(nats)).collect();
-        if said.iter().all(Option::is_none) {
+        let heard = Heard::of(said);
+        if heard.is_silence() {
             return;
         }
         let copy = self.copy(position);
-        let ln_mixture = ln_of(&declared.mixed, &said);
+        let ln_mixture = heard.ln_of(&declared.mixed);
         self.tally.positions += 1;
         self.tally.mixture -= ln_mixture;
         let parts = self.posterior[copy].iter_mut().zip(&mut self.tally.parts);
         for ((ln_belief, (_, lost)), weights) in parts.zip(&declared.parts) {
-            let ln_part = ln_of(weights, &said);
+            let ln_part = heard.ln_of(weights);
             *lost -= ln_part;
             *ln_belief += ln_part - ln_mixture;
         }
@@ -569,7 +427,7 @@ impl Chase {
         if lag > WEIGHT_LAG_MAX {
             return Err(BadRule::Lag);
         }
-        let start = Track::new(share, weights);
+        let start = Share::new(share, weights);
         Ok(Chase {
             from,
             lag,
@@ -582,7 +440,8 @@ impl Chase {
     fn at(&mut self, position: Position, set: &[usize], table: &Table) -> Vec<f64> {
         let until = position.saturating_sub(self.lag);
         while self.cursor < until {
-            self.track.learn(table.row(self.cursor));
+            let row = table.row(self.cursor).iter().copied();
+            self.track.learn(&Heard::of(row));
             self.cursor += 1;
         }
         let blank = position.saturating_sub(self.cursor);
@@ -613,28 +472,6 @@ fn floored(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
         }
     }
     weights
-}
-
-/// ln of what these weights give a token, among those that are known to have said something of it.
-fn ln_of(weights: &[f64], said: &[Option<f64>]) -> f64 {
-    let top = said
-        .iter()
-        .flatten()
-        .copied()
-        .fold(f64::NEG_INFINITY, f64::max);
-    let (mut given, mut mass, mut flat, mut known) = (0.0, 0.0, 0.0, 0.0);
-    for (weight, ln_p) in weights.iter().zip(said) {
-        let Some(ln_p) = ln_p else { continue };
-        let p = libm::exp(ln_p - top);
-        given += weight * p;
-        mass += weight;
-        flat += p;
-        known += 1.0;
-    }
-    match mass > 0.0 && given > 0.0 {
-        true => top + libm::log(given / mass),
-        false => top + libm::log(flat / known), // all zero: uniform
-    }
 }
 
 fn softmax(ln: &[f64]) -> Vec<f64> {
