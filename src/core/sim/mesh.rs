@@ -234,6 +234,14 @@ impl World {
         let key = self.machines[usize::from(from)].key;
         if self.machines[usize::from(from)].is_up {
             self.tell_book(at, BookInput::Linked(key));
+            // Who connects shows who he is; here, who is not known is asked.
+            if self.machines[usize::from(at)]
+                .book
+                .advert_of(&key)
+                .is_none()
+            {
+                self.ask_who_is_there(at, from);
+            }
         }
         for item in news {
             if !self.machines[usize::from(at)].is_news(item.number) {

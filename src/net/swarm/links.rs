@@ -1,7 +1,7 @@
 //! Who is connected, by which connections, and how far away.
 
 use super::handle::Link;
-use super::reach::{ip_of, is_relayed};
+use super::reach::ip_of;
 use libp2p::Multiaddr;
 use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
@@ -46,6 +46,8 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) address: Multiaddr,
     pub(super) we_dialled: bool,
+    /// Through another node. The address of one that came in does not say so.
+    pub(super) is_relayed: bool,
     /// It began when the peer was a member: all protocols are spoken on it.
     pub(super) is_open: bool,
     /// It does not answer, and is being closed.
@@ -92,7 +94,7 @@ impl Peer {
 
     pub(super) fn best(&self) -> Option<(Link, &Connection)> {
         self.live()
-            .map(|connection| (link_of(&connection.address), connection))
+            .map(|connection| (link_of(connection), connection))
             .min_by_key(|(link, connection)| (*link, connection.since))
     }
 
@@ -110,10 +112,14 @@ impl Peer {
     }
 }
 
-fn link_of(address: &Multiaddr) -> Link {
-    if is_relayed(address) {
+fn link_of(connection: &Connection) -> Link {
+    if connection.is_relayed {
         Link::Relayed
-    } else if address.iter().any(|part| part == Protocol::QuicV1) {
+    } else if connection
+        .address
+        .iter()
+        .any(|part| part == Protocol::QuicV1)
+    {
         Link::Quic
     } else {
         Link::Tcp
@@ -156,6 +162,7 @@ impl Links {
             id,
             address: endpoint.get_remote_address().clone(),
             we_dialled: endpoint.is_dialer(),
+            is_relayed: endpoint.is_relayed(),
             is_open,
             is_dead: false,
             since: now,
@@ -204,7 +211,7 @@ impl Links {
     ) -> bool {
         let peer = self.peers.get_mut(key);
         let connection = peer.and_then(|peer| peer.connections.iter_mut().find(|c| c.id == id));
-        let Some(connection) = connection.filter(|c| !is_relayed(&c.address)) else {
+        let Some(connection) = connection.filter(|c| !c.is_relayed) else {
             return false;
         };
         let is_ours = own.iter().filter_map(ip_of).any(|ip| Some(ip) == ip_of(at));
@@ -243,7 +250,7 @@ impl Links {
         let open = self.peers.get(key).filter(|peer| peer.is_open());
         let direct = |peer: &Peer| {
             let mut open = peer.live().filter(|c| c.is_open);
-            open.any(|c| !is_relayed(&c.address))
+            open.any(|c| !c.is_relayed)
         };
         self.relayed.set(*key, open.map(|peer| !direct(peer)));
     }
@@ -255,7 +262,7 @@ impl Links {
         let mut surplus = Vec::new();
         for (_, peer) in pairs {
             let mut open: Vec<&Connection> = peer.live().filter(|c| c.is_open).collect();
-            open.sort_by_key(|c| (is_relayed(&c.address), c.since));
+            open.sort_by_key(|c| (c.is_relayed, c.since));
             let late = open.iter().skip(1);
             let old = late.filter(|c| now.duration_since(c.since) >= SURPLUS_AFTER);
             surplus.extend(old.map(|c| c.id));

@@ -397,7 +397,7 @@ impl Task {
         if connection.is_open && !stays {
             self.input(Input::Silent(key));
         }
-        if self.book.is_member(&key) && connection.we_dialled && !is_relayed(&connection.address) {
+        if self.book.is_member(&key) && connection.we_dialled && !connection.is_relayed {
             self.dials.hint(key, connection.address);
         }
         if !self.links.peers.values().any(|peer| peer.is_open()) {
