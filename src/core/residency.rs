@@ -494,6 +494,8 @@ mod tests {
         );
         let out = run.at(7, Input::Unloaded { name: "b".into() });
         assert_eq!(out, [Output::Load { name: "e".into() }]);
+        let (name, bytes) = ("e".into(), 70);
+        run.at(7, Input::Loaded { name, bytes });
         let why = Refusal::Busy {
             in_use_bytes: 100,
             budget: 100,
@@ -502,6 +504,14 @@ mod tests {
             run.at(8, want(6, "other", 30)),
             [Output::Refuse { ticket: 6, why }]
         );
+        for name in ["a", "c", "d", "e"] {
+            run.at(9, Input::Release { name: name.into() });
+        }
+        run.at(400, Input::Tick);
+        for (name, left) in [("a", 90), ("c", 80), ("d", 70), ("e", 0)] {
+            run.at(400, Input::Unloaded { name: name.into() });
+            assert_eq!(run.0.used(), left, "the base leaves with the last");
+        }
     }
 
     #[test]

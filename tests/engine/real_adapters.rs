@@ -281,7 +281,7 @@ fn a_file_that_is_no_adapter_is_an_error_and_the_base_goes_on() {
     assert_eq!(says(&mut base), wanted);
 }
 
-/// Seven adapters beside their base take what they say; the eighth is one too many for the base.
+/// Seven adapters beside their base take what the plan says; the eighth is one too many for the base.
 /// What is measured is printed: time is asserted nowhere.
 #[test]
 fn seven_adapters_take_their_files_and_their_caches() {
@@ -317,23 +317,21 @@ fn seven_adapters_take_their_files_and_their_caches() {
     // The cache's cells; what is parked comes on top when it is used.
     let cache = facts[1].cache_bytes / 5 * 4;
     let promised = 7 * (files[0].bytes + cache);
-    let all = facts[0].model_bytes + cache + promised;
     println!("load {}", show(&mut loads));
     println!("first opinion {}", show(&mut firsts));
     let mb = |bytes: u64| bytes as f64 / 1e6;
     println!(
-        "adapter {:.1} MB, cache {:.1} MB, seven grew by {:.1} MB, promised {:.1} MB of {:.1} MB",
+        "adapter {:.1} MB, cache {:.1} MB, seven grew by {:.1} MB: {:.1} MB more than those",
         mb(files[0].bytes),
         mb(cache),
         mb(grown),
-        mb(promised),
-        mb(all)
+        mb(grown.saturating_sub(promised)),
     );
     assert_eq!(facts[1].model_bytes, facts[0].model_bytes + files[0].bytes);
-    assert!(
-        grown <= promised + all / 20,
-        "grew by {grown} bytes, promised {promised}"
-    );
+    // What the memory plan counts for each: parked prefixes, rows of a batch, 64 rows of logits.
+    let scratch = 128 * 576 * 16 * 4 + 64 * 49_152 * 4;
+    let planned = 7 * (files[0].bytes + facts[1].cache_bytes + scratch);
+    assert!(grown <= planned, "grew by {grown} bytes, planned {planned}");
     let (events, _heard) = tokio::sync::mpsc::channel(16);
     let request = LoadRequest {
         adapter: Some(files[0].clone()),

@@ -47,17 +47,18 @@ const OFF: &[(&str, &str)] = &[
         "its base stores matrices the other way round",
     ),
     (
-        "loftq_config",
-        "it was trained on a base of its own (LoftQ)",
-    ),
-    (
-        "corda_config",
-        "it was trained on a base of its own (CorDA)",
-    ),
-    (
         "alora_invocation_tokens",
         "it wakes at certain words (aLoRA)",
     ),
+];
+
+/// Switches and settings that change nothing here: the scale's rule, which is obeyed, a way to begin,
+/// and how the trainer's machine was used.
+const HARMLESS: &[&str] = &[
+    "use_rslora",
+    "eva_config",
+    "megatron_config",
+    "runtime_config",
 ];
 
 /// Ways to begin that leave the base as it is.
@@ -134,9 +135,10 @@ fn switches(config: &Map<String, Value>) -> Result<(), String> {
             return Err(format!("sets {key}: {meaning}; this is not supported"));
         }
     }
-    // Whatever a later PEFT invents.
+    // Whatever a later PEFT invents, and what changes the base before training (LoftQ, CorDA, LoRA-GA).
     let switch = |(key, value): &(&String, &Value)| {
-        key.starts_with("use_") && key.as_str() != "use_rslora" && !is_off(value)
+        let names = key.starts_with("use_") || key.ends_with("_config");
+        names && !HARMLESS.contains(&key.as_str()) && !is_off(value)
     };
     if let Some((key, _)) = config.iter().find(switch) {
         return Err(format!("sets {}, which is not known here", shown(key)));
@@ -224,6 +226,7 @@ mod tests {
             (json!({"rank_pattern": {"q_proj": 4}}), "ranks differ"),
             (json!({"init_lora_weights": "pissa_niter_16"}), "pissa"),
             (json!({"use_tomorrow": 1}), "use_tomorrow"),
+            (json!({"loftq_config": {"bits": 4}}), "loftq_config"),
             (json!({"target_modules": ["q_proj", "c_attn"]}), "c_attn"),
             (json!({"target_modules": [7]}), "known are"),
         ] {
