@@ -6,13 +6,19 @@
 //! nothing of sessions.
 
 mod child;
+mod heard;
 mod http;
+mod machines;
 mod mesh;
 mod opinions;
 mod ours;
+mod panel;
+mod real;
+mod wan;
 
 pub use child::{Child, child};
 pub use mesh::{MeshOptions, MeshReport, mesh};
+pub use wan::{Batches, WanOptions, WanReport, WanRow, wan};
 
 use crate::driver::Node;
 use crate::expert::EventSender;

@@ -100,6 +100,9 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Mesh(args)) => {
             bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Bench(Bench::Wan(args)) => {
+            bench::wan(&context((&args.machine).into(), Voice::Command)?, args)
+        }
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),
         Verb::Completions(args) => completions(args.shell),

@@ -1,7 +1,7 @@
 //! Four real experts on one model: each has a private prefix, so each expects something else.
 
-use super::super::{BenchError, Result};
 use super::panel::Ask;
+use super::{BenchError, Result};
 use crate::expert::llama::{LoadRequest, load};
 use crate::expert::{EventSender, Expert};
 use quorate_core::chat::Segment;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Who they are told to be.
-const PREFIXES: [&str; 4] = [
+pub(super) const PREFIXES: [&str; 4] = [
     "You are an old sea captain. You speak of storms, ships, ropes and tides, in short rough \
      sentences, and you trust nobody who was born far from the sea.\n\n",
     "You are a professor of mathematics. You define every word before you use it, and you prove \
@@ -24,7 +24,7 @@ const PREFIXES: [&str; 4] = [
      einer warmen Küche. Rezept: Zuerst die Zwiebeln in Butter anbraten.\n\n",
 ];
 /// Tokens of a session here: a prefix, a prompt and an answer.
-const CONTEXT: u32 = 1024;
+pub(super) const CONTEXT: u32 = 1024;
 
 /// What the texts begin with.
 pub(super) const PROMPTS: [&str; 6] = [
@@ -41,24 +41,30 @@ pub(super) struct Real {
     events: mpsc::Receiver<FromExpert>,
 }
 
+/// The same model with a private prefix, and room for one text.
+pub(super) fn prefixed(plain: LoadRequest, prefix: usize, id: ExpertId) -> LoadRequest {
+    LoadRequest {
+        prefix: PREFIXES[prefix].into(),
+        id,
+        context: plain.context.min(CONTEXT),
+        cells: plain.cells.min(CONTEXT),
+        ..plain
+    }
+}
+
 impl Real {
+    /// One expert for each of these prefixes; two with the same one think the same.
     pub(super) fn load(
+        prefixes: &[usize],
         request: &dyn Fn(EventSender) -> std::result::Result<LoadRequest, String>,
     ) -> Result<Real> {
         let (events_tx, events) = mpsc::channel(64);
         let mut experts = BTreeMap::new();
-        for (name, prefix) in (1u8..).zip(PREFIXES) {
+        for (name, &prefix) in (1u8..).zip(prefixes) {
             let plain = request(events_tx.clone());
             let plain = plain.map_err(|why| BenchError::new("the model", why))?;
             let id = ExpertId([name; 32]);
-            let request = LoadRequest {
-                prefix: prefix.into(),
-                id,
-                context: plain.context.min(CONTEXT),
-                cells: plain.cells.min(CONTEXT),
-                ..plain
-            };
-            experts.insert(id, load(request)?);
+            experts.insert(id, load(prefixed(plain, prefix, id))?);
         }
         Ok(Real { experts, events })
     }

@@ -1,0 +1,367 @@
+//! An expert that says again what a real one said, and takes the time that it is told to take.
+//!
+//! It is a single server: whatever waits is one batch, which occupies it for c(m); what it really
+//! computes (looking up a list) is within that time and never added to it. On the recorded path it says
+//! what was recorded. Behind a wrong guess nobody's opinion can count: there every expert says what
+//! the first of them said on the path, so that a router that counted it would write another text.
+
+use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
+use quorate_core::chat::{Family, Segment};
+use quorate_core::ids::{ExpertId, Position, SessionId, Token};
+use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Said};
+use quorate_core::record::Recording;
+use quorate_core::vocab::Vocab;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How long a batch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batches {
+    /// The same for any number of positions: reading the weights is what takes the time, as on a
+    /// graphics card.
+    Flat,
+    /// As measured for the default model on two cores, in proportion.
+    Table,
+}
+
+/// Positions of a batch, and the milliseconds that it took.
+const TABLE: [(f64, f64); 6] = [
+    (1.0, 8.0),
+    (2.0, 14.0),
+    (4.0, 23.0),
+    (8.0, 41.0),
+    (16.0, 78.0),
+    (32.0, 159.0),
+];
+
+/// What an expert takes for a batch: `one` for a single position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clock {
+    pub(super) one: Duration,
+    pub(super) batches: Batches,
+}
+
+impl Clock {
+    fn of(self, positions: usize) -> Duration {
+        match self.batches {
+            Batches::Flat => self.one,
+            Batches::Table => self.one.mul_f64(table(positions as f64) / TABLE[0].1),
+        }
+    }
+}
+
+/// Between two measured sizes a straight line; beyond the last, its slope.
+fn table(positions: f64) -> f64 {
+    let last = TABLE.len() - 2;
+    let at = TABLE.iter().skip(1).position(|(m, _)| positions <= *m);
+    let at = at.unwrap_or(last);
+    let ((m, ms), (more, later)) = (TABLE[at], TABLE[at + 1]);
+    ms + (positions - m) * (later - ms) / (more - m)
+}
+
+/// What one expert said in a recording.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) recording: Arc<Recording>,
+    pub(super) expert: ExpertId,
+    pub(super) vocab: Arc<Vocab>,
+    pub(super) clock: Clock,
+}
+
+impl Part {
+    /// The answer to the n-th question about a position.
+    fn said(&self, position: Position, question: u32, on_path: bool) -> Option<&Said> {
+        let at = (position as usize).checked_sub(self.recording.prompt.len())?;
+        let answers = &self.recording.decided.get(at)?.answers;
+        let whose = |expert: ExpertId| !on_path || expert == self.expert;
+        let mut fit = answers.iter();
+        fit.find(|(n, expert, _)| *n == question && whose(*expert))
+            .map(|(_, _, said)| said)
+    }
+
+    /// Is this the beginning of the recorded text?
+    fn is_path(&self, text: &[Token]) -> bool {
+        let prompt = self.recording.prompt.iter().copied();
+        let answer = self.recording.decided.iter().map(|d| d.token);
+        prompt
+            .chain(answer)
+            .take(text.len())
+            .eq(text.iter().copied())
+    }
+}
+
+pub(super) struct ReplayExpert {
+    facts: Arc<ExpertFacts>,
+    ops: SyncSender<(Instant, ExpertOp)>,
+}
+
+impl ReplayExpert {
+    pub(super) fn spawn(part: Part, events: EventSender) -> std::io::Result<Arc<dyn Expert>> {
+        let facts = Arc::new(ExpertFacts {
+            id: part.expert,
+            peer: None,
+            model: "replay".into(),
+            sha256: String::new(),
+            family: Family::ChatMl,
+            vocab: part.vocab.clone(),
+            bos: None,
+            context: (part.recording.prompt.len() + part.recording.decided.len()) as u32,
+            model_bytes: 0,
+            cache_bytes: 0,
+            processor: "recorded".into(),
+        });
+        let (ops, inbox) = sync_channel(EXPERT_OPS_MAX);
+        let server = Server {
+            part,
+            events,
+            inbox,
+            sessions: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            free: Instant::now(),
+        };
+        std::thread::Builder::new()
+            .name("replay expert".into())
+            .spawn(move || server.run())?;
+        Ok(Arc::new(ReplayExpert { facts, ops }))
+    }
+}
+
+impl Expert for ReplayExpert {
+    fn facts(&self) -> &Arc<ExpertFacts> {
+        &self.facts
+    }
+
+    fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
+        let sent = self.ops.try_send((Instant::now(), op));
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
+    }
+
+    fn tokenize(&self, _: &[Segment], _: bool) -> Result<Vec<Token>, TokenizeError> {
+        Err(TokenizeError::Failed("it only knows one text".into()))
+    }
+}
+
+struct Session {
+    text: Vec<Token>,
+    epoch: u32,
+    /// Second questions about the last position.
+    again: u32,
+}
+
+/// A position that somebody asked about and that is not computed yet.
+#[derive(Debug)]
+struct Waiting {
+    session: SessionId,
+    epoch: u32,
+    position: Position,
+    since: Instant,
+}
+
+struct Server {
+    part: Part,
+    events: EventSender,
+    inbox: Receiver<(Instant, ExpertOp)>,
+    sessions: BTreeMap<SessionId, Session>,
+    waiting: VecDeque<Waiting>,
+    /// When the last batch was over, by the clock that it was given: waking up late is nobody's work.
+    free: Instant,
+}
+
+impl Server {
+    fn run(mut self) {
+        while self.hear() {
+            let batch: Vec<Waiting> = {
+                let count = self.waiting.len().min(DRAFT_TOKENS_MAX);
+                self.waiting.drain(..count).collect()
+            };
+            let Some(first) = batch.first() else { continue };
+            let begun = first.since.max(self.free);
+            let took = self.part.clock.of(batch.len());
+            self.free = begun + took;
+            std::thread::sleep(self.free.saturating_duration_since(Instant::now()));
+            // Whoever took it back meanwhile does not want it.
+            while let Ok((since, op)) = self.inbox.try_recv() {
+                self.take(since, op);
+            }
+            if !self.answer(&batch, took) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what is there, and waits while there is nothing to do. False if the node is gone.
+    fn hear(&mut self) -> bool {
+        loop {
+            let next = if self.waiting.is_empty() {
+                match self.inbox.recv() {
+                    Ok(next) => next,
+                    Err(_) => return false,
+                }
+            } else {
+                match self.inbox.try_recv() {
+                    Ok(next) => next,
+                    Err(_) => return true,
+                }
+            };
+            self.take(next.0, next.1);
+        }
+    }
+
+    fn take(&mut self, since: Instant, op: ExpertOp) {
+        let session = op.session();
+        let events = self.carry_out(since, op).unwrap_or_else(|why| {
+            self.forget(session);
+            Some(ExpertEvent::Failed { session, why })
+        });
+        if let Some(event) = events {
+            self.tell(event);
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        since: Instant,
+        op: ExpertOp,
+    ) -> Result<Option<ExpertEvent>, ExpertFailure> {
+        let session = op.session();
+        match op {
+            ExpertOp::Open(open) => {
+                if self.sessions.len() >= SESSIONS_MAX {
+                    return Err(ExpertFailure::Busy { retry_ms: 100 });
+                }
+                let text = [open.prompt, open.answered].concat();
+                let (epoch, again) = (0, 0);
+                let opened = Session { text, epoch, again };
+                self.sessions.insert(session, opened);
+                Ok(Some(ExpertEvent::Ready {
+                    session,
+                    reused: 0,
+                    prefill_us: 0,
+                }))
+            }
+            ExpertOp::Draft {
+                epoch,
+                position,
+                tokens,
+                queries,
+                ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let goes_on = position as usize == known.text.len() && epoch == known.epoch;
+                if !goes_on || queries.len() > tokens.len() + 1 {
+                    return Err(refused("a draft that does not continue the text"));
+                }
+                known.text.extend(tokens);
+                known.again = 0;
+                let end = known.text.len() as Position;
+                let first = end + 1 - queries.len() as Position;
+                self.waiting.extend((first..=end).map(|position| Waiting {
+                    session,
+                    epoch,
+                    position,
+                    since,
+                }));
+                Ok(None)
+            }
+            ExpertOp::Ask {
+                epoch, position, ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                known.again += 1;
+                let opinion = opinion(&self.part, &known.text, position, known.again)?;
+                Ok(Some(said(session, epoch, vec![opinion], Duration::ZERO)))
+            }
+            ExpertOp::Truncate {
+                epoch, position, ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                known.text.truncate(position as usize);
+                known.epoch = epoch;
+                self.waiting.retain(|waiting| waiting.session != session);
+                Ok(None)
+            }
+            ExpertOp::Close { .. } => {
+                self.forget(session);
+                Ok(None)
+            }
+        }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.sessions.remove(&session);
+        self.waiting.retain(|waiting| waiting.session != session);
+    }
+
+    /// Says what the batch has come to. False if the node is gone.
+    fn answer(&mut self, batch: &[Waiting], took: Duration) -> bool {
+        let mut by_session: BTreeMap<SessionId, Vec<&Waiting>> = BTreeMap::new();
+        for waiting in batch {
+            by_session.entry(waiting.session).or_default().push(waiting);
+        }
+        let mut is_heard = true;
+        for (session, asked) in by_session {
+            let Some(known) = self.sessions.get(&session) else {
+                continue;
+            };
+            let epoch = known.epoch;
+            let wanted = asked.iter().filter(|waiting| waiting.epoch == epoch);
+            let opinions: Result<Vec<Opinion>, ExpertFailure> = wanted
+                .map(|waiting| opinion(&self.part, &known.text, waiting.position, 0))
+                .collect();
+            let event = match opinions {
+                Ok(opinions) if opinions.is_empty() => continue,
+                Ok(opinions) => said(session, epoch, opinions, took),
+                Err(why) => ExpertEvent::Failed { session, why },
+            };
+            is_heard &= self.tell(event);
+        }
+        is_heard
+    }
+
+    fn tell(&self, event: ExpertEvent) -> bool {
+        let expert = self.part.expert;
+        self.events
+            .blocking_send(FromExpert { expert, event })
+            .is_ok()
+    }
+}
+
+fn opinion(
+    part: &Part,
+    text: &[Token],
+    position: Position,
+    question: u32,
+) -> Result<Opinion, ExpertFailure> {
+    let before = text.get(..position as usize).ok_or_else(unknown)?;
+    let said = part.said(position, question, part.is_path(before));
+    let said = said.ok_or_else(|| refused("nothing like that was recorded"))?;
+    Ok(Opinion {
+        position,
+        said: said.clone(),
+        raw: None,
+    })
+}
+
+fn said(session: SessionId, epoch: u32, opinions: Vec<Opinion>, compute: Duration) -> ExpertEvent {
+    ExpertEvent::Opinions {
+        session,
+        epoch,
+        opinions,
+        compute_us: compute.as_micros() as u64,
+        bytes: 0,
+    }
+}
+
+fn unknown() -> ExpertFailure {
+    refused("no such session or position")
+}
+
+fn refused(why: &str) -> ExpertFailure {
+    ExpertFailure::Refused(why.into())
+}
