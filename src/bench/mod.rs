@@ -18,7 +18,7 @@ mod wan;
 
 pub use child::{Child, child};
 pub use mesh::{MeshOptions, MeshReport, mesh};
-pub use wan::{Batches, WanOptions, WanReport, WanRow, wan};
+pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, wan};
 
 use crate::driver::Node;
 use crate::expert::EventSender;

@@ -41,10 +41,15 @@ pub(super) struct Real {
     events: mpsc::Receiver<FromExpert>,
 }
 
-/// The same model with a private prefix, and room for one text.
-pub(super) fn prefixed(plain: LoadRequest, prefix: usize, id: ExpertId) -> LoadRequest {
+/// The same model with a private prefix, said so many times, and room for one text.
+pub(super) fn prefixed(
+    plain: LoadRequest,
+    prefix: usize,
+    times: usize,
+    id: ExpertId,
+) -> LoadRequest {
     LoadRequest {
-        prefix: PREFIXES[prefix].into(),
+        prefix: PREFIXES[prefix].repeat(times),
         id,
         context: plain.context.min(CONTEXT),
         cells: plain.cells.min(CONTEXT),
@@ -56,6 +61,7 @@ impl Real {
     /// One expert for each of these prefixes; two with the same one think the same.
     pub(super) fn load(
         prefixes: &[usize],
+        times: usize,
         request: &dyn Fn(EventSender) -> std::result::Result<LoadRequest, String>,
     ) -> Result<Real> {
         let (events_tx, events) = mpsc::channel(64);
@@ -64,7 +70,7 @@ impl Real {
             let plain = request(events_tx.clone());
             let plain = plain.map_err(|why| BenchError::new("the model", why))?;
             let id = ExpertId([name; 32]);
-            experts.insert(id, load(prefixed(plain, prefix, id))?);
+            experts.insert(id, load(prefixed(plain, prefix, times, id))?);
         }
         Ok(Real { experts, events })
     }

@@ -170,7 +170,7 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
 
 fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
     let all: Vec<usize> = (0..PREFIXES.len()).collect();
-    let mut real = Real::load(&all, &*options.request)?;
+    let mut real = Real::load(&all, 1, &*options.request)?;
     let (vocab, experts) = (real.vocab()?, real.ids());
     let mut tally = Tally::default();
     let begun = Instant::now();

@@ -75,9 +75,10 @@ pub(super) async fn replayed(
 /// The same experts for real.
 pub(super) async fn real(played: &Played, request: &Arc<Request>, link: Link) -> Result<Far> {
     let models = |expert| {
-        let (request, prefix) = (request.clone(), played.prefix(expert).unwrap_or(0));
+        let (request, times) = (request.clone(), played.cast.times);
+        let prefix = played.prefix(expert).unwrap_or(0);
         named(move |events| {
-            let wanted = prefixed(request(events)?, prefix, expert);
+            let wanted = prefixed(request(events)?, prefix, times, expert);
             load(wanted).map_err(|error| error.to_string())
         })
     };

@@ -27,7 +27,7 @@ use formulas::Terms;
 use quorate_core::generate::{Guessing, Provenance};
 use quorate_core::law::Sampler;
 use quorate_core::link::Link;
-use record::{Cast, Played, nearest, record};
+use record::{Cast, Played, drafters, nearest, record};
 use replay::Clock;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -41,14 +41,40 @@ pub type Request = dyn Fn(EventSender) -> std::result::Result<LoadRequest, Strin
 /// Shares of right guesses that the recordings should come near to, and the greedy one.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
 const ALPHA_GREEDY: f64 = 0.8;
-/// Texts to choose from. Four that differ; two alike; three alike.
-const CASTS: [Cast; 4] = [
-    cast([0, 1, 2, 3], 0, 1.0),
-    cast([0, 1, 2, 3], 3, 1.0),
-    cast([0, 0, 1, 2], 1, 1.0),
-    cast([2, 2, 2, 1], 4, 1.0),
+/// Texts to choose from: a name, the prefixes and how often they are said, the prompt.
+const CASTS: [Cast; 6] = [
+    cast(
+        "four",
+        [0, 1, 2, 3],
+        1,
+        "Once upon a time, in a village by the sea, there lived",
+        1.0,
+    ),
+    cast("four loud", [0, 1, 2, 3], 6, "The", 1.0),
+    cast(
+        "three cooks and a compiler",
+        [3, 3, 3, 2],
+        6,
+        "My grandmother",
+        1.0,
+    ),
+    cast("three captains and a cook", [0, 0, 0, 3], 6, "The", 1.0),
+    cast("two compilers and two cooks", [2, 2, 3, 3], 6, "The", 1.0),
+    cast(
+        "three professors and a compiler",
+        [1, 1, 1, 2],
+        6,
+        "The",
+        1.0,
+    ),
 ];
-const CAST_GREEDY: Cast = cast([0, 1, 2, 3], 5, 0.0);
+const CAST_GREEDY: Cast = cast(
+    "four greedy",
+    [0, 1, 2, 3],
+    6,
+    "My favourite memory of my grandmother is",
+    0.0,
+);
 /// Where the real experts speak.
 const REAL_LINK: &str = "intercontinental";
 /// Without guesses every token takes the same time: so much of the text shows it.
@@ -56,9 +82,17 @@ const NAIVE_SHARE: u32 = 4;
 /// A row in which an expert was lost is of no text that can be compared: again, at most so often.
 const TRIES: usize = 3;
 
-const fn cast(prefixes: [usize; 4], prompt: usize, temperature: f32) -> Cast {
+const fn cast(
+    name: &'static str,
+    prefixes: [usize; 4],
+    times: usize,
+    prompt: &'static str,
+    temperature: f32,
+) -> Cast {
     Cast {
+        name,
         prefixes,
+        times,
         prompt,
         temperature,
     }
@@ -146,7 +180,8 @@ pub struct WanRow {
     /// What another node sent for a token, framing included.
     pub bytes_per_expert_token: f64,
     // --- beyond the issue ---
-    /// From the formulas, with the times that were set and the share of right guesses of this row.
+    /// From the formulas, with the times that experts were told, the path as measured, and the share of
+    /// right guesses of this row.
     pub set_tps: Option<f64>,
     /// Round trip as QUIC measured it.
     pub path_ms: f64,
@@ -175,10 +210,17 @@ impl WanReport {
 pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     let texts = texts(options)?;
     let greedy = text(options, CAST_GREEDY)?;
+    for played in texts.iter().chain([&greedy]) {
+        let alphas: Vec<String> = drafters(played)
+            .iter()
+            .map(|p| format!("{:.3}", p.alpha))
+            .collect();
+        (options.progress)(&format!("{}: {}", played.cast.name, alphas.join(" ")));
+    }
     let greedy = nearest(&[greedy], &[ALPHA_GREEDY]);
     let mut rows = Vec::new();
     if options.replay {
-        let vocab = Real::load(&[0], &*options.request)?.vocab()?;
+        let vocab = Real::load(&[0], 1, &*options.request)?.vocab()?;
         let (drafts, checks) = clocks(options);
         for played in nearest(&texts, &ALPHAS).iter().chain(&greedy) {
             for &rtt_ms in &options.rtts_ms {
@@ -333,7 +375,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         .map(|(check_ms, draft_ms)| Terms {
             alpha,
             draft_ms,
-            trip_ms: set.rtt_ms + check_ms,
+            trip_ms: path_ms + check_ms,
         });
     WanRow {
         source: set.source,

@@ -2,7 +2,7 @@
 
 use super::Request;
 use crate::bench::panel::{Ask, Text, Watch, decide};
-use crate::bench::real::{PROMPTS, Real};
+use crate::bench::real::Real;
 use crate::bench::{BenchError, Result};
 use quorate_core::aggregate::{self, Verdict, Voice};
 use quorate_core::generate::Event;
@@ -22,9 +22,11 @@ const SEEDS: u64 = 16;
 /// opinion gets more weight among equals.
 #[derive(Clone, Copy)]
 pub(super) struct Cast {
-    /// The private prefix of each.
+    pub(super) name: &'static str,
+    /// The private prefix of each, and how often it is said: more often, and they differ more.
     pub(super) prefixes: [usize; 4],
-    pub(super) prompt: usize,
+    pub(super) times: usize,
+    pub(super) prompt: &'static str,
     /// 0 is the greedy law.
     pub(super) temperature: f32,
 }
@@ -70,7 +72,7 @@ pub(super) fn nearest(texts: &[Played], targets: &[f64]) -> Vec<Played> {
 }
 
 /// The same text with each of its experts as the drafter.
-fn drafters(played: &Played) -> Vec<Played> {
+pub(super) fn drafters(played: &Played) -> Vec<Played> {
     let each = played.experts().into_iter().map(|drafter| Played {
         drafter,
         alpha: alpha(&played.recording, drafter),
@@ -114,12 +116,7 @@ pub(super) fn record(
     folder: Option<&Path>,
 ) -> Result<Played> {
     let prefixes = &cast.prefixes[..k];
-    let name = format!(
-        "{}-{}-{}-{tokens}.recording",
-        prefixes.iter().map(usize::to_string).collect::<String>(),
-        cast.prompt,
-        cast.temperature
-    );
+    let name = format!("{} {k} {tokens}.recording", cast.name);
     let file = folder.map(|folder| folder.join(name));
     let kept = file.as_ref().and_then(|file| std::fs::read(file).ok());
     let recording = match kept {
@@ -149,13 +146,13 @@ pub(super) fn record(
 }
 
 fn play(cast: Cast, prefixes: &[usize], tokens: u32, request: &Request) -> Result<Recording> {
-    let mut real = Real::load(prefixes, request)?;
+    let mut real = Real::load(prefixes, cast.times, request)?;
     for seed in 1..=SEEDS {
         let text = Text {
             session: SessionId(u128::from(seed)),
             vocab: real.vocab()?,
             experts: real.ids(),
-            prompt: real.tokens(PROMPTS[cast.prompt])?,
+            prompt: real.tokens(cast.prompt)?,
             seed,
             tokens,
             temperature: cast.temperature,
