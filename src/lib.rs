@@ -33,4 +33,5 @@ pub mod app;
 #[cfg(feature = "llama")]
 pub mod bench;
 pub mod cli;
+pub mod eval;
 pub mod testnet;

@@ -4,9 +4,10 @@
 use quorate_core::chat::{Message, Tool};
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
-use quorate_core::law::{Law, ListLaw, Transforms};
+use quorate_core::law::{Law, ListLaw, Sampler, Transforms};
 use quorate_core::limits;
 use quorate_core::team::Sets;
+use quorate_core::weights::Strategy;
 
 /// A request as typed: `None` where the client said nothing.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +42,45 @@ pub struct Together {
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
     pub guessing: Guessing,
+    /// How weights are learned from the prompt.
+    pub weights: Strategy,
+}
+
+/// How often experts that take turns hand over, where nobody says it: every tenth token, in millionths.
+const HANDOVER_PPM: u32 = 100_000;
+
+impl Together {
+    /// `weights`, as clients spell it.
+    pub fn weighed(self, name: &str) -> Result<Together, Invalid> {
+        let weights = Strategy::named(name).filter(|s| *s != Strategy::Gate);
+        let weights = weights.ok_or_else(|| {
+            let message = format!(
+                "quorate.weights must be uniform, single, bayes, share, convex or meta, not \"{name}\""
+            );
+            Invalid::value("quorate.weights", message)
+        })?;
+        Ok(Together { weights, ..self })
+    }
+
+    /// `mode`, as clients spell it.
+    pub fn in_mode(self, mode: &str) -> Result<Together, Invalid> {
+        let sets = match mode {
+            "together" => self.sets,
+            "handover" if self.sets.is_none() => Some(Sets::Turns {
+                sigma_ppm: HANDOVER_PPM,
+            }),
+            "handover" => {
+                let message = "hand-over is a law of its own: leave quorate.semantics out";
+                return Err(Invalid::value("quorate.semantics", message));
+            }
+            other => {
+                let message =
+                    format!("quorate.mode must be \"together\" or \"handover\", not \"{other}\"");
+                return Err(Invalid::value("quorate.mode", message));
+            }
+        };
+        Ok(Together { sets, ..self })
+    }
 }
 
 impl Default for Together {
@@ -50,6 +90,7 @@ impl Default for Together {
             k: None,
             sets: None,
             guessing: Guessing::Stream,
+            weights: Strategy::Uniform,
         }
     }
 }
@@ -196,6 +237,13 @@ impl Asked {
                 "quorate.k",
                 "quorate.k must be at least 1, not 0",
             ));
+        }
+        if matches!(self.together.sets, Some(Sets::Turns { .. }))
+            && (law.sampler != Sampler::Seeded || self.shape != Shape::Free)
+        {
+            let message = "experts hand over only where the answer is drawn: with a temperature above 0, \
+                           without a response format, tools or robust mode";
+            return Err(Invalid::value("quorate.mode", message));
         }
         let logprobs = self.logprobs.map(|n| {
             check_range("top_logprobs", n, 0, limits::RAW_TOP_MAX.into())?;

@@ -59,6 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "mesh",
         &["driver", "expert", "ledger", "net", "node", "wire"],
     ),
+    ("eval", &["expert"]),
     ("testnet", &["mesh"]),
     (
         "app",
@@ -69,8 +70,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "api", "app", "bench", "driver", "expert", "grammar", "ledger", "mesh", "net", "node",
-            "sign", "store", "testnet", "wire",
+            "api", "app", "bench", "driver", "eval", "expert", "grammar", "ledger", "mesh", "net",
+            "node", "sign", "store", "testnet", "wire",
         ],
     ),
     ("main", &["app", "cli"]),

@@ -159,6 +159,10 @@ impl Answer {
         let costs = self.costs.page()?;
         let semantics = match self.asked {
             Asked::Mesh { sets: Sets::B, .. } => "B",
+            Asked::Mesh {
+                sets: Sets::Turns { .. },
+                ..
+            } => "handover",
             Asked::Own | Asked::Mesh { sets: Sets::A, .. } => "A",
         };
         let schedules = self.choices.iter().map(|c| mesh::schedule(&c.schedule));

@@ -15,10 +15,12 @@ mod ours;
 mod panel;
 mod real;
 mod wan;
+mod weights;
 
 pub use child::{Child, child};
 pub use mesh::{MeshOptions, MeshReport, mesh};
 pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, wan};
+pub use weights::{WeightsReport, weights};
 
 use crate::driver::Node;
 use crate::expert::EventSender;

@@ -112,6 +112,8 @@ pub(super) enum Verb {
     /// Measure speed
     #[command(subcommand)]
     Bench(Bench),
+    /// Compare mixtures of experts with the best single one, on your texts
+    Eval(Eval),
     /// Simulate a mesh in virtual time
     #[command(subcommand)]
     Sim(Sim),
@@ -229,6 +231,16 @@ pub(super) struct AnswerFlags {
     /// `json`, or a file with a JSON schema that the answer must obey
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
+    /// With `mesh`: how much each expert counts is learned from the prompt by this rule: uniform, single,
+    /// bayes, share, convex or meta [default: uniform]
+    #[arg(long, value_name = "RULE")]
+    pub(super) weights: Option<String>,
+    /// With `mesh`: one expert speaks at a time, and hands over now and then. Fastest over a distance
+    #[arg(long)]
+    pub(super) handover: bool,
+    /// With `mesh`: guess no token ahead of its decision. Slower, and the same answer
+    #[arg(long)]
+    pub(super) plodding: bool,
 }
 
 /// Every short name, for the help of `pull`.
@@ -399,6 +411,41 @@ pub(super) struct Join {
     pub(super) json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Every expert scores every text once; scores are kept, so a second run computes weights only, and an
+interrupted one goes on. research/mixing.md says what is measured, and why.")]
+pub(super) struct Eval {
+    /// A folder of texts, with one sub-folder for each domain
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(default_value = "research/experts/docs")]
+    pub(super) docs: PathBuf,
+    /// A file of [[expert]] tables as in the settings; the first one is the base [default: those of
+    /// the settings]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) experts: Option<PathBuf>,
+    /// An expert of the list that stands outside of the mixture, to compare with
+    #[arg(long, value_name = "NAME")]
+    pub(super) against: Option<String>,
+    /// A folder with NAME.txt of what an expert was made from, for the gate
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) profiles: Option<PathBuf>,
+    /// Of all draws: documents, positions, intervals
+    #[arg(long, value_name = "N", default_value_t = 6)]
+    pub(super) seed: u64,
+    /// Fewer documents: minutes instead of an hour
+    #[arg(long)]
+    pub(super) quick: bool,
+    /// Draw it: an SVG file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) plot: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Bench {
     /// This program against a bare llama.cpp loop, side by side
@@ -407,6 +454,8 @@ pub(super) enum Bench {
     Mesh(BenchMesh),
     /// How fast a text is that experts far apart decide together, measured and predicted
     Wan(BenchWan),
+    /// What learned weights cost the router, without any model
+    Weights(ReadVerb),
 }
 
 #[derive(Debug, Args)]

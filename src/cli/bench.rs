@@ -1,7 +1,7 @@
 //! `bench solo`: starts a whole node in this process and hands it to the measurement. `bench mesh`
 //! and `bench wan` take only its models: they make nodes of their own.
 
-use super::args::{BenchMesh, BenchSolo, BenchWan};
+use super::args::{BenchMesh, BenchSolo, BenchWan, ReadVerb};
 use super::context::Context;
 use crate::error::Outcome;
 
@@ -21,6 +21,11 @@ pub(super) fn wan(_: &Context, _: &BenchWan) -> Outcome {
 }
 
 #[cfg(not(feature = "llama"))]
+pub(super) fn weights(_: &ReadVerb) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
 fn without_llama() -> crate::error::Failure {
     crate::error::Failure::new(
         crate::error::Kind::Failed,
@@ -29,12 +34,12 @@ fn without_llama() -> crate::error::Failure {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::{mesh, solo, wan};
+pub(super) use with_llama::{mesh, solo, wan, weights};
 
 #[cfg(feature = "llama")]
 mod with_llama {
     use super::super::args::{BatchTimes, WanSource};
-    use super::{BenchMesh, BenchSolo, BenchWan, Context, Outcome};
+    use super::{BenchMesh, BenchSolo, BenchWan, Context, Outcome, ReadVerb};
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
     use crate::bench::{Batches, WanOptions, WanRow};
@@ -205,6 +210,17 @@ mod with_llama {
             .ok();
         }
         text
+    }
+
+    pub(in crate::cli) fn weights(args: &ReadVerb) -> Outcome {
+        let report = bench::weights();
+        if args.json {
+            return term::json(&report);
+        }
+        term::line(format!(
+            "weights of {} experts, {} awake: {:.1} us a token; a prompt of {} tokens: {:.1} us a token",
+            report.experts, report.awake, report.token_us, report.prompt_tokens, report.prompt_us
+        ))
     }
 
     fn mesh_table(r: &MeshReport) -> String {

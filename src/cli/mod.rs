@@ -14,6 +14,7 @@ mod bench;
 mod client;
 mod context;
 mod doctor;
+mod eval;
 mod expert;
 mod gov;
 mod interrupt;
@@ -103,6 +104,8 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Wan(args)) => {
             bench::wan(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Bench(Bench::Weights(args)) => bench::weights(args),
+        Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),
         Verb::Completions(args) => completions(args.shell),

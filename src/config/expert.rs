@@ -1,7 +1,7 @@
 //! `[[expert]]` tables: what this node serves besides plain models, and whom.
 
-use super::bad;
-use crate::error::{Outcome, nearest};
+use super::{bad, read_bounded};
+use crate::error::{Failure, Outcome, nearest};
 use crate::identity;
 use quorate_core::host::Allow;
 use quorate_core::limits::{
@@ -10,7 +10,7 @@ use quorate_core::limits::{
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// In an allow list: every member of the mesh.
 const ANYBODY: &str = "mesh";
@@ -94,6 +94,36 @@ pub(super) fn checked(
         experts.push(expert);
     }
     Ok(experts)
+}
+
+/// A file of `[[expert]]` tables, and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawList {
+    expert: Vec<RawExpert>,
+}
+
+impl ExpertSettings {
+    /// Experts for a purpose of the owner: nobody else may ask them unless their table says so. A
+    /// prefix's file is named from where the list is.
+    pub fn read_list(path: &Path) -> Outcome<Vec<ExpertSettings>> {
+        let text = read_bounded(path).map_err(|error| Failure::file("read", path, &error))?;
+        let list = toml::from_str(&text).map_err(|error| bad(error.to_string().trim_end()));
+        let experts = list.and_then(|RawList { mut expert }| {
+            for raw in &mut expert {
+                raw.share = raw.share.or(raw.allow.is_none().then_some(false));
+                let beside = |file: &PathBuf| path.parent().map(|folder| folder.join(file));
+                let file = raw.prefix_file.as_ref().and_then(beside);
+                let file = file.and_then(|file| std::path::absolute(file).ok());
+                raw.prefix_file = file.or(raw.prefix_file.take());
+            }
+            checked(expert, &BTreeMap::new())
+        });
+        experts.map_err(|failure| Failure {
+            message: format!("{}: {}", path.display(), failure.message),
+            ..failure
+        })
+    }
 }
 
 impl RawExpert {
@@ -201,6 +231,34 @@ mod tests {
         assert_eq!(anybody.prefix, Some(Prefix::Text("x".into())));
         assert_eq!(one("prefix = \"x\"\nshare = false").unwrap().share, None);
         assert_eq!(one("").unwrap().share, Some(Allow::Mesh));
+    }
+
+    #[test]
+    fn a_list_is_for_its_owner_and_names_files_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("experts.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            ExpertSettings::read_list(&path).map_err(|failure| failure.to_string())
+        };
+        let tables = "[[expert]]\nname = \"a\"\nmodel = \"m\"\nprefix_file = \"a.txt\"\n\
+                      [[expert]]\nname = \"b\"\nmodel = \"m\"\n";
+        let list = read(tables).unwrap();
+        let file = Prefix::File(folder.path().join("a.txt"));
+        assert_eq!((list.len(), &list[0].prefix), (2, &Some(file)));
+        assert!(list.iter().all(|expert| expert.share.is_none()));
+        for (wrong, word) in [
+            ("version = 1", "version"),
+            ("[[expert]]\nname = \"a\"", "model"),
+            ("[[expert]]\nname = \"A!\"\nmodel = \"m\"", "small letters"),
+            ("", "expert"),
+        ] {
+            let refused = read(wrong).unwrap_err();
+            assert!(
+                refused.contains(word) && refused.contains("experts.toml"),
+                "{refused}"
+            );
+        }
     }
 
     #[test]

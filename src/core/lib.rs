@@ -20,6 +20,7 @@ pub mod vocab;
 pub mod aggregate;
 pub mod alarm;
 pub mod law;
+pub mod lead;
 pub mod plain;
 
 // One request, many requests, other people's requests, many models.
@@ -37,6 +38,8 @@ pub mod select;
 pub mod team;
 pub mod tempo;
 pub mod text;
+mod turns;
+pub mod weights;
 
 // What lies between machines, where it is made up.
 pub mod link;

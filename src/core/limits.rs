@@ -59,6 +59,10 @@ pub const ROSTER_MAX: usize = 1024;
 pub const GUESSES_MAX: usize = 48;
 /// Tokens that must stand in the text a second time before what followed them is guessed again.
 pub const REPEAT_TOKENS_MIN: usize = 3;
+/// Tokens that weights on given text may lag behind: at 32 a pilot had lost all of the gain.
+pub const WEIGHT_LAG_MAX: u32 = 256;
+/// Tokens of an expert's published profile: 4 KB beside its advert, and what tells domains apart.
+pub const PROFILE_TOKENS_MAX: usize = 512;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
 /// in a row.
 pub const SECRETS_MAX: usize = 256;
@@ -129,6 +133,15 @@ pub const RECORDING_BYTES_MAX: usize = 128 << 20;
 pub const VOCABULARY_MAX: u32 = 1 << 20;
 /// Bytes of a token in a recording: the longest runs of spaces in today's vocabularies have 128.
 pub const PIECE_BYTES_MAX: usize = 1024;
+
+// --- evaluation ----------------------------------------------------------------------------------
+
+/// Files of a folder of texts: more are not looked at.
+pub const EVAL_FILES_MAX: usize = 4096;
+/// Bytes of a file that are read: a window of some hundred tokens is taken out of them.
+pub const EVAL_FILE_BYTES_MAX: u64 = 64 << 10;
+/// Folders in folders of texts.
+pub const EVAL_DEPTH_MAX: usize = 16;
 
 // --- the token plane -----------------------------------------------------------------------------
 

@@ -454,6 +454,7 @@ fn k_is_what_the_mesh_has_voted_for() {
         experts: Experts::Mesh {
             local: None,
             sets: Sets::A,
+            weights: crate::weights::Strategy::Uniform,
             k_max: None,
         },
         ..request(session, rights.mesh().unwrap())

@@ -221,6 +221,16 @@ pub enum ExpertOp {
         tokens: Vec<Token>,
         queries: Vec<Query>,
     },
+    /// Go on alone: append at `position`, the end of the text (with what is led to already), the own
+    /// choice ([`crate::lead::choice`]) of what was last said about it, answer the first query about
+    /// the position after it, and so on until the queries are used up. Who hears the answers knows
+    /// the choices. Stops where a list chooses nothing.
+    Lead {
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        queries: Vec<Query>,
+    },
     /// A second question about a position answered before and not yet drafted past.
     Ask {
         session: SessionId,
@@ -245,6 +255,7 @@ impl ExpertOp {
         match self {
             ExpertOp::Open(open) => open.session,
             ExpertOp::Draft { session, .. }
+            | ExpertOp::Lead { session, .. }
             | ExpertOp::Ask { session, .. }
             | ExpertOp::Truncate { session, .. }
             | ExpertOp::Close { session } => *session,
@@ -257,6 +268,7 @@ impl ExpertOp {
         match &mut self {
             ExpertOp::Open(open) => open.session = to,
             ExpertOp::Draft { session, .. }
+            | ExpertOp::Lead { session, .. }
             | ExpertOp::Ask { session, .. }
             | ExpertOp::Truncate { session, .. }
             | ExpertOp::Close { session } => *session = to,

@@ -313,6 +313,7 @@ fn plan(recording: &Recording) -> Plan {
             percent: 200,
             floor_us: 0,
         },
+        rule: None,
         script: Some(recording.schedule.clone()),
     }
 }

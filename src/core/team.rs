@@ -9,9 +9,15 @@
 //! The set at a position, with its weights, is part of the law: every change is written down with the
 //! first position that it decides. Decision 0006 has the rules; nothing here knows what a list is.
 
+mod turn;
+mod weigh;
+
 use crate::ids::{ExpertId, Micros, Position};
 use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
 use crate::pace::{Pace, Patience, after};
+use crate::seeded::Secret;
+use crate::turns::Chain;
+use crate::weights::{Rule, Weights};
 
 /// One expert that a request may turn to.
 #[derive(Clone, Debug)]
@@ -31,6 +37,9 @@ pub enum Sets {
     A,
     /// The first K answers count, whoever they are from.
     B,
+    /// One of K speaks at a time: hand-over, a law of its own. With this chance, in millionths, the word
+    /// goes round at a position.
+    Turns { sigma_ppm: u32 },
 }
 
 /// The mixture from a position on, in expert-id order. Weights sum to one.
@@ -51,6 +60,8 @@ pub struct Plan {
     pub spares: usize,
     pub sets: Sets,
     pub patience: Patience,
+    /// Weights are learned from the prompt by this rule. None: they are those of the candidates.
+    pub rule: Option<Rule>,
     /// A schedule to follow instead of making one: a replay.
     pub script: Option<Schedule>,
 }
@@ -73,6 +84,7 @@ impl Plan {
                 percent: 200,
                 floor_us: 0,
             },
+            rule: None,
             script: None,
         }
     }
@@ -91,6 +103,12 @@ pub enum BadPlan {
     Twice,
     #[error("a weight is negative or not finite")]
     Weight,
+    #[error("weights cannot be learned by this rule")]
+    Rule,
+    #[error(
+        "experts take turns only where a seed draws, without a grammar and without robust mode"
+    )]
+    Turns,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +126,10 @@ pub(crate) struct Member {
     pub(crate) expert: ExpertId,
     pub(crate) local: bool,
     weight: f64,
+    /// It has said what it thinks of the prompt.
+    has_scored: bool,
+    /// What it said of the prompt leaves it no weight: it is not asked while the others are there.
+    is_outweighed: bool,
     pace: Pace,
     pub(crate) standing: Standing,
     /// Positions that it was asked about and has not answered, rising, and when it was asked. Behind
@@ -181,13 +203,18 @@ pub(crate) struct Team {
     k: usize,
     spares: usize,
     pub(crate) sets: Sets,
+    chain: Option<Chain>,
+    /// Where the next speaker begins; nobody is led past it.
+    turn_at: Position,
     patience: Patience,
     script: Option<Schedule>,
+    learned: Option<Weights>,
     schedule: Schedule,
 }
 
 impl Team {
-    pub(crate) fn new(plan: Plan) -> Result<Team, BadPlan> {
+    /// `secret` draws who speaks, where experts take turns.
+    pub(crate) fn new(plan: Plan, secret: &Secret) -> Result<Team, BadPlan> {
         let count = plan.candidates.len();
         if count == 0 || plan.k == 0 {
             return Err(BadPlan::Nobody);
@@ -208,6 +235,9 @@ impl Team {
         if !plan.candidates.iter().all(|c| good(c.weight)) {
             return Err(BadPlan::Weight);
         }
+        let learned = plan.rule.filter(|_| plan.script.is_none());
+        let learned = learned.map(|rule| Weights::new(rule, count, None));
+        let learned = learned.transpose().map_err(|_| BadPlan::Rule)?;
         let mut by_id: Vec<usize> = (0..count).collect();
         by_id.sort_by_key(|&i| plan.candidates[i].expert);
         let expert = |i: usize| plan.candidates[i].expert;
@@ -220,6 +250,8 @@ impl Team {
             expert: plan.candidates[i].expert,
             local: plan.candidates[i].local,
             weight: plan.candidates[i].weight,
+            has_scored: false,
+            is_outweighed: false,
             pace: plan.candidates[i].pace.clone(),
             standing: Standing::Asleep,
             asked: Vec::new(),
@@ -233,8 +265,14 @@ impl Team {
             k: plan.k,
             spares: plan.spares,
             sets: plan.sets,
+            chain: match plan.sets {
+                Sets::Turns { sigma_ppm } => Some(Chain::new(secret.clone(), sigma_ppm)),
+                Sets::A | Sets::B => None,
+            },
+            turn_at: Position::MAX,
             patience: plan.patience,
             script: plan.script,
+            learned,
             schedule: Vec::new(),
         })
     }
@@ -256,7 +294,7 @@ impl Team {
     /// Answers that decide a position.
     pub(crate) fn needed(&self) -> usize {
         match self.sets {
-            Sets::A => self.group.len(),
+            Sets::A | Sets::Turns { .. } => self.group.len(),
             Sets::B => self.group.len().min(self.k),
         }
     }
@@ -265,6 +303,7 @@ impl Team {
         match self.sets {
             Sets::A => self.k,
             Sets::B => self.k + self.spares,
+            Sets::Turns { .. } => 1,
         }
     }
 
@@ -289,6 +328,9 @@ impl Team {
     pub(crate) fn begin(&mut self, position: Position) {
         if self.script.is_some() {
             return self.follow_script(position);
+        }
+        if self.chain.is_some() {
+            self.take_turns(position);
         }
         let first = self.group.is_empty();
         self.fill(|standing| *standing == Standing::Warm || first);
@@ -321,6 +363,7 @@ impl Team {
         };
         while self.group.len() < self.asked_at_once() {
             let outside = self.order.iter().filter(|i| !self.group.contains(i));
+            let outside = outside.filter(|i| !self.members[**i].is_outweighed);
             let fit = outside.filter(|&&i| may_join(&self.members[i].standing));
             let best = fit
                 .filter_map(|&i| Some((rank(&self.members[i].standing)?, i)))
@@ -333,9 +376,13 @@ impl Team {
 
     /// Members that should be warm and are not asked yet: they get the text.
     pub(crate) fn sleeping_spares(&self) -> Vec<usize> {
-        if self.script.is_some() || self.sets == Sets::B {
-            return Vec::new();
-        }
+        let spares = match self.sets {
+            _ if self.script.is_some() => 0,
+            Sets::A => self.spares,
+            Sets::B => 0,
+            // Whoever may be given the word hears every token.
+            Sets::Turns { .. } => self.spares + self.k - 1,
+        };
         let outside = self.order.iter().filter(|i| !self.group.contains(i));
         let (mut awake, mut asleep) = (0, Vec::new());
         for &i in outside {
@@ -345,7 +392,7 @@ impl Team {
                 Standing::Late | Standing::Gone(_) => {}
             }
         }
-        asleep.truncate(self.spares.saturating_sub(awake));
+        asleep.truncate(spares.saturating_sub(awake));
         asleep
     }
 
@@ -403,12 +450,17 @@ impl Team {
     fn leave(&mut self, i: usize, position: Position) {
         self.members[i].forget_questions();
         self.group.retain(|&j| j != i);
+        // Who had no weight beside it may have some without it.
+        self.members
+            .iter_mut()
+            .for_each(|m| m.is_outweighed = false);
         if self.script.is_none() {
             self.fill(|_| true);
         }
         if self.group.is_empty() {
             self.call_back();
         }
+        self.weigh(position);
         self.write_down(position);
     }
 
@@ -482,7 +534,7 @@ impl Team {
     // --- the schedule ---------------------------------------------------------------------------
 
     fn write_down(&mut self, position: Position) {
-        if self.sets == Sets::A {
+        if self.sets != Sets::B {
             let group = self.group.clone();
             self.write_set(position, &group);
         }

@@ -1,8 +1,8 @@
-//! When guessing ahead pays, and how far: from what one request has measured, without a knob.
+//! Who guesses ahead, when it pays, and how far: from what one request has measured, without a knob.
 //!
-//! With guesses a token costs t_d + (1 - alpha) T, without them T: t_d is the time of the drafter's choice, T
-//! from a question to the decision, alpha the share of guesses that come true. Whether the prediction held is
-//! measured too: experts that share a processor with the drafter are slowed down by it.
+//! With guesses a token costs t_d + (1 - alpha) (T + R_d), without them T: t_d is the time of the drafter's choice,
+//! R_d how far away it is, T from a question to the decision, alpha the share of its guesses that come true. Whether
+//! the prediction held is measured too: experts that share a processor with the drafter are slowed down by it.
 
 use crate::ids::Micros;
 use crate::limits::GUESSES_MAX;
@@ -20,7 +20,7 @@ const MARGIN: f64 = 0.95;
 const SMOOTH: f64 = 0.125;
 /// Tokens after which streaming is compared with what it replaced.
 const TRIAL: u32 = 32;
-/// Tokens without guesses until they are considered again; after a failed trial more, and then more.
+/// Tokens without guesses after a failed trial; after another one twice as many.
 const PAUSE: u32 = 8;
 const PAUSE_MAX: u32 = 512;
 
@@ -32,90 +32,124 @@ enum Mode {
     Stream { since: Micros, tokens: u32 },
 }
 
-#[derive(Debug)]
-pub struct Tempo {
+/// What is known of somebody who may guess.
+#[derive(Clone, Debug)]
+struct Drafter {
     right: f64,
     guesses: f64,
-    draft_us: Option<f64>,
+    /// From one choice to the next.
+    step_us: Option<f64>,
+    /// A round trip to it.
+    away_us: Option<f64>,
+}
+
+impl Drafter {
+    fn alpha(&self) -> f64 {
+        self.right / self.guesses
+    }
+}
+
+#[derive(Debug)]
+pub struct Tempo {
+    /// One for each member of the team, and one who repeats what the text said before.
+    drafters: Vec<Drafter>,
     /// From a question with nothing ahead of it to the decision.
     trip_us: Option<f64>,
     mode: Mode,
     pause: u32,
 }
 
-impl Default for Tempo {
-    fn default() -> Tempo {
-        Tempo {
+impl Tempo {
+    pub fn new(members: usize) -> Tempo {
+        let drafter = Drafter {
             right: ALPHA_FIRST * ALPHA_WEIGHT,
             guesses: ALPHA_WEIGHT,
-            draft_us: None,
+            step_us: None,
+            away_us: None,
+        };
+        Tempo {
+            drafters: vec![drafter; members + 1],
             trip_us: None,
             mode: Mode::Plain { left: 1 },
             pause: PAUSE,
         }
     }
-}
 
-impl Tempo {
-    /// Guesses that may be under way.
-    pub fn window(&self) -> usize {
-        let alpha = self.alpha();
-        match self.mode {
-            Mode::Plain { .. } => 0,
-            Mode::Stream { .. } if alpha <= TRUE_ENOUGH => 1,
-            Mode::Stream { .. } => {
-                let far = libm::ceil(libm::log(TRUE_ENOUGH) / libm::log(alpha.min(0.999)));
-                (far as usize).clamp(1, GUESSES_MAX)
-            }
+    /// Stands for what the text said before.
+    pub fn repeats(&self) -> usize {
+        self.drafters.len() - 1
+    }
+
+    /// What somebody would have guessed was compared with the token.
+    pub fn compared(&mut self, drafter: usize, is_right: bool) {
+        let drafter = &mut self.drafters[drafter];
+        drafter.right = drafter.right * ALPHA_MEMORY + f64::from(u8::from(is_right));
+        drafter.guesses = drafter.guesses * ALPHA_MEMORY + 1.0;
+    }
+
+    /// Its choice took so long, and so much of that was on the way.
+    pub fn chose(&mut self, drafter: usize, step_us: u64, away_us: u64) {
+        let drafter = &mut self.drafters[drafter];
+        smooth(&mut drafter.step_us, step_us);
+        smooth(&mut drafter.away_us, away_us);
+    }
+
+    pub fn step_us(&self, drafter: usize) -> u64 {
+        self.drafters[drafter].step_us.unwrap_or(0.0) as u64
+    }
+
+    /// Of these, with whether each decides alone: who guesses from now on, if that pays.
+    pub fn pick(&mut self, now: Micros, fit: impl Iterator<Item = (usize, bool)>) -> Option<usize> {
+        let trip = self.trip_us?;
+        if matches!(self.mode, Mode::Plain { left } if left > 0) {
+            return None;
         }
+        let cost = |(drafter, alone): (usize, bool)| {
+            let known = &self.drafters[drafter];
+            let alpha = if alone { 1.0 } else { known.alpha() };
+            let wrong = (1.0 - alpha) * (trip + known.away_us.unwrap_or(0.0));
+            (drafter, known.step_us.unwrap_or(0.0) + wrong)
+        };
+        let best = fit.map(cost).min_by(|a, b| a.1.total_cmp(&b.1));
+        let (drafter, _) = best.filter(|(_, cost)| *cost < trip * MARGIN)?;
+        if let Mode::Plain { .. } = self.mode {
+            self.mode = Mode::Stream {
+                since: now,
+                tokens: 0,
+            };
+        }
+        Some(drafter)
+    }
+
+    /// Guesses of this drafter that may be under way.
+    pub fn window(&self, drafter: usize) -> usize {
+        let alpha = self.drafters[drafter].alpha();
+        if alpha <= TRUE_ENOUGH {
+            return 1;
+        }
+        let far = libm::ceil(libm::log(TRUE_ENOUGH) / libm::log(alpha.min(0.999)));
+        (far as usize).clamp(1, GUESSES_MAX)
     }
 
     /// Guesses of a block that is waited for as a whole: the g that brings most tokens for its time,
     /// g = ln(1 + |ln a| (g + T / t_d)) / |ln a| - 1.
-    pub fn block(&self) -> usize {
-        let (Mode::Stream { .. }, Some(trip)) = (self.mode, self.trip_us) else {
-            return 0;
-        };
-        let slope = -libm::log(self.alpha().clamp(TRUE_ENOUGH, 0.999));
-        let ratio = trip / self.draft_us.unwrap_or(0.0).max(1.0);
+    pub fn block(&self, drafter: usize) -> usize {
+        let known = &self.drafters[drafter];
+        let slope = -libm::log(known.alpha().clamp(TRUE_ENOUGH, 0.999));
+        let ratio = self.trip_us.unwrap_or(0.0) / known.step_us.unwrap_or(0.0).max(1.0);
         let better = |g: f64| libm::log1p(slope * (g + ratio)) / slope - 1.0;
         let g = (0..16).fold(1.0, |g, _| better(g).max(1.0));
         (libm::round(g) as usize).clamp(1, GUESSES_MAX)
-    }
-
-    pub fn alpha(&self) -> f64 {
-        self.right / self.guesses
-    }
-
-    /// A guess was compared with the token; it need not have been sent.
-    pub fn compared(&mut self, is_right: bool) {
-        self.right = self.right * ALPHA_MEMORY + f64::from(u8::from(is_right));
-        self.guesses = self.guesses * ALPHA_MEMORY + 1.0;
-    }
-
-    /// The drafter answered in this time.
-    pub fn drafted(&mut self, us: u64) {
-        smooth(&mut self.draft_us, us);
     }
 
     /// A position was decided; `trip_us` if nothing was under way when it was asked about.
     pub fn decided(&mut self, now: Micros, trip_us: Option<u64>) {
         match &mut self.mode {
             Mode::Plain { left } => {
-                let Some(us) = trip_us else { return };
-                smooth(&mut self.trip_us, us);
-                *left = left.saturating_sub(1);
-                if *left > 0 {
-                    return;
+                if let Some(us) = trip_us {
+                    smooth(&mut self.trip_us, us);
+                    *left = left.saturating_sub(1);
                 }
-                self.mode = if self.pays() {
-                    Mode::Stream {
-                        since: now,
-                        tokens: 0,
-                    }
-                } else {
-                    Mode::Plain { left: PAUSE }
-                };
             }
             Mode::Stream { since, tokens } => {
                 *tokens += 1;
@@ -131,14 +165,6 @@ impl Tempo {
                 }
             }
         }
-    }
-
-    fn pays(&self) -> bool {
-        let Some(trip) = self.trip_us else {
-            return false;
-        };
-        let draft = self.draft_us.unwrap_or(0.0);
-        draft + (1.0 - self.alpha()) * trip < trip * MARGIN
     }
 }
 
@@ -159,61 +185,85 @@ mod tests {
         }
     }
 
+    fn pick(tempo: &mut Tempo, now: u64) -> Option<usize> {
+        tempo.pick(Micros(now), [(0, false), (1, false)].into_iter())
+    }
+
     #[test]
     fn far_experts_are_drafted_for_and_near_ones_are_not() {
         let mut now = 0;
-        let mut far = Tempo::default();
-        assert_eq!(far.window(), 0, "nothing is known yet");
-        far.drafted(10_000);
+        let mut far = Tempo::new(2);
+        far.chose(0, 10_000, 0);
+        far.chose(1, 10_000, 200_000);
+        assert_eq!(pick(&mut far, now), None, "nothing is known yet");
         plain(&mut far, &mut now, 1, 230_000);
-        assert_eq!(far.window(), 13, "ln .01 / ln .7");
-        assert_eq!(far.block(), 6, "as in the literature");
-        let mut near = Tempo::default();
-        near.drafted(10_000);
+        assert_eq!(pick(&mut far, now), Some(0), "the own expert is nearer");
+        assert_eq!(far.window(0), 13, "ln .01 / ln .7");
+        assert_eq!(far.block(0), 6, "as in the literature");
+        let mut near = Tempo::new(2);
+        near.chose(0, 10_000, 0);
+        near.chose(1, 10_000, 1_000);
         plain(&mut near, &mut now, 50, 12_000);
-        assert_eq!(near.window(), 0);
+        assert_eq!(pick(&mut near, now), None);
+    }
+
+    /// The best drafter is who is right most often, wherever it is; who decides alone is always right.
+    #[test]
+    fn who_is_right_guesses() {
+        let mut now = 0;
+        let mut tempo = Tempo::new(2);
+        tempo.chose(0, 10_000, 0);
+        tempo.chose(1, 10_000, 200_000);
+        plain(&mut tempo, &mut now, 1, 230_000);
+        for i in 0..300 {
+            tempo.compared(0, i % 3 != 0);
+            tempo.compared(1, i % 20 != 0);
+        }
+        assert_eq!(pick(&mut tempo, now), Some(1));
+        let alone = tempo.pick(Micros(now), [(0, true)].into_iter());
+        assert_eq!(alone, Some(0));
+        assert_eq!(tempo.repeats(), 2);
     }
 
     #[test]
     fn the_window_follows_how_often_guesses_are_right() {
-        let mut now = 0;
-        let mut tempo = Tempo::default();
-        plain(&mut tempo, &mut now, 1, 200_000);
-        (0..300).for_each(|i| tempo.compared(i % 10 != 0));
-        assert!((38..=48).contains(&tempo.window()), "{}", tempo.window());
-        (0..2000).for_each(|_| tempo.compared(true));
-        assert_eq!(tempo.window(), GUESSES_MAX);
-        (0..2000).for_each(|_| tempo.compared(false));
-        assert_eq!(tempo.window(), 1);
+        let mut tempo = Tempo::new(1);
+        (0..300).for_each(|i| tempo.compared(0, i % 10 != 0));
+        assert!((38..=48).contains(&tempo.window(0)), "{}", tempo.window(0));
+        (0..2000).for_each(|_| tempo.compared(0, true));
+        assert_eq!(tempo.window(0), GUESSES_MAX);
+        (0..2000).for_each(|_| tempo.compared(0, false));
+        assert_eq!(tempo.window(0), 1);
     }
 
     #[test]
     fn a_stream_that_is_slower_than_what_it_replaced_pauses_longer_each_time() {
         let mut now = 0;
-        let mut tempo = Tempo::default();
-        tempo.drafted(10_000);
+        let mut tempo = Tempo::new(1);
+        tempo.chose(0, 10_000, 0);
         let mut pauses = vec![];
+        let one = |tempo: &mut Tempo, now| tempo.pick(Micros(now), [(0, false)].into_iter());
         for _ in 0..3 {
             let mut pause = 0;
-            while tempo.window() == 0 {
+            while one(&mut tempo, now).is_none() {
                 plain(&mut tempo, &mut now, 1, 100_000);
                 pause += 1;
             }
             pauses.push(pause);
             for _ in 0..TRIAL {
-                assert!(tempo.window() > 0);
+                assert!(one(&mut tempo, now).is_some());
                 now += 120_000;
                 tempo.decided(Micros(now), None);
             }
         }
         assert_eq!(pauses, [1, PAUSE, 2 * PAUSE]);
-        while tempo.window() == 0 {
+        while one(&mut tempo, now).is_none() {
             plain(&mut tempo, &mut now, 1, 100_000);
         }
         for _ in 0..10 * TRIAL {
             now += 40_000;
             tempo.decided(Micros(now), None);
-            assert!(tempo.window() > 0, "a stream that pays goes on");
+            assert!(one(&mut tempo, now).is_some(), "a stream that pays goes on");
         }
     }
 }

@@ -16,6 +16,7 @@ use quorate_core::opinion::Scope;
 use quorate_core::residency;
 use quorate_core::seeded::Secret;
 use quorate_core::team::Sets;
+use quorate_core::weights::Strategy;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -51,6 +52,8 @@ pub enum Asked {
         /// Fewer than the mesh config allows, if the client wants that.
         k_max: Option<u32>,
         guessing: Guessing,
+        /// How their weights are learned from the prompt.
+        weights: Strategy,
     },
 }
 
@@ -306,9 +309,15 @@ impl Node {
         }
         let experts = match generation.asked {
             Asked::Own => Experts::These(vec![(facts.id, 1.0)]),
-            Asked::Mesh { sets, k_max, .. } => Experts::Mesh {
+            Asked::Mesh {
+                sets,
+                k_max,
+                weights,
+                ..
+            } => Experts::Mesh {
                 local: Some(facts.id),
                 sets,
+                weights,
                 k_max,
             },
         };

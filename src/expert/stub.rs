@@ -3,10 +3,12 @@
 
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use quorate_core::chat::{Family, Segment};
-use quorate_core::distribution::{Distribution, History};
+use quorate_core::distribution::{Distribution, History, score};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
+use quorate_core::lead;
 use quorate_core::limits::{EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::lnp::LnP;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
 use quorate_core::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
@@ -154,8 +156,9 @@ struct Session {
     tokens: Vec<Token>,
     prompt: usize,
     transforms: Transforms,
-    /// The last position that was asked about.
+    /// The last position that was asked about, and its own choice there.
     row: (Position, Distribution),
+    choice: Option<Token>,
 }
 
 struct StubThread {
@@ -199,19 +202,27 @@ impl StubThread {
             }
             ExpertOp::Open(open) => {
                 let row = (0, Distribution::new());
+                let scores = open.score.then(|| self.scores(&open.prompt)).transpose()?;
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
                     tokens: [open.prompt, open.answered].concat(),
                     prompt,
                     transforms,
                     row,
+                    choice: None,
                 };
-                self.sessions.insert(open.session, session);
-                Ok(vec![ExpertEvent::Ready {
-                    session: open.session,
+                let name = open.session;
+                self.sessions.insert(name, session);
+                let ready = ExpertEvent::Ready {
+                    session: name,
                     reused: 0,
                     prefill_us: 0,
-                }])
+                };
+                let scored = scores.map(|ln_p| ExpertEvent::Scored {
+                    session: name,
+                    ln_p,
+                });
+                Ok([Some(ready), scored].into_iter().flatten().collect())
             }
             ExpertOp::Draft {
                 session,
@@ -250,6 +261,12 @@ impl StubThread {
                     bytes: 0,
                 }])
             }
+            ExpertOp::Lead {
+                session,
+                epoch,
+                position,
+                queries,
+            } => self.lead(session, epoch, position, &queries),
             ExpertOp::Ask {
                 session,
                 epoch,
@@ -270,6 +287,9 @@ impl StubThread {
             } => {
                 let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
                 state.tokens.truncate(position as usize);
+                if state.row.0 > position {
+                    state.row.0 = 0; // nobody asks about the beginning
+                }
                 Ok(vec![])
             }
             ExpertOp::Close { session } => {
@@ -277,6 +297,47 @@ impl StubThread {
                 Ok(vec![])
             }
         }
+    }
+
+    fn lead(
+        &mut self,
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        queries: &[Query],
+    ) -> Result<Vec<ExpertEvent>, ExpertFailure> {
+        let mut events = Vec::new();
+        for (at, query) in (position..).zip(queries) {
+            let unknown = || ExpertFailure::Refused("nothing to go on from".into());
+            let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+            let end = state.tokens.len();
+            if (at as usize) < end {
+                return Err(unknown());
+            }
+            let goes_on = at as usize == end && end < self.context as usize;
+            let Some(token) = state.choice.take().filter(|_| goes_on) else {
+                break;
+            };
+            state.tokens.push(token);
+            events.push(ExpertEvent::Opinions {
+                session,
+                epoch,
+                opinions: vec![self.opinion(session, at + 1, query)?],
+                compute_us: 0,
+                bytes: 0,
+            });
+        }
+        Ok(events)
+    }
+
+    fn scores(&self, prompt: &[Token]) -> Result<Vec<LnP>, ExpertFailure> {
+        let of = |at: usize| {
+            let prefix = self.options.prefix.bytes().map(Token::from);
+            let whole = prefix.chain(prompt[..at].iter().copied());
+            let logits = logits(&self.key, whole, self.options.end_logit);
+            score(&logits, prompt[at]).map_err(|_| ExpertFailure::NotFinite)
+        };
+        (1..prompt.len()).map(of).collect()
     }
 
     fn opinion(
@@ -305,6 +366,7 @@ impl StubThread {
             state.row.0 = position;
         }
         let (said, raw) = state.row.1.answer(query);
+        state.choice = lead::choice(query, &said);
         Ok(Opinion {
             position,
             said,

@@ -177,11 +177,14 @@ async fn hear<R: AsyncRead + Unpin>(
 /// Epochs never go back, and forgetting begins a new one.
 fn in_order(op: &ExpertOp, newest: &mut u32) -> bool {
     let in_order = match op {
-        ExpertOp::Draft { epoch, .. } | ExpertOp::Ask { epoch, .. } => *epoch >= *newest,
+        ExpertOp::Draft { epoch, .. }
+        | ExpertOp::Lead { epoch, .. }
+        | ExpertOp::Ask { epoch, .. } => *epoch >= *newest,
         ExpertOp::Truncate { epoch, .. } => *epoch > *newest,
         ExpertOp::Open(_) | ExpertOp::Close { .. } => return true,
     };
     if let ExpertOp::Draft { epoch, .. }
+    | ExpertOp::Lead { epoch, .. }
     | ExpertOp::Ask { epoch, .. }
     | ExpertOp::Truncate { epoch, .. } = op
     {

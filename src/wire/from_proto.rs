@@ -6,6 +6,7 @@ use quorate_core::chat::{Message, Role};
 use quorate_core::generate::Guessing;
 use quorate_core::limits;
 use quorate_core::team::Sets;
+use quorate_core::weights::Strategy;
 
 /// One request as typed; `Asked::check` does the rest.
 pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
@@ -45,7 +46,7 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
             return Err(Invalid::value("mesh.semantics", message));
         }
     };
-    Ok(Together {
+    let together = Together {
         provenance: mesh.provenance,
         k: mesh.k,
         sets,
@@ -54,7 +55,16 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         } else {
             Guessing::Stream
         },
-    })
+        weights: Strategy::Uniform,
+    };
+    let together = match mesh.weights.as_str() {
+        "" => together,
+        name => together.weighed(name)?,
+    };
+    match mesh.mode.as_str() {
+        "" => Ok(together),
+        mode => together.in_mode(mode),
+    }
 }
 
 fn prompt(prompt: v1::generate_request::Prompt) -> Result<Prompt, Invalid> {

@@ -30,6 +30,7 @@ fn no_argument_prints_help_and_touches_nothing() {
         "gov",
         "doctor",
         "bench",
+        "eval",
         "sim",
         "completions",
     ] {

@@ -188,6 +188,111 @@ fn a_row_no_longer_retained_is_computed_again() {
     assert_eq!(best(&rig.opinions(session)[0]), at_end);
 }
 
+/// A router that guesses ahead does not wait for answers: drafts that go on where the last one ended
+/// are computed together, and every position is answered once, in order.
+#[test]
+fn drafts_that_follow_each_other_are_answered_in_order() {
+    let mut rig = Rig::new();
+    let prompt = rig.tokens(PROMPT);
+    let n = prompt.len();
+    let session = rig.open(prompt);
+    rig.draft(session, n, &[], 1);
+    rig.opinions(session);
+    for (i, token) in (0..40).enumerate() {
+        rig.draft(session, n + i, &[token], 1);
+    }
+    let (mut positions, mut messages) = (Vec::new(), 0);
+    while positions.len() < 40 {
+        let said = rig.opinions(session);
+        positions.extend(said.iter().map(|opinion| opinion.position as usize));
+        messages += 1;
+    }
+    assert_eq!(positions, (n + 1..=n + 40).collect::<Vec<_>>());
+    assert!(messages < 40, "they are computed in batches");
+    assert_eq!(rig.said(), [], "and nothing is said twice");
+}
+
+/// An expert that leads goes on by its own choices, which whoever hears its answers can tell.
+#[test]
+fn a_lead_is_the_text_that_the_expert_would_write() {
+    let mut rig = Rig::new();
+    let prompt = rig.tokens(PROMPT);
+    let n = prompt.len();
+    let alone = rig.greedy(&prompt, 12);
+    let session = rig.open(prompt);
+    rig.draft(session, n, &[], 1);
+    let lead = |rig: &Rig, epoch, position: usize, count| {
+        rig.submit(ExpertOp::Lead {
+            session,
+            epoch,
+            position: position as u32,
+            queries: vec![greedy(); count],
+        });
+    };
+    lead(&rig, 0, n, 6);
+    lead(&rig, 0, n + 6, 5); // before the first has come to its end
+    let mut led = Vec::new();
+    while led.len() < 12 {
+        led.extend(rig.opinions(session).iter().map(best));
+    }
+    assert_eq!(led, alone);
+    lead(&rig, 0, n + 11, 2); // after it stood still
+    assert_eq!(rig.opinions(session)[0].position as usize, n + 12);
+    rig.truncate(session, 1, n);
+    rig.draft_in(session, 1, n, &[100], 1);
+    let last = loop {
+        let said = rig.opinions(session);
+        if said[0].position as usize == n + 1 {
+            break said;
+        }
+    };
+    assert_eq!(last.len(), 1, "nothing of the lead is left");
+    lead(&rig, 1, n, 1);
+    assert!(rig.failure(session).to_string().contains("a lead of 1"));
+}
+
+/// What is taken back is not computed: the text goes on at once, whatever was still asked.
+#[test]
+fn a_truncation_drops_the_questions_before_it() {
+    let mut rig = Rig::new();
+    let prompt = rig.tokens(PROMPT);
+    let n = prompt.len();
+    let never = rig.open(prompt.clone());
+    rig.draft(never, n, &[20, 100], 1);
+    let clean = rig.opinions(never);
+    rig.close(never);
+    let session = rig.open_with(|open| {
+        open.prompt = prompt.clone();
+        open.scope = quorate_core::opinion::Scope(1);
+    });
+    rig.draft(session, n, &[], 1);
+    rig.opinions(session);
+    let guesses: Vec<Token> = (20..80).collect();
+    for (i, some) in guesses.chunks(20).enumerate() {
+        rig.draft(session, n + 20 * i, some, 20);
+    }
+    rig.truncate(session, 1, n + 1); // the first of them was right
+    rig.draft_in(session, 1, n + 1, &[100], 1);
+    let mut heard = Vec::new();
+    let last = loop {
+        match rig.event() {
+            ExpertEvent::Opinions {
+                epoch, opinions, ..
+            } if epoch == 1 => break opinions,
+            ExpertEvent::Opinions { opinions, .. } => heard.extend(opinions),
+            _ => {}
+        }
+    };
+    assert!(
+        heard.len() < 60,
+        "{} of 60 were computed for nothing",
+        heard.len()
+    );
+    let position = |opinions: &[quorate_core::opinion::Opinion]| opinions[0].position;
+    assert_eq!((last.len(), position(&last)), (1, position(&clean)));
+    assert_eq!(best(&last[0]), best(&clean[0]));
+}
+
 #[test]
 fn one_more_question_than_tokens_reaches_back() {
     let mut rig = Rig::new();

@@ -12,7 +12,7 @@ use quorate::net::serve::Terms;
 use quorate::wire::plane::{Letterhead, Purpose};
 use quorate_core::chat::Segment;
 use quorate_core::config::MeshConfig;
-use quorate_core::generate::{Event, Finish, Guessing, Notes, Provenance};
+use quorate_core::generate::{Event, Finish, Guesses, Guessing, Notes, Provenance};
 use quorate_core::governance::{Genesis, Records, Rights, fold};
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, NetworkId, PeerKey};
@@ -26,6 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+mod ahead;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -132,6 +134,10 @@ async fn mesh_of(names: &[&'static str]) -> Vec<Machine> {
 }
 
 async fn meet(asker: &Machine, other: &Machine) {
+    meet_at(asker, other, other.plane.local_addr().unwrap()).await;
+}
+
+async fn meet_at(asker: &Machine, other: &Machine, address: SocketAddr) {
     let facts = quorate::expert::ExpertFacts {
         id: other.lease.facts().id,
         peer: quorate::identity::key_of(&other.peer),
@@ -145,8 +151,7 @@ async fn meet(asker: &Machine, other: &Machine) {
         cache_bytes: 0,
         processor: "elsewhere".into(),
     };
-    let addresses = vec![other.plane.local_addr().unwrap()];
-    let dial = mesh::directly(&asker.plane, other.peer, addresses);
+    let dial = mesh::directly(&asker.plane, other.peer, vec![address]);
     mesh::adopt(&asker.node, Arc::new(facts), dial, letterhead())
         .await
         .unwrap();
@@ -157,6 +162,7 @@ struct Told {
     why: Finish,
     schedule: Schedule,
     provenance: Vec<Provenance>,
+    guesses: Guesses,
 }
 
 async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -> Told {
@@ -194,6 +200,7 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
                 why,
                 text: rest,
                 schedule,
+                guesses,
                 ..
             } => {
                 text += &rest;
@@ -206,6 +213,7 @@ async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -
                     why,
                     schedule,
                     provenance,
+                    guesses,
                 };
             }
             Event::Ready { .. } | Event::Decided(_) => {}
@@ -218,6 +226,7 @@ const MESH: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
     guessing: Guessing::Never,
+    weights: quorate_core::weights::Strategy::Uniform,
 };
 
 fn set(told: &Told, at: usize) -> BTreeSet<ExpertId> {
@@ -246,6 +255,7 @@ async fn four_nodes_decide_every_token_together() {
         sets: Sets::A,
         k_max: Some(2),
         guessing: Guessing::Never,
+        weights: quorate_core::weights::Strategy::Uniform,
     };
     let two = ask(&machines[0], two, 10, |_| ()).await;
     assert_eq!(set(&two, 0).len(), 2);

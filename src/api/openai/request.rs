@@ -8,6 +8,7 @@ use quorate_core::chat::Tool;
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
 use quorate_core::team::Sets;
+use quorate_core::weights::Strategy;
 use serde_json::Value;
 
 /// Tokens of a completion whose client did not say: OpenAI's number. A plain text has no natural end,
@@ -139,7 +140,7 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             return Err(Invalid::value("quorate.semantics", message));
         }
     };
-    Ok(Together {
+    let together = Together {
         provenance: fields.flag("provenance")?.unwrap_or(false),
         k: fields.count("k")?,
         sets,
@@ -147,7 +148,10 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             Some(false) => Guessing::Never,
             None | Some(true) => Guessing::Stream,
         },
-    })
+        weights: Strategy::Uniform,
+    };
+    let together = together.weighed(fields.text("weights")?.unwrap_or("uniform"))?;
+    together.in_mode(fields.text("mode")?.unwrap_or("together"))
 }
 
 /// One parameter under two names.

@@ -77,7 +77,10 @@ impl Tables {
                 query,
                 ..
             } => (session, position, query),
-            ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => return None,
+            // Nobody guesses ahead of tables.
+            ExpertOp::Lead { .. } | ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => {
+                return None;
+            }
         };
         Some(ExpertEvent::Opinions {
             session,

@@ -14,7 +14,9 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub(super) fn tps(self, mode: Mode) -> f64 {
+    /// `right` says of each position whether its guess comes true: right guesses come in runs, and how many
+    /// tokens a block brings is not a function of their share.
+    pub(super) fn tps(self, mode: Mode, right: &[bool]) -> f64 {
         let Terms {
             alpha,
             draft_ms,
@@ -23,11 +25,12 @@ impl Terms {
         let each_ms = match mode {
             Mode::Naive => trip_ms,
             Mode::Stream => draft_ms + (1.0 - alpha) * trip_ms,
+            // Guesses leave as they are made, and a wrong one ends its block: of its tokens all but the
+            // last cost a draft.
             Mode::Block => {
-                // Guesses leave as they are made, and a wrong one ends its block: of E tokens all but
-                // the last cost a draft.
-                let tokens = self.tokens(self.block());
-                (trip_ms + (tokens - 1.0) * draft_ms) / tokens
+                let tokens = right.len().max(1) as f64;
+                let blocks = blocks(right, self.block()) as f64;
+                (blocks * trip_ms + (tokens - blocks) * draft_ms) / tokens
             }
         };
         1e3 / each_ms
@@ -48,6 +51,19 @@ impl Terms {
     }
 }
 
+/// Blocks of so many guesses that a text takes: each ends with a wrong guess, or with the token behind its
+/// last one.
+fn blocks(right: &[bool], guesses: usize) -> usize {
+    let (mut blocks, mut made) = (0, 0);
+    for &is_right in right {
+        made += 1;
+        if !is_right || made > guesses {
+            (blocks, made) = (blocks + 1, 0);
+        }
+    }
+    blocks + usize::from(made > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,11 +77,28 @@ mod tests {
                 draft_ms: 10.0,
                 trip_ms: 230.0,
             };
-            assert!((terms.tps(Mode::Naive) - 4.35).abs() < 0.01);
-            assert!((terms.tps(Mode::Stream) - stream).abs() < 0.1);
+            assert!((terms.tps(Mode::Naive, &[]) - 4.35).abs() < 0.01);
+            assert!((terms.tps(Mode::Stream, &[]) - stream).abs() < 0.1);
             assert_eq!(terms.block(), block);
-            let between = terms.tps(Mode::Naive)..terms.tps(Mode::Stream) * 1.05;
-            assert!(between.contains(&terms.tps(Mode::Block)));
         }
+    }
+
+    #[test]
+    fn a_block_ends_with_a_wrong_guess_or_behind_its_last() {
+        assert_eq!(blocks(&[true; 12], 3), 3);
+        assert_eq!(blocks(&[true, false, true, true, true, true, false], 3), 3);
+        assert_eq!(blocks(&[false; 5], 3), 5);
+        assert_eq!(blocks(&[true; 5], 3), 2, "the text ends within one");
+        // Four tokens for each round trip of 100 ms and three drafts of 10.
+        let terms = Terms {
+            alpha: 1.0,
+            draft_ms: 10.0,
+            trip_ms: 100.0,
+        };
+        let guesses = terms.block();
+        let right = vec![true; 10 * (guesses + 1)];
+        let block_ms = 100.0 + 10.0 * guesses as f64;
+        let tps = 1e3 * (guesses + 1) as f64 / block_ms;
+        assert!((terms.tps(Mode::Block, &right) - tps).abs() < 1e-9);
     }
 }

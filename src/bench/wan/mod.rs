@@ -41,8 +41,9 @@ pub type Request = dyn Fn(EventSender) -> std::result::Result<LoadRequest, Strin
 /// Shares of right guesses that the recordings should come near to, and the greedy one.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
 const ALPHA_GREEDY: f64 = 0.8;
-/// Texts to choose from: a name, the prefixes and how often they are said, the prompt.
-const CASTS: [Cast; 6] = [
+/// Texts to choose from: a name, the prefixes and how often they are said, the prompt. Where three have
+/// read a document, the fourth guesses badly.
+const CASTS: [Cast; 4] = [
     cast(
         "four",
         [0, 1, 2, 3],
@@ -50,24 +51,23 @@ const CASTS: [Cast; 6] = [
         "Once upon a time, in a village by the sea, there lived",
         1.0,
     ),
-    cast("four loud", [0, 1, 2, 3], 6, "The", 1.0),
+    cast("three captains and a cook", [0, 0, 0, 3], 6, "The", 1.0),
     cast(
-        "three cooks and a compiler",
-        [3, 3, 3, 2],
-        6,
-        "My grandmother",
+        "three readers and a cook",
+        [4, 4, 4, 3],
+        1,
+        DOCUMENT_BEGINS,
         1.0,
     ),
-    cast("three captains and a cook", [0, 0, 0, 3], 6, "The", 1.0),
-    cast("two compilers and two cooks", [2, 2, 3, 3], 6, "The", 1.0),
     cast(
-        "three professors and a compiler",
-        [1, 1, 1, 2],
-        6,
-        "The",
+        "two readers and two others",
+        [4, 4, 0, 3],
+        1,
+        DOCUMENT_BEGINS,
         1.0,
     ),
 ];
+const DOCUMENT_BEGINS: &str = "Inventory of the lighthouse at Skarvholmen, taken on the";
 const CAST_GREEDY: Cast = cast(
     "four greedy",
     [0, 1, 2, 3],
@@ -360,7 +360,8 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let work_ms = run.cpu.map(|cpu| each(millis(cpu)));
-    let mut predicted_tps = terms.tps(mode);
+    let right = &played.right[..count.min(played.right.len())];
+    let mut predicted_tps = terms.tps(mode, right);
     if let (Source::Real, Some(work_ms)) = (set.source, work_ms) {
         predicted_tps = predicted_tps.min(1e3 * cores as f64 / work_ms);
     }
@@ -402,7 +403,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         p99_gap_ms: p99_gap_ms(run),
         wasted_checks: each(f64::from(guesses.wasted)) / experts as f64,
         bytes_per_expert_token: each(run.bytes as f64) / (experts - 1).max(1) as f64,
-        set_tps: set_terms.map(|terms| terms.tps(mode)),
+        set_tps: set_terms.map(|terms| terms.tps(mode, right)),
         path_ms,
         tokens: count,
         work_ms,

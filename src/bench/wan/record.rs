@@ -5,7 +5,7 @@ use crate::bench::panel::{Ask, Text, Watch, decide};
 use crate::bench::real::Real;
 use crate::bench::{BenchError, Result};
 use quorate_core::aggregate::{self, Verdict, Voice};
-use quorate_core::generate::Event;
+use quorate_core::generate::{Decided, Event};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Sampler;
 use quorate_core::opinion::{ExpertEvent, List, Said};
@@ -38,7 +38,8 @@ pub(super) struct Played {
     pub(super) recording: Arc<Recording>,
     pub(super) seed: u64,
     pub(super) drafter: ExpertId,
-    /// How often the drafter's choice is what all decide.
+    /// Where the drafter's choice is what all decide, and how often that is.
+    pub(super) right: Vec<bool>,
     pub(super) alpha: f64,
 }
 
@@ -73,26 +74,31 @@ pub(super) fn nearest(texts: &[Played], targets: &[f64]) -> Vec<Played> {
 
 /// The same text with each of its experts as the drafter.
 pub(super) fn drafters(played: &Played) -> Vec<Played> {
-    let each = played.experts().into_iter().map(|drafter| Played {
-        drafter,
-        alpha: alpha(&played.recording, drafter),
-        ..played.clone()
-    });
-    each.collect()
+    let each = played.experts().into_iter();
+    each.map(|drafter| guessed(played.cast, played.seed, &played.recording, drafter))
+        .collect()
 }
 
-/// How often the choice from one expert's list alone is the token.
-fn alpha(recording: &Recording, drafter: ExpertId) -> f64 {
+fn guessed(cast: Cast, seed: u64, recording: &Arc<Recording>, drafter: ExpertId) -> Played {
     let secret = Secret::from_bytes(recording.secret);
-    let right = recording.decided.iter().filter(|decided| {
+    let is_right = |decided: &Decided| {
         let first = |said: &&(u32, ExpertId, Said)| said.0 == 0 && said.1 == drafter;
         let list = match decided.answers.iter().find(first) {
             Some((_, _, Said::List(list))) => list,
             _ => return false,
         };
         choice(recording.law.sampler, &secret, decided.position, list) == Some(decided.token)
-    });
-    right.count() as f64 / recording.decided.len().max(1) as f64
+    };
+    let right: Vec<bool> = recording.decided.iter().map(is_right).collect();
+    let all = right.len().max(1) as f64;
+    Played {
+        cast,
+        recording: recording.clone(),
+        seed,
+        drafter,
+        alpha: right.iter().filter(|right| **right).count() as f64 / all,
+        right,
+    }
 }
 
 fn choice(sampler: Sampler, secret: &Secret, at: Position, list: &List) -> Option<Token> {
@@ -136,13 +142,7 @@ pub(super) fn record(
     let seed = seed.ok_or_else(|| BenchError::new("a recording", "its seed is none of ours"))?;
     let first = recording.schedule.first().and_then(|c| c.set.first());
     let (drafter, _) = *first.ok_or_else(|| BenchError::new("a recording", "nobody decides"))?;
-    Ok(Played {
-        cast,
-        alpha: alpha(&recording, drafter),
-        drafter,
-        seed,
-        recording: Arc::new(recording),
-    })
+    Ok(guessed(cast, seed, &Arc::new(recording), drafter))
 }
 
 fn play(cast: Cast, prefixes: &[usize], tokens: u32, request: &Request) -> Result<Recording> {

@@ -8,8 +8,11 @@
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use quorate_core::chat::{Family, Segment};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
+use quorate_core::lead;
 use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
-use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Said};
+use quorate_core::opinion::{
+    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said,
+};
 use quorate_core::record::Recording;
 use quorate_core::vocab::Vocab;
 use std::collections::{BTreeMap, VecDeque};
@@ -152,6 +155,11 @@ struct Session {
     epoch: u32,
     /// Second questions about the last position.
     again: u32,
+    /// Questions that are neither answered nor taken back.
+    owed: usize,
+    /// What it goes on to say alone, one after another, and what it would go on with.
+    lead: VecDeque<Query>,
+    choice: Option<Token>,
 }
 
 /// A position that somebody asked about and that is not computed yet.
@@ -160,6 +168,7 @@ struct Waiting {
     session: SessionId,
     epoch: u32,
     position: Position,
+    query: Query,
     since: Instant,
 }
 
@@ -236,8 +245,14 @@ impl Server {
                     return Err(ExpertFailure::Busy { retry_ms: 100 });
                 }
                 let text = [open.prompt, open.answered].concat();
-                let (epoch, again) = (0, 0);
-                let opened = Session { text, epoch, again };
+                let opened = Session {
+                    text,
+                    epoch: 0,
+                    again: 0,
+                    owed: 0,
+                    lead: VecDeque::new(),
+                    choice: None,
+                };
                 self.sessions.insert(session, opened);
                 Ok(Some(ExpertEvent::Ready {
                     session,
@@ -258,15 +273,35 @@ impl Server {
                     return Err(refused("a draft that does not continue the text"));
                 }
                 known.text.extend(tokens);
-                known.again = 0;
+                (known.again, known.choice) = (0, None);
+                known.owed += queries.len();
                 let end = known.text.len() as Position;
                 let first = end + 1 - queries.len() as Position;
-                self.waiting.extend((first..=end).map(|position| Waiting {
+                let asked = (first..=end).zip(queries);
+                self.waiting.extend(asked.map(|(position, query)| Waiting {
                     session,
                     epoch,
                     position,
+                    query,
                     since,
                 }));
+                Ok(None)
+            }
+            ExpertOp::Lead {
+                epoch,
+                position,
+                queries,
+                ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let end = known.text.len() + known.lead.len();
+                if (position as usize) < end || epoch != known.epoch {
+                    return Err(refused("nothing to go on from"));
+                }
+                if position as usize == end {
+                    known.lead.extend(queries);
+                    self.go_on(session, since);
+                } // else it stopped before
                 Ok(None)
             }
             ExpertOp::Ask {
@@ -282,7 +317,8 @@ impl Server {
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
                 known.text.truncate(position as usize);
-                known.epoch = epoch;
+                (known.epoch, known.owed, known.choice) = (epoch, 0, None);
+                known.lead.clear();
                 self.waiting.retain(|waiting| waiting.session != session);
                 Ok(None)
             }
@@ -291,6 +327,28 @@ impl Server {
                 Ok(None)
             }
         }
+    }
+
+    /// Appends what it would choose and waits for its turn, if it leads and has said what came before.
+    fn go_on(&mut self, session: SessionId, since: Instant) {
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if known.lead.is_empty() || known.owed > 0 {
+            return;
+        }
+        let (Some(token), Some(query)) = (known.choice.take(), known.lead.pop_front()) else {
+            return known.lead.clear(); // it has nothing to go on with
+        };
+        known.text.push(token);
+        known.owed += 1;
+        self.waiting.push_back(Waiting {
+            session,
+            epoch: known.epoch,
+            position: known.text.len() as Position,
+            query,
+            since,
+        });
     }
 
     fn forget(&mut self, session: SessionId) {
@@ -306,13 +364,18 @@ impl Server {
         }
         let mut is_heard = true;
         for (session, asked) in by_session {
-            let Some(known) = self.sessions.get(&session) else {
+            let Some(known) = self.sessions.get_mut(&session) else {
                 continue;
             };
             let epoch = known.epoch;
             let wanted = asked.iter().filter(|waiting| waiting.epoch == epoch);
             let opinions: Result<Vec<Opinion>, ExpertFailure> = wanted
-                .map(|waiting| opinion(&self.part, &known.text, waiting.position, 0))
+                .map(|waiting| {
+                    let opinion = opinion(&self.part, &known.text, waiting.position, 0)?;
+                    known.owed = known.owed.saturating_sub(1);
+                    known.choice = lead::choice(&waiting.query, &opinion.said);
+                    Ok(opinion)
+                })
                 .collect();
             let event = match opinions {
                 Ok(opinions) if opinions.is_empty() => continue,
@@ -320,6 +383,7 @@ impl Server {
                 Err(why) => ExpertEvent::Failed { session, why },
             };
             is_heard &= self.tell(event);
+            self.go_on(session, self.free);
         }
         is_heard
     }
@@ -512,6 +576,31 @@ mod tests {
         expert.submit(truncate(2, 3)).unwrap();
         expert.submit(draft(2, 3, &[11])).unwrap();
         assert_eq!(heard(&mut events), (2, vec![says(112)]));
+    }
+
+    #[test]
+    fn who_leads_goes_on_from_its_own_words_one_after_another() {
+        let (expert, mut events) = second(Duration::from_millis(20));
+        expert.submit(draft(0, 2, &[])).unwrap();
+        let lead = |epoch, position| ExpertOp::Lead {
+            session: SESSION,
+            epoch,
+            position,
+            queries: vec![Query::plain(0.9, 8); 2],
+        };
+        expert.submit(lead(0, 2)).unwrap();
+        assert_eq!(heard(&mut events), (0, vec![says(110)]));
+        // It went on with 110, where the text has 10.
+        assert_eq!(heard(&mut events), (0, vec![says(11)]));
+        assert_eq!(heard(&mut events), (0, vec![says(12)]));
+        expert.submit(truncate(1, 2)).unwrap();
+        expert.submit(lead(1, 2)).unwrap();
+        expert.submit(draft(1, 2, &[10])).unwrap();
+        assert_eq!(
+            heard(&mut events),
+            (1, vec![says(111)]),
+            "nothing to go on from"
+        );
     }
 
     #[test]

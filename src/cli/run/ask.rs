@@ -94,6 +94,26 @@ impl Ask {
         }
     }
 
+    /// How a mesh is to answer; null where that is as usual.
+    fn together(&self) -> Value {
+        let flags = &self.options.flags;
+        let mut options = Map::new();
+        if flags.handover {
+            options.insert("mode".into(), json!("handover"));
+        }
+        if let Some(weights) = &flags.weights {
+            options.insert("weights".into(), json!(weights));
+        }
+        if flags.plodding {
+            options.insert("ahead".into(), json!(false));
+        }
+        if options.is_empty() {
+            Value::Null
+        } else {
+            Value::Object(options)
+        }
+    }
+
     /// For a node's HTTP API: the same, said in OpenAI's words.
     pub(super) fn body(&self) -> Value {
         let asked = self.asked();
@@ -119,6 +139,7 @@ impl Ask {
         put("top_p", json!(asked.top_p));
         put("min_p", json!(asked.min_p));
         put("repeat_penalty", json!(asked.repeat_penalty));
+        put("quorate", self.together());
         if !asked.stop.is_empty() {
             put("stop", json!(asked.stop));
         }

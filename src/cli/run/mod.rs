@@ -273,6 +273,9 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     if let Some(solo) = per_token["solo_tokens_per_s"].as_f64() {
         rows.push(("solo", format!("would have been {solo:.1} tokens/s")));
     }
+    if let Some(weights) = first_weights(mesh) {
+        rows.push(("weights", weights));
+    }
     let changes = mesh["schedules"][0].as_array().map_or(0, Vec::len);
     let semantics = mesh["semantics"].as_str().unwrap_or("?");
     let sets = match changes {
@@ -281,6 +284,27 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     };
     rows.push(("experts", format!("{sets} (semantics {semantics})")));
     rows
+}
+
+/// How much each expert counts at first, where they do not count the same.
+fn first_weights(mesh: &Value) -> Option<String> {
+    let set = mesh["schedules"][0][0]["set"].as_array()?;
+    let weight = |of: &Value| of["weight"].as_f64().unwrap_or(0.0);
+    let one = set.first().map(weight)?;
+    if set.iter().all(|of| (weight(of) - one).abs() < 1e-9) {
+        return None;
+    }
+    let mut shown: Vec<(f64, &str)> = set
+        .iter()
+        .map(|of| (weight(of), of["expert"].as_str().unwrap_or("?")))
+        .collect();
+    shown.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let shown = shown.iter().map(|(weight, expert)| {
+        let short = expert.get(..8).unwrap_or(expert);
+        format!("{short} {weight:.2}")
+    });
+    let shown: Vec<String> = shown.collect();
+    Some(format!("{} (learned from the prompt)", shown.join(", ")))
 }
 
 fn seconds(duration: Duration) -> String {

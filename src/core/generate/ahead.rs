@@ -15,8 +15,11 @@
 use super::{Costs, Generate, Output, State};
 use crate::aggregate::{Verdict, Voice};
 use crate::ids::{Micros, Position, Token};
-use crate::limits::REPEAT_TOKENS_MIN;
-use crate::opinion::{ExpertOp, List, Opinion, Said};
+use crate::law::Sampler;
+use crate::lead;
+use crate::limits::{GUESSES_MAX, REPEAT_TOKENS_MIN};
+use crate::opinion::{ExpertOp, Opinion, Said};
+use crate::pace::after;
 use crate::team::Standing;
 use crate::tempo::Tempo;
 use std::collections::VecDeque;
@@ -42,16 +45,29 @@ pub struct Guesses {
     pub wasted: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ahead {
     /// The first one guesses the undecided token.
     pub(super) guesses: VecDeque<Token>,
     /// Guesses since there were none.
     made: usize,
+    /// Whose guesses these are.
+    drafter: Option<Drafter>,
     /// What was said about positions behind guesses, as it came: at most one of each member and position.
     early: Vec<Early>,
     pub(super) tempo: Tempo,
     pub(super) counts: Guesses,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Drafter {
+    /// The expert of this process: it is asked like the others, one guess after another.
+    Own(usize),
+    /// An expert elsewhere, which goes on alone: its guesses are its own choices, so nothing but what it
+    /// said may be guessed while it leads.
+    Leader(usize),
+    /// The text itself.
+    Repeats,
 }
 
 #[derive(Debug)]
@@ -62,6 +78,17 @@ pub(super) struct Early {
 }
 
 impl Ahead {
+    pub(super) fn new(members: usize) -> Ahead {
+        Ahead {
+            guesses: VecDeque::new(),
+            made: 0,
+            drafter: None,
+            early: Vec::new(),
+            tempo: Tempo::new(members),
+            counts: Guesses::default(),
+        }
+    }
+
     pub(super) fn keep(&mut self, member: usize, opinion: Opinion, costs: Costs) {
         self.early.push(Early {
             member,
@@ -78,24 +105,29 @@ impl Ahead {
         Some(self.early.remove(first))
     }
 
-    fn list(&self, member: usize, position: Position) -> Option<&List> {
+    fn said(&self, member: usize, position: Position) -> Option<&Said> {
         let mut early = self.early.iter();
         let found = early.find(|e| e.member == member && e.opinion.position == position)?;
-        match &found.opinion.said {
-            Said::List(list) => Some(list),
-            Said::Scalars(_) => None,
-        }
+        Some(&found.opinion.said)
     }
 }
 
 impl Generate {
     /// Guesses as far as it pays, and asks the set about what would follow.
     pub(super) fn guess_on(&mut self, now: Micros, out: &mut Vec<Output>) {
+        if !self.may_guess() {
+            return;
+        }
         if self.ahead.guesses.is_empty() {
             self.ahead.made = 0;
+            self.ahead.drafter = self.ahead.drafter.or_else(|| self.pick_drafter(now));
         }
-        while self.may_guess()
-            && let Some(guess) = self.next_guess()
+        let Some(drafter) = self.ahead.drafter else {
+            return;
+        };
+        self.lead_on(drafter, now, out);
+        while self.has_room(drafter)
+            && let Some(guess) = self.next_guess(drafter)
             && !self.vocab.ends_turn(guess)
         {
             self.ahead.guesses.push_back(guess);
@@ -103,44 +135,152 @@ impl Generate {
             for i in self.team.group().to_vec() {
                 self.put_guesses(i, now, out);
             }
+            self.lead_on(drafter, now, out);
         }
     }
 
     fn may_guess(&self) -> bool {
-        let behind = self.answer.len() + self.ahead.guesses.len() + 1;
         let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
-        let (tempo, guesses) = (&self.ahead.tempo, self.ahead.guesses.len());
-        let has_room = match self.spec.guessing {
-            Guessing::Never => false,
-            Guessing::Blocks => self.ahead.made < tempo.block(),
-            Guessing::Stream => guesses < tempo.window(),
-        };
-        has_room
+        self.spec.guessing != Guessing::Never
+            && !self.spec.grammar
             && matches!(self.state, State::Asking(_))
             && self.asked_again == 0
-            && behind < self.spec.max_tokens as usize
-            && self.spec.prompt.len() + behind < self.spec.context as usize
             && self.team.group().iter().all(warm)
     }
 
-    /// What probably comes at the first position that has no guess; None if nobody can say yet.
-    pub(super) fn next_guess(&self) -> Option<Token> {
+    /// Is the place behind `at` of the answer one that will be asked about?
+    fn is_inside(&self, at: usize) -> bool {
+        let position = self.spec.prompt.len() + at + 1;
+        at + 1 < self.spec.max_tokens as usize
+            && position < self.spec.context as usize
+            && position < self.team.turn_at() as usize
+    }
+
+    fn has_room(&self, drafter: Drafter) -> bool {
+        let (tempo, guesses) = (&self.ahead.tempo, self.ahead.guesses.len());
+        let who = self.name(drafter);
+        let has_room = match self.spec.guessing {
+            Guessing::Never => false,
+            Guessing::Blocks => self.ahead.made < tempo.block(who),
+            Guessing::Stream => guesses < self.window(who),
+        };
+        has_room && self.is_inside(self.answer.len() + guesses)
+    }
+
+    /// Who decides alone is always right.
+    fn window(&self, who: usize) -> usize {
+        match self.team.group().len() {
+            1 => GUESSES_MAX,
+            _ => self.ahead.tempo.window(who),
+        }
+    }
+
+    fn name(&self, drafter: Drafter) -> usize {
+        match drafter {
+            Drafter::Own(i) | Drafter::Leader(i) => i,
+            Drafter::Repeats => self.ahead.tempo.repeats(),
+        }
+    }
+
+    /// Experts elsewhere may lead where they have the keys of the draw, or there is none.
+    fn may_lead(&self) -> bool {
+        let law = &self.spec.law;
+        let open = matches!(law.sampler, Sampler::Seeded | Sampler::Greedy);
+        open && law.robust.is_none() && self.spec.guessing == Guessing::Stream
+    }
+
+    /// With nothing under way: who guesses from here on.
+    fn pick_drafter(&mut self, now: Micros) -> Option<Drafter> {
+        let (lead, alone) = (self.may_lead(), self.team.group().len() == 1);
+        let group = self.team.group().iter();
+        let fit = group.filter(|&&i| lead || self.team.members[i].local);
+        let mut fit: Vec<(usize, bool)> = fit.map(|&i| (i, alone)).collect();
+        if fit.is_empty() {
+            fit.push((self.ahead.tempo.repeats(), false));
+        }
+        let who = self.ahead.tempo.pick(now, fit.into_iter())?;
+        Some(match self.team.members.get(who) {
+            None => Drafter::Repeats,
+            Some(member) if member.local => Drafter::Own(who),
+            Some(_) => Drafter::Leader(who),
+        })
+    }
+
+    /// Tells a leader to go on, long before it stands still.
+    fn lead_on(&mut self, drafter: Drafter, now: Micros, out: &mut Vec<Output>) {
+        let Drafter::Leader(i) = drafter else { return };
+        let (here, from) = (self.answer.len(), self.parts[i].asked);
+        let window = self.window(i);
+        if from <= here || from - here > window / 2 + 1 {
+            return;
+        }
+        let end = (from..=here + window)
+            .take_while(|at| self.is_inside(at - 1))
+            .count()
+            + from;
+        if end == from {
+            return;
+        }
+        let positions = (from..end).map(|at| (self.spec.prompt.len() + at) as Position);
+        let positions: Vec<Position> = positions.collect();
+        let lead = ExpertOp::Lead {
+            session: self.spec.session,
+            epoch: self.parts[i].epoch,
+            position: positions[0] - 1,
+            queries: positions.iter().map(|&at| self.question(at)).collect(),
+        };
+        out.push(Output::ToExpert(self.team.members[i].expert, lead));
+        (self.parts[i].asked, self.parts[i].sent) = (end, end - 1);
+        // It computes one after another: none of them is late before its time.
+        let step_us = self.ahead.tempo.step_us(i);
+        for (nth, position) in (1..).zip(positions) {
+            self.team.members[i].ask(position, after(now, nth * step_us));
+        }
+    }
+
+    /// What probably comes at the first position that has no guess; None if the drafter has not said.
+    fn next_guess(&self, drafter: Drafter) -> Option<Token> {
         let ahead = self.ahead.guesses.len();
         let position = self.position() + ahead as Position;
-        let drafter = self.team.group().iter();
-        let drafter = drafter.copied().find(|&i| self.team.members[i].local);
-        let Some(drafter) = drafter else {
-            return repeat(&self.text_ahead());
+        let said = |i: usize| match ahead {
+            0 => self.parts[i].opinion.as_ref().map(|opinion| &opinion.said),
+            _ => self.ahead.said(i, position),
         };
-        let list = match ahead {
-            0 => self.list_of(drafter)?,
-            _ => self.ahead.list(drafter, position)?,
-        };
+        match drafter {
+            Drafter::Repeats => repeat(&self.text_ahead()),
+            Drafter::Leader(i) => lead::choice(&self.question(position), said(i)?),
+            Drafter::Own(i) => self.chosen_alone(position, said(i)?),
+        }
+    }
+
+    /// What this law makes of one expert's list.
+    fn chosen_alone(&self, position: Position, said: &Said) -> Option<Token> {
+        let Said::List(list) = said else { return None };
         let voice = Voice { weight: 1.0, list };
         match self.choose(position, &[voice], 0.0, Some(list)) {
             Verdict::Token(token) => Some(token),
             _ => None,
         }
+    }
+
+    /// How often everybody would have guessed right, and how long a token takes without guesses.
+    pub(super) fn measure_tempo(&mut self, now: Micros, token: Token) {
+        if self.spec.guessing == Guessing::Never || self.first_question.is_none() {
+            return;
+        }
+        for i in self.team.group().to_vec() {
+            let opinion = self.parts[i].opinion.as_ref();
+            let choice = opinion.and_then(|o| self.chosen_alone(self.position(), &o.said));
+            if let Some(choice) = choice {
+                self.ahead.tempo.compared(i, choice == token);
+            }
+        }
+        if let Some(guess) = repeat(&[&self.spec.prompt[..], &self.answer].concat()) {
+            let repeats = self.ahead.tempo.repeats();
+            self.ahead.tempo.compared(repeats, guess == token);
+        }
+        let trip_us = self.calmly_asked.map(|asked| now.since(asked));
+        self.ahead.tempo.decided(now, trip_us);
     }
 
     fn text_ahead(&self) -> Vec<Token> {
@@ -174,13 +314,26 @@ impl Generate {
                 self.ahead.counts.wrong += 1;
                 self.take_back(self.answer.len() - 1, out);
             }
-            None => {}
+            None if self.was_led_to(token) => self.ahead.counts.right += 1,
+            // A leader whose choice is not known yet may have gone on from another token.
+            None => self.take_back(self.answer.len() - 1, out),
         }
+    }
+
+    /// The token that was decided last is the one that the leader went on from.
+    fn was_led_to(&self, token: Token) -> bool {
+        let Some(Drafter::Leader(i)) = self.ahead.drafter else {
+            return false;
+        };
+        let said = self.parts[i].opinion.as_ref();
+        let chosen = said.and_then(|o| lead::choice(&self.question(o.position), &o.said));
+        chosen == Some(token)
     }
 
     /// Forgets every guess; of the answer, `keep` tokens stand.
     pub(super) fn take_back(&mut self, keep: usize, out: &mut Vec<Output>) {
         self.ahead.guesses.clear();
+        self.ahead.drafter = None;
         for i in 0..self.parts.len() {
             self.take_back_from(i, keep, out);
         }
@@ -195,6 +348,9 @@ impl Generate {
         let part = &mut self.parts[i];
         if !open || part.sent <= keep {
             return;
+        }
+        if self.ahead.drafter == Some(Drafter::Leader(i)) {
+            self.ahead.drafter = None;
         }
         self.ahead.counts.wasted += part.asked.saturating_sub(keep + 1) as u32;
         part.epoch += 1;

@@ -81,19 +81,63 @@ fn a_round_trip_is_paid_for_wrong_guesses_only() {
     }
 }
 
+/// A router without an expert of its own lets one elsewhere lead: what it would choose comes with what it says.
 #[test]
-fn near_experts_are_asked_as_before() {
+fn an_expert_elsewhere_leads_where_there_is_none_here() {
+    let alike = Ways {
+        common: 0.98,
+        ..FAR
+    };
+    let ways = [(2, alike.clone()), (3, alike)];
+    for sampler in [Sampler::Seeded, Sampler::Greedy] {
+        let law = law(1.0).sampled(sampler);
+        let plain = live(many(9, law.clone()), far(&[2, 3], 2, 0), &ways, 1);
+        let ahead = live(guessing(many(9, law)), far(&[2, 3], 2, 0), &ways, 1);
+        assert_eq!(ahead.tokens, plain.tokens, "{sampler:?}");
+        let Guesses { right, wrong, .. } = ahead.guesses;
+        assert!(right > 60 && wrong > 3, "{:?}", ahead.guesses);
+        assert!(
+            ahead.ended_us < plain.ended_us * 4 / 5,
+            "{} {}",
+            ahead.ended_us,
+            plain.ended_us
+        );
+    }
+}
+
+/// Who decides alone is never wrong: a distant expert writes as fast as it thinks.
+#[test]
+fn one_expert_far_away_streams() {
+    let ways = [(2, FAR)];
+    let plain = live(many(9, law(1.0)), far(&[2], 1, 0), &ways, 1);
+    let ahead = live(guessing(many(9, law(1.0))), far(&[2], 1, 0), &ways, 1);
+    assert_eq!(ahead.tokens, plain.tokens);
+    assert_eq!(ahead.guesses.wrong, 0);
+    assert!(ahead.guesses.right > 140);
+    assert!(
+        ahead.ended_us < plain.ended_us / 8,
+        "{} {}",
+        ahead.ended_us,
+        plain.ended_us
+    );
+}
+
+#[test]
+fn near_experts_are_not_slowed_down() {
     let ways = [(1, HERE), (2, HERE), (3, HERE)];
+    let plain = live(many(7, law(1.0)), team(&[1, 2, 3], 3, 0), &ways, 1);
     let ahead = live(
         guessing(many(7, law(1.0))),
         team(&[1, 2, 3], 3, 0),
         &ways,
         1,
     );
-    assert_eq!(
-        ahead.guesses,
-        Guesses::default(),
-        "there is nothing to gain"
+    assert_eq!(ahead.tokens, plain.tokens);
+    assert!(
+        ahead.ended_us < plain.ended_us * 21 / 20,
+        "{} {}",
+        ahead.ended_us,
+        plain.ended_us
     );
 }
 
@@ -182,4 +226,155 @@ proptest! {
         prop_assert!(again.len() >= story.tokens.len());
         prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
     }
+}
+
+// --- hand-over -----------------------------------------------------------------------------------
+
+fn turns(names: &[u8], sigma_ppm: u32) -> Plan {
+    Plan {
+        sets: Sets::Turns { sigma_ppm },
+        ..team(names, names.len(), 0)
+    }
+}
+
+/// One expert writes until the word goes round: no round trip but then, and the text is that of its schedule.
+#[test]
+fn experts_that_take_turns_write_as_fast_as_they_think() {
+    let names = [1, 2, 3, 4];
+    let ways = [(1, HERE), (2, FAR), (3, FAR), (4, FAR)];
+    let plain = live(many(9, law(1.0)), turns(&names, 100_000), &ways, 1);
+    let ahead = live(
+        guessing(many(9, law(1.0))),
+        turns(&names, 100_000),
+        &ways,
+        1,
+    );
+    assert_eq!(ahead.tokens.len(), 150);
+    assert_eq!(ahead.tokens, plain.tokens);
+    assert_eq!(ahead.schedule, plain.schedule);
+    assert_eq!(ahead.guesses.wrong, 0);
+    let spoke: std::collections::BTreeSet<ExpertId> = ahead
+        .schedule
+        .iter()
+        .map(|change| change.set[0].0)
+        .collect();
+    assert!(
+        ahead.schedule.len() > 5 && spoke.len() == 4,
+        "{:?}",
+        ahead.schedule
+    );
+    assert!(ahead.schedule.iter().all(|change| change.set.len() == 1));
+    let together = live(guessing(many(9, law(1.0))), team(&names, 4, 0), &ways, 1);
+    assert!(
+        ahead.ended_us * 2 < together.ended_us,
+        "{} {}",
+        ahead.ended_us,
+        together.ended_us
+    );
+    assert!(
+        ahead.ended_us * 3 < plain.ended_us,
+        "{} {}",
+        ahead.ended_us,
+        plain.ended_us
+    );
+    let again = replayed(many(9, law(1.0)), far(&names, 4, 0), &ways, &ahead.schedule);
+    assert_eq!(again, ahead.tokens);
+}
+
+#[test]
+fn nobody_takes_turns_where_nothing_is_drawn() {
+    let new = |spec| {
+        Generate::new(
+            spec,
+            super::tests::vocab(),
+            turns(&[1, 2], 100_000),
+            0,
+            Micros(0),
+        )
+        .map(drop)
+    };
+    let greedy = law(1.0).sampled(Sampler::Greedy);
+    assert!(new(long(1)).is_ok());
+    assert_eq!(
+        new(Spec {
+            law: greedy,
+            ..long(1)
+        }),
+        Err(BadPlan::Turns)
+    );
+    assert_eq!(
+        new(Spec {
+            law: law(1.0).robust(1),
+            ..long(1)
+        }),
+        Err(BadPlan::Turns)
+    );
+    assert_eq!(
+        new(Spec {
+            grammar: true,
+            ..long(1)
+        }),
+        Err(BadPlan::Turns)
+    );
+}
+
+/// The law of hand-over: over many seeds, two tokens in a row come as often as the chain of speakers says.
+#[test]
+fn taking_turns_is_the_law_of_its_chain() {
+    use super::tests::{VOCAB, table};
+    use crate::opinion::{Query, Said, Want};
+    const SIGMA: f64 = 0.5;
+    let names = [1u8, 2, 3];
+    let all: Vec<Token> = (0..VOCAB).collect();
+    // p_k of every token after a text.
+    let p = |name: u8, text: &[Token]| -> Vec<f64> {
+        let mut table = table(name);
+        table.tokens = text.to_vec();
+        let query = Query {
+            want: Want::Scalars(all.clone()),
+            ..Query::plain(1.0, 1)
+        };
+        match table.opinion(text.len() as Position, &query).said {
+            Said::Scalars(values) => values.iter().map(|l| l.p()).collect(),
+            Said::List(_) => panic!("asked for scalars"),
+        }
+    };
+    let prompt = long(0).prompt;
+    let firsts: Vec<Vec<f64>> = names.iter().map(|&n| p(n, &prompt)).collect();
+    // Tokens of the same parity in a row: every second token has a chain of its own to be checked against.
+    let draws = 3_000u32;
+    let ways: Vec<(u8, Ways)> = names.iter().map(|&n| (n, CALM)).collect();
+    let (mut same, mut expected, mut variance) = (0.0, 0.0, 0.0);
+    for seed in 0..draws {
+        let spec = Spec {
+            max_tokens: 2,
+            ..long(u64::from(seed))
+        };
+        let story = live(spec, turns(&names, (SIGMA * 1e6) as u32), &ways, 1);
+        let (first, second) = (story.tokens[0], story.tokens[1]);
+        same += f64::from(u8::from(first % 2 == second % 2));
+        // P(second has first's parity | first): the posterior of the speaker, moved by the chain.
+        let weights: Vec<f64> = firsts.iter().map(|p| p[first as usize]).collect();
+        let total: f64 = weights.iter().sum();
+        let text = [&prompt[..], &[first]].concat();
+        let chance: f64 = names
+            .iter()
+            .zip(&weights)
+            .map(|(&n, w)| {
+                let speaks = (1.0 - SIGMA) * w / total + SIGMA / 3.0;
+                let fits = p(n, &text)
+                    .into_iter()
+                    .zip(0..VOCAB)
+                    .filter(|(_, v)| v % 2 == first % 2);
+                speaks * fits.map(|(p, _)| p).sum::<f64>()
+            })
+            .sum();
+        expected += chance;
+        variance += chance * (1.0 - chance);
+    }
+    let off = (same - expected) / libm::sqrt(variance);
+    assert!(
+        off.abs() < 3.3,
+        "{same} of {draws}, expected {expected}: {off} sigma"
+    );
 }

@@ -5,6 +5,7 @@ use super::{Finish, Generate, Output, Part, State, Trouble};
 use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
 use crate::limits::DRAFT_TOKENS_MAX;
+use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{ExpertFailure, ExpertOp, Open, Query};
 use crate::team::Standing;
@@ -55,6 +56,11 @@ impl Generate {
         self.team.begin(self.position());
         self.first_question = Some(query.clone());
         let group = self.team.group().to_vec();
+        for i in 0..self.parts.len() {
+            if !group.contains(&i) {
+                self.take_back_from(i, self.answer.len(), out);
+            }
+        }
         let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
         let is_calm = self.ahead.guesses.is_empty() && group.iter().all(warm);
         self.calmly_asked = None;
@@ -103,7 +109,7 @@ impl Generate {
             prompt: self.spec.prompt.clone(),
             answered: self.answer.clone(),
             transforms: self.spec.law.transforms.clone(),
-            score: false,
+            score: self.team.learns(),
         };
         let member = &mut self.team.members[i];
         member.standing = Standing::Opening;
@@ -171,6 +177,18 @@ impl Generate {
             if matches!(self.state, State::Contending(..)) {
                 self.parts[i].opinion = opinion;
             }
+        }
+    }
+
+    /// What an expert thinks of the prompt: weights follow, as long as nothing was decided by them.
+    pub(super) fn on_scores(&mut self, i: usize, ln_p: &[LnP], now: Micros, out: &mut Vec<Output>) {
+        let expected = self.spec.prompt.len() - 1;
+        if self.team.learns() && ln_p.len() != expected {
+            let why = format!("it scored {} of {expected} tokens", ln_p.len());
+            return self.lose(i, Trouble::Lied(why), now, out);
+        }
+        if self.team.scored(i, ln_p, self.position()) {
+            self.decide(now, out);
         }
     }
 

@@ -1,9 +1,9 @@
 //! From opinions to the next token: take what counts, ask `aggregate` or `plain`, ask again.
 
-use super::{Costs, Finish, Generate, Guessing, Output, State, Trouble};
+use super::{Costs, Finish, Generate, Output, State, Trouble};
 use crate::aggregate::{self, Verdict, Voice};
 use crate::alarm::{self, Sign};
-use crate::ids::{Micros, Position, Token};
+use crate::ids::{Micros, Position};
 use crate::law::Sampler;
 use crate::limits::SECOND_QUESTIONS_MAX;
 use crate::lnp::LnP;
@@ -84,12 +84,15 @@ impl Generate {
     ) -> Option<Costs> {
         let member = &mut self.team.members[i];
         let answered = member.answered(position, now)?;
-        if member.local {
-            self.ahead.tempo.drafted(answered.us);
-        }
         let Costs {
             compute_us, bytes, ..
         } = said;
+        let step_us = if member.local {
+            answered.us
+        } else {
+            compute_us.min(answered.us)
+        };
+        self.ahead.tempo.chose(i, step_us, answered.us - step_us);
         out.push(Output::Heard {
             expert: member.expert,
             answered,
@@ -101,20 +104,6 @@ impl Generate {
             compute_us: compute_us.min(answered.us),
             bytes,
         })
-    }
-
-    /// What guessing would have brought here, and how long a token takes without it.
-    pub(super) fn measure_tempo(&mut self, now: Micros, token: Token) {
-        if self.spec.guessing == Guessing::Never || self.first_question.is_none() {
-            return;
-        }
-        let guess = self.ahead.guesses.front().copied();
-        let guess = guess.or_else(|| self.next_guess());
-        if let Some(guess) = guess {
-            self.ahead.tempo.compared(guess == token);
-        }
-        let trip_us = self.calmly_asked.map(|asked| now.since(asked));
-        self.ahead.tempo.decided(now, trip_us);
     }
 
     /// Files one expert's opinion about the undecided position; anything else is late and dropped.
@@ -245,7 +234,7 @@ impl Generate {
         let group = self.team.group();
         let here = |i: &usize| self.parts[*i].opinion.is_some();
         match self.team.sets {
-            Sets::A => {
+            Sets::A | Sets::Turns { .. } => {
                 // Log-probabilities are those of the whole mixture.
                 let may_be_early = self.spec.law.robust.is_none()
                     && self.spec.logprobs.is_none()

@@ -23,13 +23,13 @@ pub use provenance::{Decided, Provenance, Voted};
 
 use crate::alarm::Sign;
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
-use crate::law::Law;
+use crate::law::{Law, Sampler};
 use crate::limits::{STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX};
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{ExpertEvent, ExpertOp, FromExpert, Opinion, Query, Scope};
 use crate::seeded::Secret;
-use crate::team::{Answered, BadPlan, Plan, Schedule, Standing, Team};
+use crate::team::{Answered, BadPlan, Plan, Schedule, Sets, Standing, Team};
 use crate::text::Text;
 use crate::vocab::Vocab;
 use std::sync::Arc;
@@ -279,7 +279,13 @@ impl Generate {
         queued_us: u64,
         now: Micros,
     ) -> Result<Generate, BadPlan> {
-        let team = Team::new(plan)?;
+        let takes_turns = matches!(plan.sets, Sets::Turns { .. });
+        let draws = spec.law.sampler == Sampler::Seeded && spec.law.robust.is_none();
+        if takes_turns && (!draws || spec.grammar) {
+            return Err(BadPlan::Turns);
+        }
+        let team = Team::new(plan, &spec.secret)?;
+        let ahead = ahead::Ahead::new(team.members.len());
         let stops = spec
             .stop
             .iter()
@@ -295,7 +301,7 @@ impl Generate {
             first_question: None,
             asked_again: 0,
             calmly_asked: None,
-            ahead: ahead::Ahead::default(),
+            ahead,
             arrivals: 0,
             set: Vec::new(),
             log: provenance::Log::new(spec.notes),
@@ -379,7 +385,7 @@ impl Generate {
                 self.team.read(i);
                 self.on_ready(now, reused, prefill_us, out);
             }
-            ExpertEvent::Scored { .. } => {} // evidence: weights are frozen until they can be learned
+            ExpertEvent::Scored { ln_p, .. } => self.on_scores(i, &ln_p, now, out),
             // About guesses that were taken back.
             ExpertEvent::Opinions { epoch, .. } if epoch != self.parts[i].epoch => {}
             ExpertEvent::Opinions {
@@ -523,3 +529,5 @@ mod record_tests;
 mod team_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod weigh_tests;

@@ -9,7 +9,7 @@ use crate::record::{self, Recording};
 use crate::team::Sets;
 use proptest::prelude::*;
 
-fn recording(spec: &Spec, story: &Story, local: Option<ExpertId>) -> Recording {
+pub(super) fn recording(spec: &Spec, story: &Story, local: Option<ExpertId>) -> Recording {
     let text: String = story.tokens.iter().map(|t| format!("{t} ")).collect();
     Recording {
         prompt: spec.prompt.clone(),

@@ -75,6 +75,7 @@ pub(super) fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
             percent: 200,
             floor_us: 50_000,
         },
+        rule: None,
         script: None,
     }
 }

@@ -73,7 +73,10 @@ impl Liar {
 
     /// What it says instead of the truth.
     pub(super) fn instead(&mut self, op: &ExpertOp, events: Vec<ExpertEvent>) -> Vec<ExpertEvent> {
-        let is_question = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
+        let is_question = matches!(
+            op,
+            ExpertOp::Draft { .. } | ExpertOp::Lead { .. } | ExpertOp::Ask { .. }
+        );
         if !is_question || events.is_empty() || !self.dice.percent(self.percent) {
             return events;
         }

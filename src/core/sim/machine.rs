@@ -255,6 +255,7 @@ impl Machine {
         let reads = match &op {
             ExpertOp::Open(open) => open.prompt.len() + open.answered.len(),
             ExpertOp::Draft { tokens, .. } => tokens.len(),
+            ExpertOp::Lead { queries, .. } => queries.len(),
             ExpertOp::Ask { .. } | ExpertOp::Truncate { .. } => 0,
             ExpertOp::Close { .. } => {
                 self.tables.remove(&session);

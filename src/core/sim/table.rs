@@ -1,10 +1,11 @@
 //! An expert without a model: its logits are a hash of its name and the whole text before a
 //! position. Its lists are real ones, and so is its sense of order.
 
-use crate::distribution::{Distribution, History};
+use crate::distribution::{Distribution, History, score};
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
-use crate::opinion::{ExpertEvent, ExpertOp, Opinion, Query};
+use crate::lead;
+use crate::opinion::{ExpertEvent, ExpertOp, Opinion, Query, Said};
 use crate::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub(crate) struct Table {
     pub(crate) id: ExpertId,
     pub(crate) tokens: Vec<Token>,
     epoch: u32,
+    /// What it said last, and to what.
+    said: Option<(Query, Said)>,
     /// Share of what it believes that everybody believes: how alike experts are.
     pub(crate) common: f32,
     prompt: usize,
@@ -61,6 +64,7 @@ impl Table {
             id,
             tokens: vec![],
             epoch: 0,
+            said: None,
             common: 0.0,
             prompt: 0,
             transforms: Transforms::NEUTRAL,
@@ -109,11 +113,20 @@ impl Table {
                 self.prompt = open.prompt.len();
                 self.tokens = [open.prompt, open.answered].concat();
                 self.transforms = open.transforms;
-                Ok(vec![ExpertEvent::Ready {
-                    session: open.session,
+                let session = open.session;
+                let mut events = vec![ExpertEvent::Ready {
+                    session,
                     reused: 0,
                     prefill_us: 1,
-                }])
+                }];
+                if open.score {
+                    let of = |at: usize| {
+                        score(&self.logits(at), self.tokens[at]).expect("a byte is finite")
+                    };
+                    let ln_p = (1..self.prompt).map(of).collect();
+                    events.push(ExpertEvent::Scored { session, ln_p });
+                }
+                Ok(events)
             }
             ExpertOp::Draft {
                 session,
@@ -137,6 +150,32 @@ impl Table {
                     .map(|(at, q)| self.answer(session, epoch, at, q));
                 Ok(answers.collect())
             }
+            ExpertOp::Lead {
+                session,
+                epoch,
+                position,
+                queries,
+            } => {
+                let has = self.tokens.len();
+                if (position as usize) < has || epoch != self.epoch {
+                    return Err(OutOfOrder { has, position });
+                }
+                if position as usize > has {
+                    return Ok(vec![]); // it stopped before
+                }
+                let mut answers = Vec::new();
+                for query in queries {
+                    let Some((asked, said)) = &self.said else {
+                        return Err(OutOfOrder { has, position });
+                    };
+                    let Some(token) = lead::choice(asked, said) else {
+                        break;
+                    };
+                    self.tokens.push(token);
+                    answers.push(self.answer(session, epoch, self.tokens.len() as u32, &query));
+                }
+                Ok(answers)
+            }
             ExpertOp::Ask {
                 session,
                 epoch,
@@ -157,6 +196,7 @@ impl Table {
                     return Err(OutOfOrder { has, position });
                 }
                 self.epoch = epoch;
+                self.said = None;
                 self.tokens.truncate(position as usize);
                 self.rows.retain(|at, _| *at <= position);
                 Ok(vec![])
@@ -172,10 +212,12 @@ impl Table {
         position: Position,
         query: &Query,
     ) -> ExpertEvent {
+        let opinion = self.opinion(position, query);
+        self.said = Some((query.clone(), opinion.said.clone()));
         ExpertEvent::Opinions {
             session,
             epoch,
-            opinions: vec![self.opinion(position, query)],
+            opinions: vec![opinion],
             compute_us: 1,
             bytes: 0,
         }

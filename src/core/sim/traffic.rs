@@ -74,6 +74,7 @@ fn op_bytes(op: &ExpertOp) -> usize {
         ExpertOp::Draft {
             tokens, queries, ..
         } => 3 * tokens.len() + 24 * queries.len(),
+        ExpertOp::Lead { queries, .. } => 24 * queries.len(),
         ExpertOp::Ask { .. } => 24 + 32,
         ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => 0,
     };

@@ -218,6 +218,7 @@ impl World {
             false => Experts::Mesh {
                 local: Some(machine.expert),
                 sets: Sets::A,
+                weights: crate::weights::Strategy::Uniform,
                 k_max: None,
             },
         };

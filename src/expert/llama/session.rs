@@ -7,6 +7,7 @@ use super::rows::{Pool, Rows};
 use quorate_core::distribution::{History, NotFinite, score};
 use quorate_core::ids::{Position, SessionId, Token};
 use quorate_core::law::Transforms;
+use quorate_core::lead;
 use quorate_core::limits::DRAFT_TOKENS_MAX;
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{
@@ -97,6 +98,11 @@ pub(super) struct Session {
     epoch: u32,
     inbox: VecDeque<ExpertOp>,
     pending: Option<Pending>,
+    /// What is asked about the positions behind the end of the text, which goes on by our choices.
+    lead: VecDeque<Query>,
+    /// Our choice at the end of the text, once that was asked about.
+    choice: Option<(Position, Token)>,
+    context: usize,
     rows: Rows,
     scores: Option<Vec<LnP>>,
     reused: Option<u32>,
@@ -135,6 +141,9 @@ impl Session {
             epoch: 0,
             inbox: VecDeque::new(),
             pending: None,
+            lead: VecDeque::new(),
+            choice: None,
+            context: bounds.context,
             rows: Rows::default(),
             scores: open.score.then(Vec::new),
             reused: None,
@@ -315,6 +324,7 @@ impl Session {
             && let Some(query) = pending.queries.front()
             && let Some(opinion) = self.opinion(pending.first, query)
         {
+            self.choice = lead::choice(query, &opinion.said).map(|token| (opinion.position, token));
             opinions.push(opinion);
             if let Some(pending) = &mut self.pending {
                 pending.queries.pop_front();
@@ -328,7 +338,11 @@ impl Session {
             Some(pending) => std::mem::take(&mut pending.compute),
             None => Duration::ZERO,
         };
+        let since = self.pending.as_ref().map_or(0, |pending| pending.since);
         self.pending.take_if(|pending| pending.queries.is_empty());
+        if self.pending.is_none() {
+            self.go_on(since);
+        }
         out.push(ExpertEvent::Opinions {
             session: self.id,
             epoch: self.epoch,
@@ -337,6 +351,26 @@ impl Session {
             bytes: 0,
         });
         self.answered = Instant::now();
+    }
+
+    /// The next step of a lead: the text is our choice longer, and asked about.
+    fn go_on(&mut self, since: u64) {
+        let end = self.text.len() - self.private;
+        let chosen = self.choice.filter(|(at, _)| *at as usize == end);
+        let (Some((at, token)), true) = (chosen, end < self.context) else {
+            self.lead.clear();
+            return;
+        };
+        let Some(query) = self.lead.pop_front() else {
+            return;
+        };
+        self.text.push(token);
+        self.pending = Some(Pending {
+            queries: VecDeque::from([query]),
+            first: at + 1,
+            since,
+            compute: Duration::ZERO,
+        });
     }
 
     fn opinion(&self, position: Position, query: &Query) -> Option<Opinion> {
@@ -365,10 +399,12 @@ impl Session {
     /// the truncation says which of them do.
     fn forget_questions(&mut self) {
         self.pending = None;
+        self.lead.clear();
         self.inbox.retain(|op| !matches!(op, ExpertOp::Ask { .. }));
         for op in &mut self.inbox {
-            if let ExpertOp::Draft { queries, .. } = op {
-                queries.clear();
+            match op {
+                ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } => queries.clear(),
+                _ => {}
             }
         }
     }
@@ -394,6 +430,15 @@ impl Session {
                     self.check_epoch(epoch)?;
                     self.draft(position, &tokens, queries, bounds, step, pool)?;
                     self.answer(out);
+                }
+                Some(ExpertOp::Lead {
+                    epoch,
+                    position,
+                    queries,
+                    ..
+                }) => {
+                    self.check_epoch(epoch)?;
+                    self.lead(position, queries, bounds, step)?;
                 }
                 Some(ExpertOp::Ask {
                     epoch,
@@ -423,12 +468,13 @@ impl Session {
         };
         let goes_on = |tokens: &[Token], queries: &[Query]| {
             let asked = pending.queries.len() + queries.len();
-            tokens.len() == queries.len() && asked <= DRAFT_TOKENS_MAX
+            tokens.len() == queries.len() && asked <= DRAFT_TOKENS_MAX && self.lead.is_empty()
         };
         match op {
             ExpertOp::Draft {
                 tokens, queries, ..
             } => goes_on(tokens, queries),
+            ExpertOp::Lead { .. } => true,
             _ => false,
         }
     }
@@ -499,6 +545,35 @@ impl Session {
             since: step,
             compute: Duration::ZERO,
         });
+        Ok(())
+    }
+
+    /// Begins at the end of the text, and of what is led to already.
+    fn lead(
+        &mut self,
+        position: Position,
+        queries: Vec<Query>,
+        bounds: Bounds,
+        step: u64,
+    ) -> Result<(), ExpertFailure> {
+        let end = self.text.len() - self.private + self.lead.len();
+        // It may have stopped where the router, which knows that by now, thought it would go on.
+        if queries.is_empty() || position as usize > end {
+            return Ok(());
+        }
+        if (position as usize) < end || self.lead.len() + queries.len() > DRAFT_TOKENS_MAX {
+            let asked = queries.len();
+            return refused(format!(
+                "a lead of {asked} from {position}, but the text has {end} tokens"
+            ));
+        }
+        queries
+            .iter()
+            .try_for_each(|query| check_query(query, bounds))?;
+        self.lead.extend(queries);
+        if self.pending.is_none() {
+            self.go_on(step);
+        }
         Ok(())
     }
 

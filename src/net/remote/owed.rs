@@ -24,7 +24,7 @@ impl Owed {
 
     pub(super) fn asked(&mut self, op: &ExpertOp) {
         match op {
-            ExpertOp::Draft { epoch, queries, .. } => {
+            ExpertOp::Draft { epoch, queries, .. } | ExpertOp::Lead { epoch, queries, .. } => {
                 self.answers = self.answers.saturating_add(queries.len() as u32);
                 self.epoch = self.epoch.max(*epoch);
             }

@@ -111,6 +111,7 @@ fn transforms(t: v1::Transforms) -> Result<Transforms, BadFrame> {
 pub fn question(bytes: &[u8], session: SessionId) -> Result<ExpertOp, BadFrame> {
     match v1::Question::decode(bytes)?.kind {
         Some(asked::Kind::Draft(draft)) => self::draft(draft, session),
+        Some(asked::Kind::Lead(lead)) => self::lead(lead, session),
         Some(asked::Kind::Ask(ask)) => {
             let asked = ask.query.ok_or(BadFrame::Missing("a query"))?;
             Ok(ExpertOp::Ask {
@@ -146,6 +147,18 @@ fn draft(draft: v1::Draft, session: SessionId) -> Result<ExpertOp, BadFrame> {
         epoch: draft.epoch,
         position: draft.position,
         tokens: draft.tokens,
+        queries: queries.collect::<Result<_, _>>()?,
+    })
+}
+
+fn lead(lead: v1::Lead, session: SessionId) -> Result<ExpertOp, BadFrame> {
+    at_most("queries of a lead", lead.queries.len(), DRAFT_TOKENS_MAX)?;
+    let mut room = MASK_WORDS_MAX;
+    let queries = lead.queries.into_iter().map(|q| query(q, &mut room));
+    Ok(ExpertOp::Lead {
+        session,
+        epoch: lead.epoch,
+        position: lead.position,
         queries: queries.collect::<Result<_, _>>()?,
     })
 }

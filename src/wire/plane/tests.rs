@@ -448,6 +448,16 @@ fn any_op() -> impl Strategy<Value = ExpertOp> {
                 query,
             }
         }),
+        (
+            any::<(u32, u32)>(),
+            prop::collection::vec(any_query(), 0..4)
+        )
+            .prop_map(move |((epoch, position), queries)| ExpertOp::Lead {
+                session,
+                epoch,
+                position,
+                queries,
+            }),
         any::<(u32, u32)>().prop_map(move |(epoch, position)| ExpertOp::Truncate {
             session,
             epoch,

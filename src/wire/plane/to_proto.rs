@@ -69,6 +69,16 @@ pub fn op_frame(op: &ExpertOp) -> Option<Result<Vec<u8>, CannotSay>> {
             tokens: tokens.clone(),
             queries: queries.iter().map(query).collect(),
         }),
+        ExpertOp::Lead {
+            epoch,
+            position,
+            queries,
+            ..
+        } => question::Kind::Lead(v1::Lead {
+            epoch: *epoch,
+            position: *position,
+            queries: queries.iter().map(query).collect(),
+        }),
         ExpertOp::Ask {
             epoch,
             position,

@@ -1,0 +1,217 @@
+//! `eval`: the experts of a list, or of the settings, on a folder of texts.
+
+use super::args::Eval;
+use super::context::Context;
+use crate::error::{Failure, Kind, Outcome};
+
+#[cfg(not(feature = "llama"))]
+pub(super) fn eval(_: &Context, _: &Eval) -> Outcome {
+    Err(Failure::new(
+        Kind::Failed,
+        "this quorate was built without llama.cpp, so there is nobody to evaluate",
+    ))
+}
+
+#[cfg(feature = "llama")]
+pub(super) use with_llama::eval;
+
+#[cfg(feature = "llama")]
+mod with_llama {
+    use super::{Context, Eval, Failure, Kind, Outcome};
+    use crate::app::App;
+    use crate::cli::term;
+    use crate::config::ExpertSettings;
+    use crate::eval::{self, EvalError, Options, Report, Source};
+    use crate::expert::EventSender;
+    use crate::expert::llama::{LoadRequest, load};
+    use crate::node::{Audience, Library};
+    use indicatif::{ProgressBar, ProgressStyle};
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// Tokens of a session: the longest document, and room for a private prefix.
+    const CONTEXT: u32 = 2048;
+    /// Steps as long as they get: every document is then computed in the same batches, whatever
+    /// else the machine does.
+    const STEP_MS: u32 = 600_000;
+    /// Bytes of a text from which a profile is made.
+    const PROFILE_BYTES_MAX: u64 = 1 << 20;
+
+    pub(in crate::cli) fn eval(context: &Context, args: &Eval) -> Outcome {
+        let mut settings = context.settings.clone();
+        if let Some(path) = &args.experts {
+            settings.experts = ExpertSettings::read_list(path)?;
+        }
+        let experts = names(&settings, args)?;
+        let settings = Arc::new(settings);
+        let runtime = tokio::runtime::Runtime::new()
+            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, &settings, Audience::Alone)?;
+        drop(in_runtime);
+        let source = |name: &String| source(&app.library, name, args.profiles.as_deref());
+        let options = Options {
+            docs: args.docs.clone(),
+            experts: experts.iter().map(source).collect::<Outcome<_>>()?,
+            against: args.against.as_ref().map(source).transpose()?,
+            seed: args.seed,
+            quick: args.quick,
+            shelf: context.home.state.join("eval"),
+            progress: progress(),
+        };
+        let evaluated = eval::eval(&options).map_err(failure);
+        runtime.block_on(app.shut_down());
+        let report = evaluated?;
+        if let Some(path) = &args.plot {
+            std::fs::write(path, eval::svg(&report))
+                .map_err(|error| Failure::file("write", path, &error))?;
+        }
+        if args.json {
+            return term::json(&report);
+        }
+        show(&report)
+    }
+
+    /// Those of the list, in its order, without the one outside; else the default model alone.
+    fn names(settings: &crate::config::Settings, args: &Eval) -> Outcome<Vec<String>> {
+        let all = settings.experts.iter().map(|expert| expert.name.clone());
+        let all: Vec<String> = all.collect();
+        if let Some(against) = &args.against
+            && !all.contains(against)
+        {
+            let message = format!("--against {against}: no expert of the list has this name");
+            return Err(Failure::new(Kind::NotFound, message));
+        }
+        let inside = all.into_iter().filter(|n| Some(n) != args.against.as_ref());
+        let inside: Vec<String> = inside.collect();
+        match inside.is_empty() {
+            false => Ok(inside),
+            true => Err(
+                Failure::new(Kind::Usage, "there is no expert to evaluate").hint(
+                    "write a list of [[expert]] tables and name it: --experts FILE \
+                 (`quorate expert add` writes such tables into the settings)",
+                ),
+            ),
+        }
+    }
+
+    fn source(library: &Library, name: &String, profiles: Option<&Path>) -> Outcome<Source> {
+        let (nowhere, _) = tokio::sync::mpsc::channel(1);
+        let failed = |why: String| Failure::new(Kind::Failed, format!("expert '{name}': {why}"));
+        let request = library.load_request(name, nowhere).map_err(failed)?;
+        let (library, typed) = (library.clone(), name.clone());
+        let loads = move |events: EventSender| {
+            let request = library.load_request(&typed, events)?;
+            let context = request.context.min(CONTEXT);
+            let request = LoadRequest {
+                context,
+                cells: context,
+                prefill_ms_alone: STEP_MS,
+                prefill_ms_shared: STEP_MS,
+                ..request
+            };
+            load(request).map_err(|error| error.to_string())
+        };
+        Ok(Source {
+            name: name.clone(),
+            id: request.id,
+            load: Box::new(loads),
+            profile: profiles.map_or(Ok(None), |folder| profile(folder, name))?,
+        })
+    }
+
+    /// An expert without such a file publishes nothing.
+    fn profile(folder: &Path, name: &str) -> Outcome<Option<String>> {
+        use std::io::Read;
+        let path = folder.join(format!("{name}.txt"));
+        let mut bytes = Vec::new();
+        let read = std::fs::File::open(&path)
+            .and_then(|file| file.take(PROFILE_BYTES_MAX).read_to_end(&mut bytes));
+        match read {
+            Ok(_) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Failure::file("read", &path, &error)),
+        }
+    }
+
+    /// A bar on a terminal; elsewhere a line when something new begins.
+    fn progress() -> Box<dyn Fn(&str, usize, usize)> {
+        const TEMPLATE: &str = "{bar:32} {percent:>3}% {pos}/{len} ETA {eta} {wide_msg}";
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style);
+        }
+        Box::new(move |what, done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+            bar.set_message(what.to_owned());
+            if done == all {
+                bar.finish_and_clear();
+            }
+        })
+    }
+
+    fn failure(error: EvalError) -> Failure {
+        let kind = match &error {
+            EvalError::Read { .. } | EvalError::Keep { .. } => Kind::Config,
+            EvalError::NoDocuments { .. } => Kind::NotFound,
+            EvalError::Panel(_) => Kind::Usage,
+            EvalError::Expert { .. } => Kind::Failed,
+        };
+        let failure = Failure::new(kind, error.to_string());
+        match error {
+            EvalError::NoDocuments { .. } => failure.hint(
+                "a folder of texts in UTF-8, with one sub-folder for each domain: --docs DIR",
+            ),
+            _ => failure,
+        }
+    }
+
+    fn show(report: &Report) -> Outcome {
+        for skipped in &report.documents.skipped {
+            eprintln!("warning: {} left out: {:?}", skipped.file, skipped.why);
+        }
+        let row = |row: &eval::Row| {
+            let interval = |ci: [f64; 2]| format!("[{:.3}, {:.3}]", ci[0], ci[1]);
+            [
+                row.domain.clone(),
+                row.strategy.to_owned(),
+                row.k.to_string(),
+                format!("{:.3} {}", row.nats, interval(row.ci)),
+                format!(
+                    "{:.3} {}",
+                    row.vs_oracle.ppl_ratio,
+                    interval(row.vs_oracle.ci)
+                ),
+            ]
+        };
+        let rows: Vec<[String; 5]> = report.rows.iter().map(row).collect();
+        term::table(
+            ["DOMAIN", "STRATEGY", "K", "NATS", "PPL / BEST SINGLE"],
+            &rows,
+        )?;
+        let gains = &report.gain_vs_best_single;
+        for (set, gain) in [("mixed", gains.mixed), ("pure", gains.pure)] {
+            if let Some(gain) = gain {
+                term::line(format!(
+                    "{set}: {} of {} experts, {}: perplexity x {:.3} [{:.3}, {:.3}] of the best single expert's",
+                    report.k,
+                    report.experts.len(),
+                    report.strategy,
+                    gain.ppl_ratio,
+                    gain.ci[0],
+                    gain.ci[1]
+                ))?;
+            }
+        }
+        term::line(format!(
+            "experts differ by {:.3} ({:.3} to {:.3}); drafts accepted {:.3} (base), {:.3} (heaviest); promises broken: {}",
+            report.tv.mean,
+            report.tv.min,
+            report.tv.max,
+            report.alpha.mean,
+            report.alpha.heaviest,
+            report.guarantee_violations
+        ))
+    }
+}

@@ -1,0 +1,162 @@
+//! Weights learned from the prompt: whoever knows it counts more, and what that made stands.
+
+use super::team_tests::*;
+use super::tests::{law, table};
+use super::*;
+use crate::opinion::{Query, Said};
+use crate::record;
+use crate::weights::{Rule, Strategy};
+use proptest::prelude::*;
+
+/// What expert `name` alone would write, greedily.
+fn written_by(name: u8, tokens: usize) -> Vec<Token> {
+    let mut table = table(name);
+    table.tokens = vec![5, 6, 7];
+    for _ in 0..tokens {
+        let position = table.tokens.len() as Position;
+        let opinion = table.opinion(position, &Query::plain(0.9, 8));
+        let Said::List(list) = opinion.said else {
+            panic!("asked for a list");
+        };
+        let best = list
+            .entries
+            .iter()
+            .max_by(|a, b| a.ln_p.ln().total_cmp(&b.ln_p.ln()));
+        table.tokens.push(best.unwrap().token);
+    }
+    table.tokens
+}
+
+fn learning(names: &[u8], k: usize, spares: usize, strategy: Strategy) -> Plan {
+    Plan {
+        rule: Some(Rule {
+            strategy,
+            ..Rule::default()
+        }),
+        ..plan(names, k, spares)
+    }
+}
+
+fn knowing(prompt: Vec<Token>, seed: u64) -> Spec {
+    Spec {
+        prompt,
+        ..long(seed)
+    }
+}
+
+#[test]
+fn who_wrote_the_prompt_counts_most() {
+    let ways = [(1, CALM), (2, CALM), (3, CALM)];
+    for strategy in [
+        Strategy::Bayes,
+        Strategy::Share,
+        Strategy::Convex,
+        Strategy::Meta,
+    ] {
+        let spec = knowing(written_by(2, 12), 4);
+        let story = live(spec, learning(&[1, 2, 3], 3, 0, strategy), &ways, 1);
+        assert_eq!(story.tokens.len(), 30);
+        let set = &story.schedule[0].set;
+        let of = |name: u8| {
+            set.iter()
+                .find(|(e, _)| e.0[0] == name)
+                .map_or(0.0, |(_, w)| *w)
+        };
+        assert!(of(2) > 0.6, "{strategy:?}: {set:?}");
+        let sum: f64 = set.iter().map(|(_, w)| w).sum();
+        assert!((sum - 1.0).abs() < 1e-12);
+        assert_eq!(story.schedule.len(), 1, "frozen after the prompt");
+    }
+}
+
+/// A mixture that has collapsed to one expert asks nobody else.
+#[test]
+fn who_weighs_nothing_is_not_asked() {
+    let ways = [(1, CALM), (2, CALM), (3, CALM)];
+    let spec = knowing(written_by(2, 40), 4);
+    let story = live(spec, learning(&[1, 2, 3], 3, 0, Strategy::Bayes), &ways, 1);
+    assert_eq!(story.schedule[0].set, [(ExpertId([2; 32]), 1.0)]);
+    assert!(story.provenance.iter().skip(1).all(|p| p.asked.len() == 1));
+    // When it leaves, the others have their say again.
+    let gone = Ways {
+        gone_at: 100_000,
+        ..CALM
+    };
+    let ways = [(1, CALM), (2, gone), (3, CALM)];
+    let spec = knowing(written_by(2, 40), 4);
+    let story = live(spec, learning(&[1, 2, 3], 3, 0, Strategy::Bayes), &ways, 1);
+    assert_eq!(story.tokens.len(), 30);
+    let last = &story.schedule.last().unwrap().set;
+    assert!(
+        last.iter().all(|(e, _)| e.0[0] != 2) && !last.is_empty(),
+        "{last:?}"
+    );
+}
+
+#[test]
+fn scores_of_another_prompt_are_a_lie() {
+    let instead = ExpertEvent::Scored {
+        session: SessionId(1),
+        ln_p: vec![],
+    };
+    let mut machine = Generate::new(
+        knowing(vec![5, 6, 7], 1),
+        super::tests::vocab(),
+        learning(&[1, 2], 2, 0, Strategy::Bayes),
+        0,
+        Micros(0),
+    )
+    .unwrap();
+    let mut out = vec![];
+    machine.start(Micros(0), &mut out);
+    let asked = out
+        .iter()
+        .filter(|o| matches!(o, Output::ToExpert(_, ExpertOp::Open(open)) if open.score));
+    assert_eq!(
+        asked.count(),
+        2,
+        "both are asked what they think of the prompt"
+    );
+    out.clear();
+    let from = FromExpert {
+        expert: ExpertId([1; 32]),
+        event: instead,
+    };
+    machine.handle(Micros(1), Input::FromExpert(from), &mut out);
+    assert!(out.iter().any(|o| matches!(
+        o,
+        Output::Failed {
+            why: Trouble::Lied(_),
+            ..
+        }
+    )));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
+    /// Whatever fails when: the schedule with its weights gives the same text, and its recording stands.
+    #[test]
+    fn learned_weights_are_those_of_the_schedule(
+        seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, known in 1u8..6, tokens in 0usize..20, ahead: bool,
+        troubles in prop::collection::vec((0u64..400_000, 0u64..300_000, 0usize..5), 5),
+        strategy in prop_oneof![Just(Strategy::Bayes), Just(Strategy::Convex), Just(Strategy::Meta), Just(Strategy::Single)],
+    ) {
+        let ways: Vec<(u8, Ways)> = NAMES.iter().zip(&troubles).map(|(name, (from, length, kind))| {
+            let ways = match kind {
+                0 => Ways { silent_from: *from, silent_until: from + length, ..CALM },
+                1 => Ways { gone_at: *from, ..CALM },
+                2 => Ways { delay_us: (1_000, 60_000), ..CALM },
+                _ => CALM,
+            };
+            (*name, ways)
+        }).collect();
+        let guessing = if ahead { Guessing::Stream } else { Guessing::Never };
+        let spec = Spec { law: law(1.0), guessing, ..knowing(written_by(known, tokens), seed) };
+        let story = live(spec.clone(), learning(&NAMES, k, spares, strategy), &ways, net);
+        let again = replayed(spec.clone(), plan(&NAMES, k, spares), &ways, &story.schedule);
+        prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
+        let recording = super::record_tests::recording(&spec, &story, None);
+        prop_assert_eq!(record::replay(&recording), Ok(recording.text.clone()));
+    }
+}
