@@ -61,15 +61,20 @@ impl Played {
     }
 }
 
-/// Of these texts and their experts as drafters, those that come nearest to these shares.
+/// Of these texts and their experts as drafters, for each share the one that comes nearest to it and was
+/// not taken before.
 pub(super) fn nearest(texts: &[Played], targets: &[f64]) -> Vec<Played> {
-    let pairs: Vec<Played> = texts.iter().flat_map(drafters).collect();
-    let far = |played: &Played, target: f64| (played.alpha - target).abs();
-    let best = targets.iter().filter_map(|&target| {
-        let nearer = |a: &&Played, b: &&Played| far(a, target).total_cmp(&far(b, target));
-        pairs.iter().min_by(nearer).cloned()
-    });
-    best.collect()
+    let mut left: Vec<Played> = texts.iter().flat_map(drafters).collect();
+    let mut taken = Vec::new();
+    for &target in targets {
+        let far = |at: &usize| (left[*at].alpha - target).abs();
+        let nearer = |a: &usize, b: &usize| far(a).total_cmp(&far(b));
+        let Some(best) = (0..left.len()).min_by(nearer) else {
+            break;
+        };
+        taken.push(left.swap_remove(best));
+    }
+    taken
 }
 
 /// The same text with each of its experts as the drafter.
