@@ -6,14 +6,20 @@
 //! nothing of sessions.
 
 mod child;
+mod heard;
 mod http;
+mod machines;
 mod mesh;
 mod opinions;
 mod ours;
+mod panel;
+mod real;
+mod wan;
 mod weights;
 
 pub use child::{Child, child};
 pub use mesh::{MeshOptions, MeshReport, mesh};
+pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, wan};
 pub use weights::{WeightsReport, weights};
 
 use crate::driver::Node;

@@ -6,7 +6,7 @@ use super::testnet::{Millis, Percent};
 use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
 use crate::obs::LogFormat;
 use crate::store::catalogue::CATALOGUE;
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use quorate_core::plan::Size;
 use std::path::PathBuf;
 
@@ -490,8 +490,64 @@ pub(super) enum Bench {
     Solo(BenchSolo),
     /// What it costs to decide every token together: bytes, exactness, rates, gaps
     Mesh(BenchMesh),
+    /// How fast a text is that experts far apart decide together, measured and predicted
+    Wan(BenchWan),
     /// What learned weights cost the router, without any model
     Weights(ReadVerb),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchWan {
+    /// Round trips between the nodes
+    #[arg(
+        long,
+        value_name = "MS",
+        value_delimiter = ',',
+        default_value = "0,20,50,100,200,400",
+        value_parser = clap::value_parser!(u32).range(..=2_000)
+    )]
+    pub(super) rtt_ms: Vec<u32>,
+    /// Experts that decide every token
+    #[arg(long, value_name = "K", default_value_t = 4, value_parser = clap::value_parser!(u8).range(2..=4))]
+    pub(super) k: u8,
+    /// Length of each text
+    #[arg(long, value_name = "N", default_value_t = 240, value_parser = clap::value_parser!(u32).range(8..=600))]
+    pub(super) tokens: u32,
+    /// What a replayed expert takes for one position
+    #[arg(long, value_name = "MS", default_value_t = 30)]
+    pub(super) c_ms: u32,
+    /// What the router's own expert takes for a draft
+    #[arg(long, value_name = "MS", default_value_t = 10)]
+    pub(super) td_ms: u32,
+    /// A batch takes as long as one position, or in proportion to what was measured on two cores
+    #[arg(long, value_enum, default_value_t = BatchTimes::Flat)]
+    pub(super) batches: BatchTimes,
+    /// Only replay recordings, or only let real experts speak [default: both]
+    #[arg(long, value_enum)]
+    pub(super) only: Option<WanSource>,
+    /// Keep the recordings in this folder, and take those that are there
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(super) recordings: Option<PathBuf>,
+    /// Draw the replayed rows into this file
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) svg: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) machine: MachineFlags,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum BatchTimes {
+    Flat,
+    Table,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum WanSource {
+    Replay,
+    Real,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! `bench solo`: starts a whole node in this process and hands it to the measurement. `bench mesh`
-//! takes only its models: it makes nodes of its own.
+//! and `bench wan` take only its models: they make nodes of their own.
 
-use super::args::{BenchMesh, BenchSolo, ReadVerb};
+use super::args::{BenchMesh, BenchSolo, BenchWan, ReadVerb};
 use super::context::Context;
 use crate::error::Outcome;
 
@@ -12,6 +12,11 @@ pub(super) fn solo(_: &Context, _: &BenchSolo) -> Outcome {
 
 #[cfg(not(feature = "llama"))]
 pub(super) fn mesh(_: &Context, _: &BenchMesh) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
+pub(super) fn wan(_: &Context, _: &BenchWan) -> Outcome {
     Err(without_llama())
 }
 
@@ -29,13 +34,15 @@ fn without_llama() -> crate::error::Failure {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::{mesh, solo, weights};
+pub(super) use with_llama::{mesh, solo, wan, weights};
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use super::{BenchMesh, BenchSolo, Context, Outcome, ReadVerb};
+    use super::super::args::{BatchTimes, WanSource};
+    use super::{BenchMesh, BenchSolo, BenchWan, Context, Outcome, ReadVerb};
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
+    use crate::bench::{Batches, WanOptions, WanRow};
     use crate::error::{Failure, Kind};
     use crate::node::Audience;
     use crate::{api, cli::term};
@@ -136,6 +143,73 @@ mod with_llama {
         } else {
             term::line(mesh_table(&report))
         }
+    }
+
+    pub(in crate::cli) fn wan(context: &Context, args: &BenchWan) -> Outcome {
+        let settings = Arc::new(context.settings.clone());
+        let runtime = tokio::runtime::Runtime::new()
+            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, &settings, Audience::Alone)?;
+        drop(in_runtime);
+        let (library, typed) = (app.library.clone(), settings.default_model.clone());
+        let millis = |ms: u32| std::time::Duration::from_millis(u64::from(ms));
+        let options = WanOptions {
+            request: Arc::new(move |events| library.load_request(&typed, events)),
+            rtts_ms: args.rtt_ms.clone(),
+            k: usize::from(args.k),
+            tokens: args.tokens,
+            check: millis(args.c_ms),
+            draft: millis(args.td_ms),
+            batches: match args.batches {
+                BatchTimes::Flat => Batches::Flat,
+                BatchTimes::Table => Batches::Table,
+            },
+            replay: args.only != Some(WanSource::Real),
+            real: args.only != Some(WanSource::Replay),
+            recordings: args.recordings.clone(),
+            progress: Box::new(|what| tracing::info!(target: "quorate::bench", what)),
+        };
+        let measured = bench::wan(&options, runtime.handle()).map_err(failed);
+        runtime.block_on(app.shut_down());
+        let report = measured?;
+        if let Some(file) = &args.svg {
+            std::fs::write(file, report.svg()).map_err(failed)?;
+        }
+        if args.json {
+            term::json(&report)?;
+        } else {
+            term::line(wan_table(&report.rows))?;
+        }
+        match report.equal_text {
+            true => Ok(()),
+            false => Err(failed("a replayed text is not the recorded one")),
+        }
+    }
+
+    fn wan_table(rows: &[WanRow]) -> String {
+        let mut text = format!(
+            "{:<8}{:>8}{:>8}{:>8}{:>8}{:>10}{:>11}{:>9}\n",
+            "source", "rtt ms", "sampler", "alpha", "mode", "tokens/s", "predicted", "equal %"
+        );
+        for r in rows {
+            let (source, mode) = (format!("{:?}", r.source), format!("{:?}", r.mode));
+            // Writing to a string cannot fail.
+            writeln!(
+                text,
+                "{:<8}{:>8.0}{:>8}{:>8.2}{:>8}{:>10.2}{:>11.2}{:>9.1}",
+                source.to_lowercase(),
+                r.rtt_ms,
+                r.sampler,
+                r.alpha,
+                mode.to_lowercase(),
+                r.tps,
+                r.predicted_tps,
+                r.equal_pct
+            )
+            .ok();
+        }
+        text
     }
 
     pub(in crate::cli) fn weights(args: &ReadVerb) -> Outcome {

@@ -105,6 +105,9 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         Verb::Bench(Bench::Mesh(args)) => {
             bench::mesh(&context((&args.machine).into(), Voice::Command)?, args)
         }
+        Verb::Bench(Bench::Wan(args)) => {
+            bench::wan(&context((&args.machine).into(), Voice::Command)?, args)
+        }
         Verb::Bench(Bench::Weights(args)) => bench::weights(args),
         Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),

@@ -83,7 +83,7 @@ pub const SEQUENCES_MAX: usize = 64;
 pub const ADAPTER_SEQUENCES_MAX: usize = SESSIONS_MAX + 8;
 /// Operations waiting at an expert: three for every session and queue place of the owner, and what
 /// guests may send during a step of 100 ms.
-pub const EXPERT_OPS_MAX: usize = 2048;
+pub const EXPERT_OPS_MAX: usize = 4096;
 /// Inputs waiting at the driver.
 pub const DRIVER_INBOX_MAX: usize = 4096;
 /// Models in memory at once, whatever their size.
@@ -106,8 +106,9 @@ pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
 /// Operations kept for a guest that waits for a slot: its first question, and what is decided
 /// meanwhile by others.
 pub const GUEST_OPS_WAITING_MAX: usize = 16;
-/// Operations of one guest at once, beyond those that the expert has answered...
-pub const GUEST_OPS_BURST: u32 = 32;
+/// Operations of one guest at once, beyond those that the expert has answered: behind a lost packet all
+/// guesses under way arrive together, with the truncation that takes them back...
+pub const GUEST_OPS_BURST: u32 = 64;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
@@ -482,6 +483,10 @@ const _: () = {
             >= 3 * (SESSIONS_MAX + QUEUE_MAX)
                 + SESSIONS_MAX * (GUEST_OPS_BURST as usize + 100_000 / GUEST_OP_REFILL_US as usize),
         "guests cannot fill the owner's mailbox"
+    );
+    assert!(
+        GUEST_OPS_BURST as usize > GUESSES_MAX + 2,
+        "a window of guesses is no flood"
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);

@@ -1,8 +1,8 @@
 //! What sparse opinions cost and what they keep: bytes on the wire, second questions, choices
 //! against the whole vocabulary, and the mass that plain lists leave out.
 
+use super::super::panel::{Ask, Text, Watch, beside};
 use super::super::{BenchError, Result};
-use super::panel::{Ask, Text, Watch, beside};
 use crate::wire::plane::event_frame;
 use quorate_core::aggregate::{Verdict, seeded_exact};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
@@ -243,7 +243,7 @@ fn size(event: &ExpertEvent) -> Result<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::panel::decide;
+    use super::super::super::panel::decide;
     use super::super::tables::Tables;
     use super::*;
 
@@ -255,6 +255,8 @@ mod tests {
             prompt: vec![1; 5],
             seed: 3,
             tokens: 300,
+            temperature: 1.0,
+            whole: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! An expert that is lost in the middle of a sentence: how long the text stands still.
 
+use super::super::heard::{Heard, distance, listen};
+use super::super::machines::{Machine, paced};
 use super::super::{BenchError, Result, millis};
-use super::machines::{Machine, paced};
-use super::speeds::{Heard, MESH, PROMPT, distance, listen};
+use super::speeds::{MESH, PROMPT};
 use crate::testnet::relay::Relay;
 use quorate_core::config::{Key, MeshConfig};
 use quorate_core::ids::ExpertId;

@@ -1,33 +1,30 @@
 //! `quorate bench mesh`: what it costs to decide every token together.
 //!
-//! - `lists` over `panel`: the router's state machine over four real experts that differ (private
+//! - `lists` over `bench::panel`: the router's state machine over four real experts that differ (private
 //!   prefixes of one model), and over tables for the numbers that need many positions
 //! - `swarms`: two hundred swarms of libp2p that have nothing to do
-//! - `speeds` and `loss` over `machines`: whole nodes of this process over QUIC on loopback, with
+//! - `speeds` and `loss` over `bench::machines`: whole nodes of this process over QUIC on loopback, with
 //!   stubs that take a fixed time for a token; a real expert where two rates are compared
 //!
 //! Nothing here decides a token: the core does, and so does its check over the whole vocabulary.
 
 mod lists;
 mod loss;
-mod machines;
-mod panel;
-mod real;
 mod speeds;
 mod swarms;
 mod tables;
 
+use super::panel::{Ask, Text, Watch, decide};
+use super::real::{PROMPTS, Real};
 use super::{BenchError, Result, Turns};
 use crate::driver::Models;
 use crate::expert::EventSender;
 use crate::expert::llama::LoadRequest;
 use lists::{Lists, Tally};
 use loss::Way;
-use panel::{Ask, Text, Watch, decide};
 use quorate_core::ids::{Position, SessionId, Token};
 use quorate_core::opinion::ExpertEvent;
 use quorate_core::sim::{Options, run};
-use real::{PROMPTS, Real};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -211,7 +208,7 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
 }
 
 fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
-    let mut real = Real::load(&*options.request)?;
+    let mut real = Real::load(&[0, 1, 2, 3], 1, &*options.request)?;
     let (vocab, experts) = (real.vocab()?, real.ids());
     let mut tally = Tally::default();
     let begun = Instant::now();
@@ -227,6 +224,8 @@ fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
             prompt: real.tokens(prompt)?,
             seed,
             tokens: REAL_TOKENS,
+            temperature: 1.0,
+            whole: false,
         };
         let mut lists = Lists::new(&text, true, tally);
         decide(&text, &mut *real.asker(), &mut lists)?;
@@ -297,6 +296,8 @@ fn many_positions(report: &mut MeshReport) -> Result<()> {
             prompt: vec![1; 1 + (seed % 977) as usize],
             seed,
             tokens: TABLE_TOKENS,
+            temperature: 1.0,
+            whole: false,
         };
         let mut lists = Lists::new(&text, false, tally);
         decide(&text, &mut *tables.asker(), &mut lists)?;
@@ -334,6 +335,8 @@ fn router_us() -> Result<f64> {
             prompt: vec![1; 8],
             seed,
             tokens: CROWD_TOKENS,
+            temperature: 1.0,
+            whole: false,
         };
         let (router, tokens) = decide(&text, &mut *tables.asker(), &mut Nothing)?;
         turns.add(router.as_secs_f64() * 1e6 / f64::from(tokens.max(1)));

@@ -1,13 +1,13 @@
 //! Rates and gaps of whole nodes: drivers, the token plane over QUIC on loopback, made-up distances
 //! where the name says so.
 
+use super::super::heard::{distance, listen, tps};
+use super::super::machines::{Client, Machine, offered, paced};
 use super::super::{BenchError, Result, Turns, rate};
-use super::machines::{Client, Machine, offered, paced};
-use crate::driver::{Asked, GenerationStream, Models};
+use crate::driver::{Asked, Models};
 use quorate_core::chat::Segment;
-use quorate_core::generate::{Event, Finish, Guessing, Provenance};
+use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
-use quorate_core::link::Link;
 use quorate_core::team::Sets;
 use std::time::{Duration, Instant};
 
@@ -40,66 +40,6 @@ pub(super) const MESH: Asked = Asked::Mesh {
 };
 /// To a stub, any prompt is a prompt.
 pub(super) const PROMPT: [Token; 3] = [104, 105, 33];
-
-/// A link without losses, as quick as a cable may be.
-pub(super) fn distance(one_way_us: u32) -> Link {
-    Link {
-        delay_us: one_way_us,
-        jitter_us: 0,
-        loss_ppm: 0,
-        reorder_ppm: 0,
-        duplicate_ppm: 0,
-        rate_bps: 1_000_000_000,
-        queue_bytes: 1 << 20,
-    }
-}
-
-/// When each token came, and who had part in it.
-pub(super) struct Heard {
-    pub(super) at: Vec<Instant>,
-    pub(super) provenance: Vec<Provenance>,
-    pub(super) text: String,
-}
-
-/// The whole answer; `on_token` hears how many there are.
-pub(super) async fn listen(
-    stream: &mut GenerationStream,
-    mut on_token: impl FnMut(&Heard),
-) -> Result<Heard> {
-    let mut heard = Heard {
-        at: Vec::new(),
-        provenance: Vec::new(),
-        text: String::new(),
-    };
-    loop {
-        match stream.next().await {
-            Some(Event::Token(token)) => {
-                heard.at.push(Instant::now());
-                heard.text += &token.text;
-                heard.provenance.extend(token.provenance.map(|p| *p));
-                on_token(&heard);
-            }
-            Some(Event::Finished {
-                why: Finish::Failed(why),
-                ..
-            }) => return Err(BenchError::new("generating", why)),
-            Some(Event::Finished { text, .. }) => {
-                heard.text += &text;
-                return Ok(heard);
-            }
-            Some(Event::Ready { .. } | Event::Decided(_)) => {}
-            None => return Err(BenchError::new("generating", "the node is gone")),
-        }
-    }
-}
-
-/// Tokens per second after the first.
-fn tps(heard: &Heard) -> f64 {
-    match (heard.at.first(), heard.at.last()) {
-        (Some(first), Some(last)) => rate(heard.at.len() - 1, last.duration_since(*first)),
-        _ => f64::NAN,
-    }
-}
 
 /// The origin's loop: no speculation, a round trip for every token.
 pub(super) async fn naive_tps() -> Result<f64> {

@@ -1,7 +1,7 @@
 //! Experts that are tables: Zipf's law over a vocabulary, each with favourites of its own, so that
 //! they half agree. Their rows depend on the position alone.
 
-use super::panel::Ask;
+use super::super::panel::Ask;
 use quorate_core::distribution::{Distribution, History};
 use quorate_core::ids::{ExpertId, Position};
 use quorate_core::law::Transforms;

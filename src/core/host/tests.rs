@@ -5,7 +5,7 @@ mod fairness;
 use super::*;
 use crate::donor::Window;
 use crate::law::Transforms;
-use crate::limits::{BUSY_RETRY_MS_MAX, SESSIONS_MAX};
+use crate::limits::{BUSY_RETRY_MS_MAX, GUESSES_MAX, SESSIONS_MAX};
 use crate::opinion::{Opinion, Query, Said};
 use proptest::prelude::*;
 
@@ -341,6 +341,23 @@ fn a_flood_of_one_guest_never_reaches_the_expert() {
     let again = ExpertOp::Open(Box::new(open(7)));
     assert_eq!(rig.does(op(2, again)), [Did::Closed(2), Did::Refused(2)]);
     assert_eq!(rig.does(op(2, quiet(0))), [], "it has been told");
+}
+
+/// A packet is lost on a long way, and what was sent after it comes at once.
+#[test]
+fn a_window_of_guesses_that_arrives_together_is_no_flood() {
+    let mut rig = Rig::new(16);
+    rig.opens(1, 1);
+    for position in 0..GUESSES_MAX as u32 {
+        assert_eq!(rig.does(op(1, question(position))), [Did::Passed(1)]);
+    }
+    let taken_back = ExpertOp::Truncate {
+        session: SessionId(0),
+        epoch: 1,
+        position: 0,
+    };
+    assert_eq!(rig.does(op(1, taken_back)), [Did::Passed(1)]);
+    assert_eq!(rig.does(op(1, question(0))), [Did::Passed(1)]);
 }
 
 #[test]

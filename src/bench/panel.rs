@@ -1,7 +1,7 @@
 //! The router's state machine over experts that are asked directly, without a network: what is
 //! measured here is what they say and what the core makes of it.
 
-use super::super::{BenchError, Result};
+use super::{BenchError, Result};
 use quorate_core::generate::{Event, Finish, Generate, Guessing, Input, Notes, Output, Spec};
 use quorate_core::ids::{ExpertId, Micros, Position, SessionId, Token};
 use quorate_core::law::{Law, ListLaw, Transforms};
@@ -24,6 +24,10 @@ pub(super) struct Text {
     pub(super) prompt: Vec<Token>,
     pub(super) seed: u64,
     pub(super) tokens: u32,
+    /// Temperature 0 is the greedy law.
+    pub(super) temperature: f32,
+    /// Every list is waited for, where the law would decide without the last ones.
+    pub(super) whole: bool,
 }
 
 impl Text {
@@ -43,8 +47,14 @@ impl Text {
         }
     }
 
-    fn spec(&self, law: Law) -> Spec {
-        Spec {
+    pub(super) fn spec(&self) -> Result<Spec> {
+        let transforms = Transforms {
+            temperature: self.temperature,
+            ..Transforms::NEUTRAL
+        };
+        let law = Law::new(transforms, ListLaw::default());
+        let law = law.map_err(|error| BenchError::new("the law", error))?;
+        Ok(Spec {
             session: self.session,
             scope: Scope::OWNER,
             prompt: self.prompt.clone(),
@@ -52,7 +62,8 @@ impl Text {
             secret: self.secret(),
             max_tokens: self.tokens,
             stop: Vec::new(),
-            logprobs: None,
+            // Log-probabilities are those of the whole mixture.
+            logprobs: self.whole.then_some(0),
             grammar: false,
             context: u32::MAX,
             guessing: Guessing::Never,
@@ -60,7 +71,7 @@ impl Text {
                 provenance: false,
                 record: true,
             },
-        }
+        })
     }
 }
 
@@ -71,6 +82,8 @@ pub(super) trait Watch {
     /// An answer that the router gets.
     fn answer(&mut self, event: &ExpertEvent) -> Result<()>;
     fn decided(&mut self, token: Token);
+    /// All that the owner of the text hears.
+    fn heard(&mut self, _: &Event) {}
 }
 
 /// Decides a text. Returns the time that the router itself took, and the tokens.
@@ -79,10 +92,7 @@ pub(super) fn decide(
     ask: &mut Ask<'_>,
     watch: &mut dyn Watch,
 ) -> Result<(Duration, u32)> {
-    let law = Law::new(Transforms::NEUTRAL, ListLaw::default());
-    let law = law.map_err(|error| BenchError::new("the law", error))?;
-    let (spec, vocab) = (text.spec(law), text.vocab.clone());
-    let machine = Generate::new(spec, vocab, text.plan(), 0, Micros(0));
+    let machine = Generate::new(text.spec()?, text.vocab.clone(), text.plan(), 0, Micros(0));
     let mut machine = machine.map_err(|error| BenchError::new("the team", error))?;
     let (mut out, mut router, mut tokens) = (Vec::new(), Duration::ZERO, 0);
     let begun = Instant::now();
@@ -92,6 +102,9 @@ pub(super) fn decide(
         let mut answers = Vec::new();
         let mut first_about = None;
         for output in std::mem::take(&mut out) {
+            if let Output::Event(event) = &output {
+                watch.heard(event);
+            }
             match output {
                 Output::ToExpert(expert, op) => {
                     first_about = first_about.or(asks_first(&op));

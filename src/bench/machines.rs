@@ -1,7 +1,7 @@
 //! Nodes of one process that meet over real QUIC on loopback, some of them through a made-up
 //! distance.
 
-use super::super::{BenchError, Result};
+use super::{BenchError, Result};
 use crate::driver::{
     self, Asked, Found, Generation, GenerationStream, Lease, Models, Node, Offer, Tape,
 };
@@ -10,6 +10,7 @@ use crate::expert::{Expert, ExpertFacts};
 use crate::identity;
 use crate::mesh;
 use crate::net::plane::Plane;
+use crate::net::remote::RemoteExpert;
 use crate::net::serve::Terms;
 use crate::testnet::relay::{self, Relay};
 use crate::wire::plane::{Letterhead, Purpose};
@@ -72,7 +73,7 @@ pub(super) fn paced(name: &str, step: Duration) -> Models {
     }
 }
 
-fn found(name: &str) -> Arc<driver::Find> {
+pub(super) fn found(name: &str) -> Arc<driver::Find> {
     let name = name.to_owned();
     Arc::new(move |_| {
         Ok(Found {
@@ -117,12 +118,12 @@ fn bind(keypair: Keypair) -> Result<Plane> {
     Plane::bind(keypair, LOOPBACK).map_err(|error| BenchError::new("the token plane", error))
 }
 
-/// A mesh of one throw-away key, under the default config.
-fn rights() -> Result<Rights> {
+/// A mesh of one throw-away key, under this config.
+fn rights(config: MeshConfig) -> Result<Rights> {
     let key = Keypair::generate_ed25519().public();
     let key = key.try_into_ed25519();
     let key = key.map_err(|error| BenchError::new("a key", error))?;
-    let genesis = Genesis::new(vec![key.to_bytes()], MeshConfig::default());
+    let genesis = Genesis::new(vec![key.to_bytes()], config);
     let genesis = genesis.map_err(|error| BenchError::new("a genesis", error))?;
     Ok(Rights::alone().under(fold(&genesis, &Records::default())))
 }
@@ -141,6 +142,15 @@ fn letterhead() -> watch::Receiver<Letterhead> {
 
 impl Machine {
     pub(super) async fn start(name: &str, models: Models, memory_bytes: u64) -> Result<Machine> {
+        Machine::start_under(MeshConfig::default(), name, models, memory_bytes).await
+    }
+
+    pub(super) async fn start_under(
+        config: MeshConfig,
+        name: &str,
+        models: Models,
+        memory_bytes: u64,
+    ) -> Result<Machine> {
         let keypair = Keypair::generate_ed25519();
         let peer = keypair.public().to_peer_id();
         let plane = Arc::new(bind(keypair)?);
@@ -148,11 +158,11 @@ impl Machine {
             node_id: peer.to_string(),
             memory_budget_bytes: memory_bytes,
             keep_alive: KeepAlive::Forever,
-            config: MeshConfig::default(),
+            config: config.clone(),
         };
         let stop = CancellationToken::new();
         let (node, _) = driver::start(settings, models, stop.clone());
-        node.set_rights(rights()?).await;
+        node.set_rights(rights(config)?).await;
         let lease = node.acquire(name).await;
         let lease = lease.map_err(|error| BenchError::new("loading", error))?;
         let me = identity::key_of(&peer).ok_or_else(|| BenchError::new("a key", "it is hidden"))?;
@@ -207,12 +217,15 @@ impl Machine {
     }
 
     /// Lets this router ask the expert of `other`, who is reached at `address`.
-    pub(super) async fn meet(&self, other: &Machine, address: SocketAddr) -> Result<()> {
+    pub(super) async fn meet(
+        &self,
+        other: &Machine,
+        address: SocketAddr,
+    ) -> Result<Arc<RemoteExpert>> {
         let dial = mesh::directly(&self.plane, other.peer, vec![address]);
         mesh::adopt(&self.client.node, other.facts(), dial, letterhead())
             .await
-            .map_err(|error| BenchError::new("meeting", error))?;
-        Ok(())
+            .map_err(|error| BenchError::new("meeting", error))
     }
 
     /// A distance in front of this machine.
@@ -231,7 +244,23 @@ impl Client {
         seed: u64,
         tokens: u32,
     ) -> Result<(GenerationStream, Tape)> {
-        let law = Law::new(Transforms::NEUTRAL, self.node.lists());
+        self.ask_at(1.0, prompt, asked, seed, tokens).await
+    }
+
+    /// At a temperature; 0 is the greedy law.
+    pub(super) async fn ask_at(
+        &self,
+        temperature: f32,
+        prompt: &[Token],
+        asked: Asked,
+        seed: u64,
+        tokens: u32,
+    ) -> Result<(GenerationStream, Tape)> {
+        let transforms = Transforms {
+            temperature,
+            ..Transforms::NEUTRAL
+        };
+        let law = Law::new(transforms, self.node.lists());
         let generation = Generation {
             prompt: prompt.to_vec(),
             law: law.map_err(|error| BenchError::new("the law", error))?,

@@ -1,0 +1,104 @@
+//! What theory says of a token's time, from the share of right guesses, the time of a draft and the
+//! time from a question to its answer.
+
+use super::Mode;
+use quorate_core::limits::GUESSES_MAX;
+
+/// All times in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) alpha: f64,
+    pub(super) draft_ms: f64,
+    /// From a question to the answer that decides: the path there and back, and the work.
+    pub(super) trip_ms: f64,
+}
+
+impl Terms {
+    /// `right` says of each position whether its guess comes true: right guesses come in runs, and how many
+    /// tokens a block brings is not a function of their share.
+    pub(super) fn tps(self, mode: Mode, right: &[bool]) -> f64 {
+        let Terms {
+            alpha,
+            draft_ms,
+            trip_ms,
+        } = self;
+        let each_ms = match mode {
+            Mode::Naive => trip_ms,
+            Mode::Stream => draft_ms + (1.0 - alpha) * trip_ms,
+            // Guesses leave as they are made, and a wrong one ends its block: of its tokens all but the
+            // last cost a draft.
+            Mode::Block => {
+                let tokens = right.len().max(1) as f64;
+                let blocks = blocks(right, self.block()) as f64;
+                (blocks * trip_ms + (tokens - blocks) * draft_ms) / tokens
+            }
+        };
+        1e3 / each_ms
+    }
+
+    /// Tokens that a block of so many guesses brings: its right guesses, and the one that follows.
+    fn tokens(self, guesses: usize) -> f64 {
+        (0..=guesses).map(|n| self.alpha.powi(n as i32)).sum()
+    }
+
+    /// The block that brings most for its time: the router waits for all of it.
+    fn block(self) -> usize {
+        let better = |g: &usize, h: &usize| {
+            let rate = |n: usize| self.tokens(n) / (n as f64 * self.draft_ms + self.trip_ms);
+            rate(*g).total_cmp(&rate(*h))
+        };
+        (1..=GUESSES_MAX).max_by(better).unwrap_or(1)
+    }
+}
+
+/// Blocks of so many guesses that a text takes: each ends with a wrong guess, or with the token behind its
+/// last one.
+fn blocks(right: &[bool], guesses: usize) -> usize {
+    let (mut blocks, mut made) = (0, 0);
+    for &is_right in right {
+        made += 1;
+        if !is_right || made > guesses {
+            (blocks, made) = (blocks + 1, 0);
+        }
+    }
+    blocks + usize::from(made > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The numbers of the literature's table: 200 ms there and back, 30 ms of work, 10 ms a draft.
+    #[test]
+    fn as_in_the_table() {
+        for (alpha, block, stream) in [(0.7, 6, 12.7), (0.8, 8, 17.9), (0.9, 14, 30.3)] {
+            let terms = Terms {
+                alpha,
+                draft_ms: 10.0,
+                trip_ms: 230.0,
+            };
+            assert!((terms.tps(Mode::Naive, &[]) - 4.35).abs() < 0.01);
+            assert!((terms.tps(Mode::Stream, &[]) - stream).abs() < 0.1);
+            assert_eq!(terms.block(), block);
+        }
+    }
+
+    #[test]
+    fn a_block_ends_with_a_wrong_guess_or_behind_its_last() {
+        assert_eq!(blocks(&[true; 12], 3), 3);
+        assert_eq!(blocks(&[true, false, true, true, true, true, false], 3), 3);
+        assert_eq!(blocks(&[false; 5], 3), 5);
+        assert_eq!(blocks(&[true; 5], 3), 2, "the text ends within one");
+        // Four tokens for each round trip of 100 ms and three drafts of 10.
+        let terms = Terms {
+            alpha: 1.0,
+            draft_ms: 10.0,
+            trip_ms: 100.0,
+        };
+        let guesses = terms.block();
+        let right = vec![true; 10 * (guesses + 1)];
+        let block_ms = 100.0 + 10.0 * guesses as f64;
+        let tps = 1e3 * (guesses + 1) as f64 / block_ms;
+        assert!((terms.tps(Mode::Block, &right) - tps).abs() < 1e-9);
+    }
+}

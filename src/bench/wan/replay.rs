@@ -1,0 +1,622 @@
+//! An expert that says again what a real one said, and takes the time that it is told to take.
+//!
+//! It is a single server: whatever waits is one batch, which occupies it for c(m); what it really
+//! computes (looking up a list) is within that time and never added to it. On the recorded path it says
+//! what was recorded. Behind a wrong guess nobody's opinion can count: there every expert says what
+//! the first of them said on the path, so that a router that counted it would write another text.
+
+use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
+use quorate_core::chat::{Family, Segment};
+use quorate_core::ids::{ExpertId, Position, SessionId, Token};
+use quorate_core::lead;
+use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::opinion::{
+    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said,
+};
+use quorate_core::record::Recording;
+use quorate_core::vocab::Vocab;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How long a batch takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batches {
+    /// The same for any number of positions: reading the weights is what takes the time, as on a
+    /// graphics card.
+    Flat,
+    /// As measured for the default model on two cores, in proportion.
+    Table,
+}
+
+/// Positions of a batch, and the milliseconds that it took.
+const TABLE: [(f64, f64); 6] = [
+    (1.0, 8.0),
+    (2.0, 14.0),
+    (4.0, 23.0),
+    (8.0, 41.0),
+    (16.0, 78.0),
+    (32.0, 159.0),
+];
+
+/// What an expert takes for a batch: `one` for a single position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clock {
+    pub(super) one: Duration,
+    pub(super) batches: Batches,
+}
+
+impl Clock {
+    fn of(self, positions: usize) -> Duration {
+        match self.batches {
+            Batches::Flat => self.one,
+            Batches::Table => self.one.mul_f64(table(positions as f64) / TABLE[0].1),
+        }
+    }
+}
+
+/// Between two measured sizes a straight line; beyond the last, its slope.
+fn table(positions: f64) -> f64 {
+    let last = TABLE.len() - 2;
+    let at = TABLE.iter().skip(1).position(|(m, _)| positions <= *m);
+    let at = at.unwrap_or(last);
+    let ((m, ms), (more, later)) = (TABLE[at], TABLE[at + 1]);
+    ms + (positions - m) * (later - ms) / (more - m)
+}
+
+/// What one expert said in a recording.
+#[derive(Clone)]
+pub(super) struct Part {
+    pub(super) recording: Arc<Recording>,
+    pub(super) expert: ExpertId,
+    pub(super) vocab: Arc<Vocab>,
+    pub(super) clock: Clock,
+}
+
+impl Part {
+    /// The answer to the n-th question about a position.
+    fn said(&self, position: Position, question: u32, on_path: bool) -> Option<&Said> {
+        let at = (position as usize).checked_sub(self.recording.prompt.len())?;
+        let answers = &self.recording.decided.get(at)?.answers;
+        let whose = |expert: ExpertId| !on_path || expert == self.expert;
+        let mut fit = answers.iter();
+        fit.find(|(n, expert, _)| *n == question && whose(*expert))
+            .map(|(_, _, said)| said)
+    }
+
+    /// Is this the beginning of the recorded text?
+    fn is_path(&self, text: &[Token]) -> bool {
+        let prompt = self.recording.prompt.iter().copied();
+        let answer = self.recording.decided.iter().map(|d| d.token);
+        prompt
+            .chain(answer)
+            .take(text.len())
+            .eq(text.iter().copied())
+    }
+}
+
+pub(super) struct ReplayExpert {
+    facts: Arc<ExpertFacts>,
+    ops: SyncSender<(Instant, ExpertOp)>,
+}
+
+impl ReplayExpert {
+    pub(super) fn spawn(part: Part, events: EventSender) -> std::io::Result<Arc<dyn Expert>> {
+        let facts = Arc::new(ExpertFacts {
+            id: part.expert,
+            peer: None,
+            model: "replay".into(),
+            sha256: String::new(),
+            family: Family::ChatMl,
+            vocab: part.vocab.clone(),
+            bos: None,
+            context: (part.recording.prompt.len() + part.recording.decided.len()) as u32,
+            model_bytes: 0,
+            cache_bytes: 0,
+            processor: "recorded".into(),
+        });
+        let (ops, inbox) = sync_channel(EXPERT_OPS_MAX);
+        let server = Server {
+            part,
+            events,
+            inbox,
+            sessions: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            free: Instant::now(),
+        };
+        std::thread::Builder::new()
+            .name("replay expert".into())
+            .spawn(move || server.run())?;
+        Ok(Arc::new(ReplayExpert { facts, ops }))
+    }
+}
+
+impl Expert for ReplayExpert {
+    fn facts(&self) -> &Arc<ExpertFacts> {
+        &self.facts
+    }
+
+    fn submit(&self, op: ExpertOp) -> Result<(), SubmitError> {
+        let sent = self.ops.try_send((Instant::now(), op));
+        sent.map_err(|error| match error {
+            TrySendError::Full(_) => SubmitError::Full,
+            TrySendError::Disconnected(_) => SubmitError::Gone,
+        })
+    }
+
+    fn tokenize(&self, _: &[Segment], _: bool) -> Result<Vec<Token>, TokenizeError> {
+        Err(TokenizeError::Failed("it only knows one text".into()))
+    }
+}
+
+struct Session {
+    text: Vec<Token>,
+    epoch: u32,
+    /// Second questions about the last position.
+    again: u32,
+    /// Questions that are neither answered nor taken back.
+    owed: usize,
+    /// What it goes on to say alone, one after another, and what it would go on with.
+    lead: VecDeque<Query>,
+    choice: Option<Token>,
+}
+
+/// A position that somebody asked about and that is not computed yet.
+#[derive(Debug)]
+struct Waiting {
+    session: SessionId,
+    epoch: u32,
+    position: Position,
+    query: Query,
+    since: Instant,
+}
+
+struct Server {
+    part: Part,
+    events: EventSender,
+    inbox: Receiver<(Instant, ExpertOp)>,
+    sessions: BTreeMap<SessionId, Session>,
+    waiting: VecDeque<Waiting>,
+    /// When the last batch was over, by the clock that it was given: waking up late is nobody's work.
+    free: Instant,
+}
+
+impl Server {
+    fn run(mut self) {
+        while self.hear() {
+            let batch: Vec<Waiting> = {
+                let count = self.waiting.len().min(DRAFT_TOKENS_MAX);
+                self.waiting.drain(..count).collect()
+            };
+            let Some(first) = batch.first() else { continue };
+            let begun = first.since.max(self.free);
+            let took = self.part.clock.of(batch.len());
+            self.free = begun + took;
+            std::thread::sleep(self.free.saturating_duration_since(Instant::now()));
+            // Whoever took it back meanwhile does not want it.
+            while let Ok((since, op)) = self.inbox.try_recv() {
+                self.take(since, op);
+            }
+            if !self.answer(&batch, took) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what is there, and waits while there is nothing to do. False if the node is gone.
+    fn hear(&mut self) -> bool {
+        loop {
+            let next = if self.waiting.is_empty() {
+                match self.inbox.recv() {
+                    Ok(next) => next,
+                    Err(_) => return false,
+                }
+            } else {
+                match self.inbox.try_recv() {
+                    Ok(next) => next,
+                    Err(_) => return true,
+                }
+            };
+            self.take(next.0, next.1);
+        }
+    }
+
+    fn take(&mut self, since: Instant, op: ExpertOp) {
+        let session = op.session();
+        let events = self.carry_out(since, op).unwrap_or_else(|why| {
+            self.forget(session);
+            Some(ExpertEvent::Failed { session, why })
+        });
+        if let Some(event) = events {
+            self.tell(event);
+        }
+    }
+
+    fn carry_out(
+        &mut self,
+        since: Instant,
+        op: ExpertOp,
+    ) -> Result<Option<ExpertEvent>, ExpertFailure> {
+        let session = op.session();
+        match op {
+            ExpertOp::Open(open) => {
+                if self.sessions.len() >= SESSIONS_MAX {
+                    return Err(ExpertFailure::Busy { retry_ms: 100 });
+                }
+                let text = [open.prompt, open.answered].concat();
+                let opened = Session {
+                    text,
+                    epoch: 0,
+                    again: 0,
+                    owed: 0,
+                    lead: VecDeque::new(),
+                    choice: None,
+                };
+                self.sessions.insert(session, opened);
+                Ok(Some(ExpertEvent::Ready {
+                    session,
+                    reused: 0,
+                    prefill_us: 0,
+                }))
+            }
+            ExpertOp::Draft {
+                epoch,
+                position,
+                tokens,
+                queries,
+                ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let goes_on = position as usize == known.text.len() && epoch == known.epoch;
+                if !goes_on || queries.len() > tokens.len() + 1 {
+                    return Err(refused("a draft that does not continue the text"));
+                }
+                known.text.extend(tokens);
+                (known.again, known.choice) = (0, None);
+                known.owed += queries.len();
+                let end = known.text.len() as Position;
+                let first = end + 1 - queries.len() as Position;
+                let asked = (first..=end).zip(queries);
+                self.waiting.extend(asked.map(|(position, query)| Waiting {
+                    session,
+                    epoch,
+                    position,
+                    query,
+                    since,
+                }));
+                Ok(None)
+            }
+            ExpertOp::Lead {
+                epoch,
+                position,
+                queries,
+                ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let end = known.text.len() + known.lead.len();
+                if (position as usize) < end || epoch != known.epoch {
+                    return Err(refused("nothing to go on from"));
+                }
+                if position as usize == end {
+                    known.lead.extend(queries);
+                    self.go_on(session, since);
+                } // else it stopped before
+                Ok(None)
+            }
+            ExpertOp::Ask {
+                epoch, position, ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                known.again += 1;
+                let opinion = opinion(&self.part, &known.text, position, known.again)?;
+                Ok(Some(said(session, epoch, vec![opinion], Duration::ZERO)))
+            }
+            ExpertOp::Truncate {
+                epoch, position, ..
+            } => {
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                known.text.truncate(position as usize);
+                (known.epoch, known.owed, known.choice) = (epoch, 0, None);
+                known.lead.clear();
+                self.waiting.retain(|waiting| waiting.session != session);
+                Ok(None)
+            }
+            ExpertOp::Close { .. } => {
+                self.forget(session);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Appends what it would choose and waits for its turn, if it leads and has said what came before.
+    fn go_on(&mut self, session: SessionId, since: Instant) {
+        let Some(known) = self.sessions.get_mut(&session) else {
+            return;
+        };
+        if known.lead.is_empty() || known.owed > 0 {
+            return;
+        }
+        let (Some(token), Some(query)) = (known.choice.take(), known.lead.pop_front()) else {
+            return known.lead.clear(); // it has nothing to go on with
+        };
+        known.text.push(token);
+        known.owed += 1;
+        self.waiting.push_back(Waiting {
+            session,
+            epoch: known.epoch,
+            position: known.text.len() as Position,
+            query,
+            since,
+        });
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.sessions.remove(&session);
+        self.waiting.retain(|waiting| waiting.session != session);
+    }
+
+    /// Says what the batch has come to. False if the node is gone.
+    fn answer(&mut self, batch: &[Waiting], took: Duration) -> bool {
+        let mut by_session: BTreeMap<SessionId, Vec<&Waiting>> = BTreeMap::new();
+        for waiting in batch {
+            by_session.entry(waiting.session).or_default().push(waiting);
+        }
+        let mut is_heard = true;
+        for (session, asked) in by_session {
+            let Some(known) = self.sessions.get_mut(&session) else {
+                continue;
+            };
+            let epoch = known.epoch;
+            let wanted = asked.iter().filter(|waiting| waiting.epoch == epoch);
+            let opinions: Result<Vec<Opinion>, ExpertFailure> = wanted
+                .map(|waiting| {
+                    let opinion = opinion(&self.part, &known.text, waiting.position, 0)?;
+                    known.owed = known.owed.saturating_sub(1);
+                    known.choice = lead::choice(&waiting.query, &opinion.said);
+                    Ok(opinion)
+                })
+                .collect();
+            let event = match opinions {
+                Ok(opinions) if opinions.is_empty() => continue,
+                Ok(opinions) => said(session, epoch, opinions, took),
+                Err(why) => ExpertEvent::Failed { session, why },
+            };
+            is_heard &= self.tell(event);
+            self.go_on(session, self.free);
+        }
+        is_heard
+    }
+
+    fn tell(&self, event: ExpertEvent) -> bool {
+        let expert = self.part.expert;
+        self.events
+            .blocking_send(FromExpert { expert, event })
+            .is_ok()
+    }
+}
+
+fn opinion(
+    part: &Part,
+    text: &[Token],
+    position: Position,
+    question: u32,
+) -> Result<Opinion, ExpertFailure> {
+    let before = text.get(..position as usize).ok_or_else(unknown)?;
+    let said = part.said(position, question, part.is_path(before));
+    let said = said.ok_or_else(|| refused("nothing like that was recorded"))?;
+    Ok(Opinion {
+        position,
+        said: said.clone(),
+        raw: None,
+    })
+}
+
+fn said(session: SessionId, epoch: u32, opinions: Vec<Opinion>, compute: Duration) -> ExpertEvent {
+    ExpertEvent::Opinions {
+        session,
+        epoch,
+        opinions,
+        compute_us: compute.as_micros() as u64,
+        bytes: 0,
+    }
+}
+
+fn unknown() -> ExpertFailure {
+    refused("no such session or position")
+}
+
+fn refused(why: &str) -> ExpertFailure {
+    ExpertFailure::Refused(why.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quorate_core::generate::Decided;
+    use quorate_core::law::{Law, ListLaw, Transforms};
+    use quorate_core::lnp::LnP;
+    use quorate_core::opinion::{Entry, List, Open, Query, Scope};
+    use quorate_core::vocab::Piece;
+    use tokio::sync::mpsc;
+
+    const PROMPT: [Token; 2] = [1, 2];
+    const FIRST: ExpertId = ExpertId([1; 32]);
+    const SECOND: ExpertId = ExpertId([2; 32]);
+    const SESSION: SessionId = SessionId(7);
+
+    fn says(token: Token) -> Said {
+        let ln_p = LnP::floor(-0.1);
+        Said::List(List {
+            entries: vec![Entry { token, ln_p }],
+            bound: 0.1,
+        })
+    }
+
+    /// Three tokens. The first expert says what comes, the second a hundred more.
+    fn recording() -> Recording {
+        let decided = (0u32..3).map(|at| Decided {
+            position: 2 + at,
+            token: 10 + at,
+            mask: None,
+            answers: vec![(0, FIRST, says(10 + at)), (0, SECOND, says(110 + at))],
+        });
+        Recording {
+            prompt: PROMPT.to_vec(),
+            law: Law::new(Transforms::NEUTRAL, ListLaw::default()).unwrap(),
+            secret: [0; 32],
+            max_tokens: 3,
+            stop: vec![],
+            context: 100,
+            grammar: false,
+            logprobs: true,
+            local: None,
+            schedule: vec![],
+            decided: decided.collect(),
+            vocabulary: 200,
+            pieces: vec![],
+            text: String::new(),
+        }
+    }
+
+    fn second(one: Duration) -> (Arc<dyn Expert>, mpsc::Receiver<FromExpert>) {
+        let (events_tx, mut events) = mpsc::channel(16);
+        let piece = |_| Piece {
+            bytes: vec![],
+            control: false,
+            ends: false,
+        };
+        let part = Part {
+            recording: Arc::new(recording()),
+            expert: SECOND,
+            vocab: Arc::new(Vocab::new((0..200).map(piece))),
+            clock: Clock {
+                one,
+                batches: Batches::Flat,
+            },
+        };
+        let expert = ReplayExpert::spawn(part, events_tx).unwrap();
+        let open = Open {
+            session: SESSION,
+            scope: Scope::OWNER,
+            prompt: PROMPT.to_vec(),
+            answered: vec![],
+            transforms: Transforms::NEUTRAL,
+            score: false,
+        };
+        expert.submit(ExpertOp::Open(Box::new(open))).unwrap();
+        let ready = events.blocking_recv().unwrap().event;
+        assert!(matches!(ready, ExpertEvent::Ready { .. }));
+        (expert, events)
+    }
+
+    fn draft(epoch: u32, position: Position, tokens: &[Token]) -> ExpertOp {
+        ExpertOp::Draft {
+            session: SESSION,
+            epoch,
+            position,
+            tokens: tokens.to_vec(),
+            queries: vec![Query::plain(0.9, 8)],
+        }
+    }
+
+    fn truncate(epoch: u32, position: Position) -> ExpertOp {
+        let session = SESSION;
+        ExpertOp::Truncate {
+            session,
+            epoch,
+            position,
+        }
+    }
+
+    /// Epoch, and what it says of each position.
+    fn heard(events: &mut mpsc::Receiver<FromExpert>) -> (u32, Vec<Said>) {
+        match events.blocking_recv().unwrap().event {
+            ExpertEvent::Opinions {
+                epoch, opinions, ..
+            } => (epoch, opinions.into_iter().map(|o| o.said).collect()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn on_the_path_its_own_words_and_behind_a_wrong_guess_those_of_the_first() {
+        let (expert, mut events) = second(Duration::ZERO);
+        expert.submit(draft(0, 2, &[])).unwrap();
+        assert_eq!(heard(&mut events), (0, vec![says(110)]));
+        expert.submit(draft(0, 2, &[10])).unwrap();
+        assert_eq!(heard(&mut events), (0, vec![says(111)]));
+        expert.submit(truncate(1, 2)).unwrap();
+        expert.submit(draft(1, 2, &[99])).unwrap();
+        assert_eq!(heard(&mut events), (1, vec![says(11)]));
+        expert.submit(truncate(2, 2)).unwrap();
+        expert.submit(draft(2, 2, &[10])).unwrap();
+        assert_eq!(heard(&mut events), (2, vec![says(111)]));
+    }
+
+    #[test]
+    fn what_waits_is_one_batch_and_what_is_taken_back_is_none() {
+        let step = Duration::from_millis(300);
+        let (expert, mut events) = second(step);
+        let begun = Instant::now();
+        expert.submit(draft(0, 2, &[])).unwrap();
+        std::thread::sleep(step / 3);
+        // It is at work; these wait together.
+        expert.submit(draft(0, 2, &[10])).unwrap();
+        expert.submit(draft(0, 3, &[11])).unwrap();
+        assert_eq!(heard(&mut events), (0, vec![says(110)]));
+        assert!(begun.elapsed() >= step);
+        assert_eq!(heard(&mut events), (0, vec![says(111), says(112)]));
+        assert!(begun.elapsed() >= 2 * step);
+
+        expert.submit(truncate(1, 2)).unwrap();
+        expert.submit(draft(1, 2, &[10])).unwrap();
+        std::thread::sleep(step / 3);
+        expert.submit(draft(1, 3, &[98])).unwrap();
+        expert.submit(truncate(2, 3)).unwrap();
+        expert.submit(draft(2, 3, &[11])).unwrap();
+        assert_eq!(heard(&mut events), (2, vec![says(112)]));
+    }
+
+    #[test]
+    fn who_leads_goes_on_from_its_own_words_one_after_another() {
+        let (expert, mut events) = second(Duration::from_millis(20));
+        expert.submit(draft(0, 2, &[])).unwrap();
+        let lead = |epoch, position| ExpertOp::Lead {
+            session: SESSION,
+            epoch,
+            position,
+            queries: vec![Query::plain(0.9, 8); 2],
+        };
+        expert.submit(lead(0, 2)).unwrap();
+        assert_eq!(heard(&mut events), (0, vec![says(110)]));
+        // It went on with 110, where the text has 10.
+        assert_eq!(heard(&mut events), (0, vec![says(11)]));
+        assert_eq!(heard(&mut events), (0, vec![says(12)]));
+        expert.submit(truncate(1, 2)).unwrap();
+        expert.submit(lead(1, 2)).unwrap();
+        expert.submit(draft(1, 2, &[10])).unwrap();
+        assert_eq!(
+            heard(&mut events),
+            (1, vec![says(111)]),
+            "nothing to go on from"
+        );
+    }
+
+    #[test]
+    fn a_batch_takes_what_was_measured_in_proportion() {
+        let clock = Clock {
+            one: Duration::from_millis(80),
+            batches: Batches::Table,
+        };
+        let ms = |positions| clock.of(positions).as_millis();
+        assert_eq!((ms(1), ms(2), ms(4), ms(32)), (80, 140, 230, 1590));
+        assert_eq!((ms(3), ms(12)), (185, 595));
+        assert!(ms(64) > 2 * ms(32) - 100);
+        let flat = Clock {
+            batches: Batches::Flat,
+            ..clock
+        };
+        assert_eq!(flat.of(32), flat.of(1));
+    }
+}
