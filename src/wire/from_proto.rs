@@ -48,6 +48,8 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         provenance: mesh.provenance,
         k: mesh.k,
         sets,
+        robust: mesh.robust,
+        record: false, // recordings are files, and gRPC messages are small
     })
 }
 

@@ -142,6 +142,8 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
         provenance: fields.flag("provenance")?.unwrap_or(false),
         k: fields.count("k")?,
         sets,
+        robust: fields.count("robust")?,
+        record: fields.flag("record")?.unwrap_or(false),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::cli::args::AnswerFlags;
 use crate::error::{Failure, Kind, Outcome};
-use crate::wish::{Asked, Prompt, Shape};
+use crate::wish::{Asked, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
 use serde_json::{Map, Value, json};
 
@@ -56,6 +56,8 @@ pub(super) struct Ask {
     pub(super) model: String,
     pub(super) messages: Vec<Message>,
     pub(super) options: Options,
+    /// The node that answers tells all that decided the answer.
+    pub(super) record: bool,
 }
 
 impl Ask {
@@ -69,6 +71,7 @@ impl Ask {
             model,
             messages,
             options: options.clone(),
+            record: false,
         }
     }
 
@@ -90,13 +93,17 @@ impl Ask {
             top_p: Some(flags.top_p.unwrap_or(TOP_P)),
             min_p: flags.min_p,
             repeat_penalty: Some(flags.repeat_penalty.unwrap_or(REPEAT_PENALTY)),
+            together: Together {
+                robust: flags.robust,
+                ..Together::default()
+            },
             ..Asked::default()
         }
     }
 
     /// For a node's HTTP API: the same, said in OpenAI's words.
     pub(super) fn body(&self) -> Value {
-        let asked = self.asked();
+        let (asked, flags) = (self.asked(), &self.options.flags);
         let messages: Vec<Value> = self
             .messages
             .iter()
@@ -119,6 +126,10 @@ impl Ask {
         put("top_p", json!(asked.top_p));
         put("min_p", json!(asked.min_p));
         put("repeat_penalty", json!(asked.repeat_penalty));
+        if self.record || flags.robust.is_some() {
+            let ours = json!({"robust": flags.robust, "record": self.record});
+            put("quorate", ours);
+        }
         if !asked.stop.is_empty() {
             put("stop", json!(asked.stop));
         }

@@ -250,7 +250,8 @@ impl Generate {
         queued_us: u64,
         now: Micros,
     ) -> Result<Generate, BadPlan> {
-        let team = Team::new(plan)?;
+        let mut team = Team::new(plan)?;
+        team.least = spec.law.voices_needed();
         let stops = spec
             .stop
             .iter()
