@@ -17,7 +17,7 @@ mod blend;
 mod tests;
 
 use crate::generate::Trouble;
-use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
+use crate::ids::{ExpertId, Micros, Position, SessionId};
 use crate::limits::{GIVE_UP_US, MIXTURE_OPS_MAX, PATH_MAX, SECOND_QUESTIONS_MAX};
 use crate::lnp::LnP;
 use crate::opinion::{

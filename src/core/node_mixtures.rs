@@ -57,7 +57,8 @@ impl Node {
         back: &mut VecDeque<host::Input>,
     ) {
         let guest = GuestId(op.session().0);
-        if !self.wholes.get(&guest).is_some_and(|w| w.expert == expert) {
+        let is_whole = self.wholes.get(&guest).is_some_and(|w| w.expert == expert);
+        if !is_whole {
             return out.push(Output::ToExpert(expert, op));
         }
         match op {

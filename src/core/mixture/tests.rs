@@ -7,6 +7,7 @@ use crate::aggregate::{Verdict, seeded_exact};
 use crate::generate::{
     Event, Finish, Generate, Input as TextInput, Notes, Output as TextOutput, Spec,
 };
+use crate::ids::Token;
 use crate::law::{Law, ListLaw, Transforms};
 use crate::mask::Mask;
 use crate::opinion::{Entry, Scope};
@@ -326,9 +327,9 @@ proptest! {
     }
 }
 
-/// A text by a router that asks a mesh (weight `of_mesh`) and an expert of its own: what was said, and the position
-/// where it began.
-fn two_levels(inner: &[(u8, f64)], of_mesh: f64, seed: u64, tokens: u32) -> Vec<Token> {
+/// A text by a router that asks a mesh (weight `of_mesh`) and an expert of its own, and how many questions the experts
+/// of the mesh were asked for it.
+fn two_levels(inner: &[(u8, f64)], of_mesh: f64, seed: u64, tokens: u32) -> (Vec<Token>, usize) {
     const MESH: u8 = 200;
     const OWN: u8 = 100;
     let spec = Spec {
@@ -378,7 +379,7 @@ fn two_levels(inner: &[(u8, f64)], of_mesh: f64, seed: u64, tokens: u32) -> Vec<
             }
         }
     }
-    text
+    (text, world.map_or(0, |world| world.questions))
 }
 
 /// Every choice of two levels, against one sum over the whole vocabulary: with the mesh's numbers rounded it is the
@@ -387,9 +388,10 @@ fn two_levels(inner: &[(u8, f64)], of_mesh: f64, seed: u64, tokens: u32) -> Vec<
 #[test]
 fn two_levels_decide_what_one_sum_decides() {
     let inner = [(1, 0.5), (2, 0.3), (3, 0.2)];
-    let (mut positions, mut rounded_away) = (0, 0);
+    let (mut positions, mut rounded_away, mut questions) = (0, 0, 0);
     for seed in 0..12 {
-        let text = two_levels(&inner, 0.6, seed, 60);
+        let (text, asked) = two_levels(&inner, 0.6, seed, 60);
+        questions += asked;
         assert!(text.len() > 20);
         let mut world = World::open(&inner, &[5, 6, 7]);
         let mut own = Table::new(id(100));
@@ -440,6 +442,10 @@ fn two_levels_decide_what_one_sum_decides() {
             }
         }
     }
+    assert!(
+        questions < 3 * 2 * positions,
+        "{questions} questions to three experts for {positions} positions"
+    );
     assert!(
         positions > 500 && rounded_away * 200 <= positions,
         "{rounded_away} of {positions}"
