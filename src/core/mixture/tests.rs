@@ -442,8 +442,9 @@ fn two_levels_decide_what_one_sum_decides() {
             }
         }
     }
+    // One for the lists and one for the values that they leave open; hardly ever a third.
     assert!(
-        questions < 3 * 2 * positions,
+        2 * questions < 5 * 3 * positions,
         "{questions} questions to three experts for {positions} positions"
     );
     assert!(
