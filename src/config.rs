@@ -9,7 +9,7 @@ mod expert;
 mod mesh;
 
 pub use donor::PauseWhen;
-pub use expert::{ExpertSettings, Prefix, RawExpert};
+pub use expert::{ExpertSettings, Prefix, RawExpert, Source};
 pub use mesh::MeshSettings;
 
 use crate::error::{Failure, Kind, Outcome, nearest};

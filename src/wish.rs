@@ -44,12 +44,31 @@ pub struct Together {
     pub guessing: Guessing,
     /// How weights are learned from the prompt.
     pub weights: Strategy,
+    /// So many experts may lie: no token without one more who supports it, and a mean without the extremes.
+    pub robust: Option<u32>,
+    /// All that decided the answer is told at its end, for a replay.
+    pub record: bool,
 }
 
 /// How often experts that take turns hand over, where nobody says it: every tenth token, in millionths.
 const HANDOVER_PPM: u32 = 100_000;
 
 impl Together {
+    /// How many liars the law withstands. More than a team can outvote are refused.
+    fn liars(&self) -> Result<Option<u8>, Invalid> {
+        let Some(liars) = self.robust else {
+            return Ok(None);
+        };
+        let most = (limits::TEAM_MAX - 1) / 2;
+        check_range("quorate.robust", liars, 1, most as u32)?;
+        let needed = 2 * liars + 1;
+        if self.k.is_some_and(|k| k < needed) {
+            let message = format!("quorate.robust = {liars} needs quorate.k of {needed} or more");
+            return Err(Invalid::value("quorate.k", message));
+        }
+        Ok(Some(liars as u8))
+    }
+
     /// `weights`, as clients spell it.
     pub fn weighed(self, name: &str) -> Result<Together, Invalid> {
         let weights = Strategy::named(name).filter(|s| *s != Strategy::Gate);
@@ -91,6 +110,8 @@ impl Default for Together {
             sets: None,
             guessing: Guessing::Stream,
             weights: Strategy::Uniform,
+            robust: None,
+            record: false,
         }
     }
 }
@@ -208,6 +229,10 @@ impl Invalid {
 impl Asked {
     pub fn check(self, defaults: &Defaults) -> Result<Wish, Invalid> {
         let law = self.law(defaults)?;
+        let law = match self.together.liars()? {
+            Some(liars) => law.robust(liars),
+            None => law,
+        };
         let model = checked_model(self.model)?;
         let prompt = self
             .prompt
@@ -225,6 +250,10 @@ impl Asked {
                 limits::GENERATIONS_MAX
             );
             return Err(Invalid::value("prompt", message));
+        }
+        if self.together.record && generations > 1 {
+            let message = "one answer is recorded at a time: ask with one prompt and n = 1";
+            return Err(Invalid::value("quorate.record", message));
         }
         if self.max_tokens == Some(0) {
             return Err(Invalid::value(

@@ -4,7 +4,7 @@
 use super::error::{ApiError, Kind};
 use super::metrics::{Outcome, Running};
 use super::{ApiState, mesh};
-use crate::driver::{Asked, Generation, GenerationStream, Lease, RefusedError};
+use crate::driver::{Asked, Generation, GenerationStream, Lease, Node, RefusedError, Tape};
 use crate::expert::ExpertFacts;
 use crate::grammar::tools::ToolChoice;
 use crate::grammar::{GrammarError, Matcher};
@@ -12,6 +12,8 @@ use crate::wish::{self, Prompt, Shape, Wish};
 use quorate_core::chat::{self, Segment};
 use quorate_core::generate::{Event, Finish, Notes};
 use quorate_core::ids::Token;
+use quorate_core::limits::RECORDINGS_MAX;
+use quorate_core::record::{self, Unreadable};
 use quorate_core::team::{Schedule, Sets};
 use serde_json::{Value, json};
 use std::future::Future;
@@ -19,6 +21,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// A response under way. Dropping it cancels what is left of the work.
 pub(crate) struct Answer {
@@ -36,6 +39,8 @@ pub(crate) struct Answer {
     pub tells: bool,
     costs: mesh::Costs,
     choices: Vec<Choice>,
+    /// Where its one choice is recorded, and its place among those that are.
+    tape: Option<(Tape, OwnedSemaphorePermit)>,
     /// Where the next look for an event starts, so that no choice starves another.
     turn: usize,
     /// Choices per prompt.
@@ -91,6 +96,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
     };
     check_tokens(&wish, &facts)?;
     let prompts = tokenize(&lease, &wish.prompt).await?;
+    let (node, tape) = recorder(state, wish.together.record)?;
     let seed = match wish.seed {
         Some(seed) => seed,
         None => random_seed()?,
@@ -114,8 +120,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
                 asked,
                 notes,
             };
-            let stream = state
-                .node
+            let stream = node
                 .generate(&lease, generation)
                 .await
                 .map_err(|error| refused(error, &wish.prompt))?;
@@ -138,6 +143,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
         tells: notes.provenance && wish.together.provenance,
         costs: mesh::Costs::default(),
         choices,
+        tape,
         turn: 0,
         per_prompt,
         running,
@@ -173,6 +179,12 @@ impl Answer {
             "per_token": costs,
             "guesses": self.costs.guesses(),
         }))
+    }
+
+    /// All that decided it, once it has ended, as a file holds it; None if nobody asked for that.
+    pub(crate) fn recording(&mut self) -> Option<Result<Vec<u8>, Unreadable>> {
+        let (tape, _place) = self.tape.take()?;
+        tape.take().map(|recording| record::encode(&recording))
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -274,6 +286,25 @@ impl Answer {
         }
         Ok(event)
     }
+}
+
+/// The node, or one that records what it generates.
+fn recorder(
+    state: &ApiState,
+    record: bool,
+) -> Result<(Node, Option<(Tape, OwnedSemaphorePermit)>), ApiError> {
+    if !record {
+        return Ok((state.node.clone(), None));
+    }
+    let Ok(place) = state.recordings.clone().try_acquire_owned() else {
+        let message = format!("{RECORDINGS_MAX} answers are recorded already; ask again later");
+        return Err(ApiError {
+            retry_after_s: Some(10),
+            ..ApiError::about("quorate.record", Kind::Busy, message)
+        });
+    };
+    let (node, tape) = state.node.recorded();
+    Ok((node, Some((tape, place))))
 }
 
 fn refused(error: RefusedError, prompt: &Prompt) -> ApiError {

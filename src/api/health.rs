@@ -8,7 +8,6 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use quorate_core::donor::Closed;
 use serde_json::{Value, json};
 
 /// The process serves HTTP.
@@ -86,19 +85,9 @@ async fn mesh(state: &ApiState, status: &NodeStatus) -> Option<Value> {
         "guests": status.guests.len(),
         "guest_sessions": status.guests.iter().map(|g| g.running).sum::<usize>(),
         "opinions_given": given,
-        "closed": status.closed.map(closed),
+        "closed": status.closed.map(|why| why.to_string()),
         "experts_asked": status.remote_experts,
     }))
-}
-
-fn closed(why: Closed) -> String {
-    match why {
-        Closed::Paused => "paused by the owner".into(),
-        Closed::OwnerBusy => "the owner is asking".into(),
-        Closed::OutsideHours { opens_in_min } => {
-            format!("outside the owner's hours, for {opens_in_min} more minutes")
-        }
-    }
 }
 
 pub(super) async fn ps(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {

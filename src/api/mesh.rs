@@ -1,6 +1,7 @@
 //! The mesh behind the API: the model id `mesh`, what its tokens cost, and the page about it.
 
 use super::error::{ApiError, Kind};
+use super::router::Registered;
 use super::{ApiState, body, router};
 use crate::config::RawExpert;
 use crate::driver::{Asked, Lease};
@@ -14,6 +15,7 @@ use axum::http::HeaderMap;
 use quorate_core::generate::{Guesses, Provenance};
 use quorate_core::ids::ExpertId;
 use quorate_core::mesh::{Address, Transport};
+use quorate_core::roster::Known;
 use quorate_core::team::{Change, Sets};
 use serde_json::{Value, json};
 
@@ -35,12 +37,26 @@ pub(super) async fn asked(
     together: Together,
     lease: &Lease,
 ) -> Result<Asked, ApiError> {
+    let alone = |why: &str| match together.robust {
+        None => Ok(Asked::Own),
+        Some(liars) => {
+            let message = format!(
+                "quorate.robust = {liars} needs the opinions of {} experts, and {why}",
+                2 * liars + 1
+            );
+            Err(ApiError::about(
+                "quorate.robust",
+                Kind::InvalidValue,
+                message,
+            ))
+        }
+    };
     if wanted != MODEL {
-        return Ok(Asked::Own);
+        return alone("this model is one: ask `mesh`");
     }
     match state.mesh.ready_for(lease).await {
         Reach::NoMesh => Err(no_mesh()),
-        Reach::Alone => Ok(Asked::Own),
+        Reach::Alone => alone("nobody else of the mesh is here; see `quorate peers`"),
         Reach::Together => Ok(Asked::Mesh {
             sets: together.sets.unwrap_or(Sets::A),
             k_max: together.k,
@@ -151,6 +167,7 @@ pub(super) fn voices(told: &Provenance) -> Value {
 /// `GET /api/mesh`: who is there, how they are reached, and what they serve.
 pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {
     let page = state.mesh.page().await.ok_or_else(no_mesh)?;
+    let roster = state.node.status().await.unwrap_or_default().roster;
     let Page {
         network,
         is_unsafe,
@@ -160,8 +177,12 @@ pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, A
         peers,
         neighbours,
         addresses,
+        plane,
+        has_heard,
     } = page;
-    let peers = peers.iter().map(|peer| peer_object(peer, &neighbours));
+    let peers = peers
+        .iter()
+        .map(|peer| peer_object(peer, &neighbours, &roster));
     Ok(Json(json!({
         "network": network.to_string(),
         "unsafe": is_unsafe,
@@ -170,10 +191,12 @@ pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, A
         "members": members,
         "peers": peers.collect::<Vec<_>>(),
         "addresses": addresses.iter().map(address).collect::<Vec<_>>(),
+        "plane": plane.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "has_heard": has_heard,
     })))
 }
 
-fn peer_object(peer: &PeerView, neighbours: &[Neighbour]) -> Value {
+fn peer_object(peer: &PeerView, neighbours: &[Neighbour], roster: &[Known]) -> Value {
     let state = match (peer.is_member, peer.link) {
         (false, _) => "stranger",
         (true, Some(_)) => "here",
@@ -187,12 +210,14 @@ fn peer_object(peer: &PeerView, neighbours: &[Neighbour]) -> Value {
         "address": peer.address,
         "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1000.0),
         "heard_s_ago": peer.heard.map(|heard| heard.as_secs()),
-        "experts": experts.map(expert_object).collect::<Vec<_>>(),
+        "experts": experts.map(|e| expert_object(e, roster)).collect::<Vec<_>>(),
     })
 }
 
-fn expert_object(neighbour: &Neighbour) -> Value {
+fn expert_object(neighbour: &Neighbour, roster: &[Known]) -> Value {
     let Neighbour { row, status, .. } = neighbour;
+    let known = roster.iter().find(|known| known.facts.expert == row.expert);
+    let suspicion = known.and_then(|known| known.alarm.suspicion());
     json!({
         "expert": row.expert.to_string(),
         "model": row.model,
@@ -202,6 +227,7 @@ fn expert_object(neighbour: &Neighbour) -> Value {
         "slots": row.slots,
         "needs_allow_list": row.needs_allow_list,
         "asked": status.is_some(),
+        "suspicion": suspicion.map(|why| why.to_string()),
         "path": status.as_ref().and_then(|s| s.path).map(|path| path.to_string()),
         "rtt_ms": status.as_ref().and_then(|s| s.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
         "bytes_in": status.as_ref().map(|s| s.bytes_in),
@@ -228,11 +254,12 @@ pub(super) async fn register(
     body: Body,
 ) -> Result<Json<Value>, ApiError> {
     let raw: RawExpert = json_body(&state, &headers, body).await?;
-    let facts = router::register(&state, raw).await?;
+    let Registered { id, here, pass } = router::register(&state, raw).await?;
     Ok(Json(json!({
-        "expert": facts.id.to_string(),
-        "vocabulary": facts.vocab.fingerprint().to_string(),
-        "context": facts.context,
+        "expert": id.to_string(),
+        "vocabulary": here.vocab.fingerprint().to_string(),
+        "context": here.context,
+        "pass": pass.map(|pass| pass.to_string()),
     })))
 }
 

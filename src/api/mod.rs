@@ -16,6 +16,7 @@ use quorate_core::limits::API_CONNECTIONS_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 pub(crate) mod answer;
 mod body;
@@ -52,6 +53,8 @@ pub struct ApiState {
     /// Origins ("https://chat.example") of web pages that may read answers.
     pub allowed_origins: Arc<[String]>,
     pub metrics: metrics::Metrics,
+    /// `RECORDINGS_MAX` places.
+    pub recordings: Arc<Semaphore>,
     pub limits: Limits,
 }
 

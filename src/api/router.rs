@@ -1,14 +1,19 @@
 //! `quorate.v1.Router`: what this node's router knows, and what this node serves.
 
-use super::ApiState;
 use super::error::{ApiError, Kind};
-use crate::config::RawExpert;
+use super::{ApiState, mesh};
+use crate::config::{RawExpert, Source};
 use crate::driver::NodeStatus;
+use crate::expert::ExpertFacts;
 use crate::identity;
 use crate::mesh::Neighbour;
+use crate::node::Library;
 use crate::wire::v1::router_server::Router;
 use crate::wire::{self, v1};
+use quorate_core::ids::ExpertId;
+use quorate_core::mesh::Pass;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
@@ -81,20 +86,27 @@ impl Router for Service {
             allow: (!allow.is_empty()).then_some(allow),
             ..RawExpert::default()
         };
-        let facts = register(&self.state, raw).await?;
+        let Registered { id, here, pass } = register(&self.state, raw).await?;
         Ok(Response::new(v1::RegisterExpertResponse {
-            expert: facts.id.0.to_vec(),
-            vocabulary: facts.vocab.fingerprint().0.to_vec(),
-            context: facts.context,
+            expert: id.0.to_vec(),
+            vocabulary: here.vocab.fingerprint().0.to_vec(),
+            context: here.context,
+            pass: pass.map_or_else(String::new, |pass| pass.to_string()),
         }))
     }
 }
 
+/// What is served now.
+pub(super) struct Registered {
+    pub(super) id: ExpertId,
+    /// The model behind it; where a mesh answers, the one here with its vocabulary.
+    pub(super) here: Arc<ExpertFacts>,
+    /// For others, if it is this node's mesh.
+    pub(super) pass: Option<Pass>,
+}
+
 /// Takes an expert into what this node serves, and loads it once: what does not load is not kept.
-pub(super) async fn register(
-    state: &ApiState,
-    raw: RawExpert,
-) -> Result<std::sync::Arc<crate::expert::ExpertFacts>, ApiError> {
+pub(super) async fn register(state: &ApiState, raw: RawExpert) -> Result<Registered, ApiError> {
     state.check_name(&raw.model)?;
     if raw.prefix_file.is_some() {
         // A client would have the node read any file of its owner, and say it.
@@ -104,18 +116,54 @@ pub(super) async fn register(
     let expert = raw
         .checked()
         .map_err(|failure| ApiError::about("expert", Kind::InvalidValue, failure.to_string()))?;
-    let name = expert.name.clone();
+    let (name, source) = (expert.name.clone(), expert.source());
+    if source != Source::Model && !state.mesh.is_there() {
+        return Err(mesh::no_mesh());
+    }
     let library = state.library.clone().ok_or_else(ApiError::gone)?;
     library
         .register(expert)
         .map_err(|error| ApiError::about("name", Kind::InvalidValue, error.to_string()))?;
-    match state.node.acquire(&name).await {
-        Ok(lease) => Ok(lease.facts().clone()),
-        Err(error) => {
-            library.unregister(&name);
-            Err(error.into())
+    let loaded = state.node.acquire(&name).await;
+    let registered = match loaded {
+        Ok(lease) => registered(state, &library, &name, source, lease.facts()).await,
+        Err(error) => Err(error.into()),
+    };
+    registered.inspect_err(|_| {
+        library.unregister(&name);
+    })
+}
+
+async fn registered(
+    state: &ApiState,
+    library: &Library,
+    name: &str,
+    source: Source,
+    here: &Arc<ExpertFacts>,
+) -> Result<Registered, ApiError> {
+    let (id, pass) = match source {
+        Source::Model => (here.id, None),
+        Source::AnotherMesh(pass) if pass.row.vocabulary == here.vocab.fingerprint() => {
+            (pass.row.expert, None)
         }
-    }
+        Source::AnotherMesh(_) => {
+            let message = format!(
+                "that mesh has another vocabulary than {}, the model with which this node takes part \
+                 in its own; choose another one as mesh.model",
+                here.model
+            );
+            return Err(ApiError::about("model", Kind::InvalidValue, message));
+        }
+        Source::Mesh => {
+            let (library, name) = (library.clone(), name.to_owned());
+            let row = tokio::task::spawn_blocking(move || library.mesh_row(&name)).await;
+            let pass = row.ok().flatten().and_then(|row| state.mesh.pass(row));
+            let pass = pass.ok_or_else(ApiError::gone)?;
+            (pass.row.expert, Some(pass))
+        }
+    };
+    let here = here.clone();
+    Ok(Registered { id, here, pass })
 }
 
 async fn now(state: &ApiState) -> Result<v1::RouterStatus, Status> {
@@ -139,7 +187,7 @@ fn proto(status: &NodeStatus, halted: Vec<String>) -> v1::RouterStatus {
         guests: status.guests.iter().map(guest).collect(),
         closed: status
             .closed
-            .map_or_else(String::new, |closed| format!("{closed:?}")),
+            .map_or_else(String::new, |why| why.to_string()),
         halted,
     }
 }

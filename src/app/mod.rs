@@ -15,6 +15,7 @@ use crate::store::Store;
 use crate::wish::Defaults;
 use quorate_core::config::MeshConfig;
 use quorate_core::law::Transforms;
+use quorate_core::limits::RECORDINGS_MAX;
 use quorate_core::plan;
 use quorate_core::residency;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -300,6 +302,7 @@ fn api_state(
         allowed_hosts: settings.allowed_hosts.clone().into(),
         allowed_origins: settings.allowed_origins.clone().into(),
         metrics: api::metrics::Metrics::new(),
+        recordings: Arc::new(Semaphore::new(RECORDINGS_MAX)),
         limits: api::Limits::default(),
     })
 }

@@ -3,7 +3,7 @@
 
 use super::{BenchError, Result};
 use crate::driver::{
-    self, Asked, Found, Generation, GenerationStream, Lease, Models, Node, Offer, Tape,
+    self, Answers, Asked, Found, Generation, GenerationStream, Lease, Models, Node, Offer, Tape,
 };
 use crate::expert::stub::{StubExpert, StubOptions};
 use crate::expert::{Expert, ExpertFacts};
@@ -92,6 +92,7 @@ pub(super) fn offered(name: &str) -> Arc<driver::Offers> {
             id,
             name: name.clone(),
             allow: Allow::Mesh,
+            answers: Answers::Model,
         })
     })
 }
@@ -135,7 +136,6 @@ fn letterhead() -> watch::Receiver<Letterhead> {
         governance_head: vec![],
         halted: false,
         purpose: Purpose::User,
-        path: vec![],
     })
     .1
 }

@@ -210,6 +210,7 @@ fn scored(options: &SoloOptions, bare: &mut BareChild, report: &mut SoloReport) 
             transforms: Transforms::NEUTRAL,
             answered: Vec::new(),
             score: true,
+            path: vec![],
         })))?;
         loop {
             match events.blocking_recv().map(|from| from.event) {

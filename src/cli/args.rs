@@ -228,6 +228,10 @@ pub(super) struct AnswerFlags {
     /// Tokens at most in an answer
     #[arg(long, short = 'n', value_name = "N")]
     pub(super) max_tokens: Option<u32>,
+    /// So many experts of the mesh may lie: a token needs N + 1 that support it, and its value is the mean
+    /// without the N highest and lowest; 2N + 1 experts are asked. For `mesh` only
+    #[arg(long, value_name = "N")]
+    pub(super) robust: Option<u32>,
     /// End the answer before this text; may be given several times
     #[arg(long, value_name = "TEXT")]
     pub(super) stop: Vec<String>,
@@ -360,8 +364,9 @@ pub(super) enum Expert {
 pub(super) struct ExpertAdd {
     /// What requests ask for: small letters, digits, '-', '_' and '.'
     pub(super) name: String,
-    /// The model behind it
-    #[arg(long, value_name = "MODEL")]
+    /// The model behind it; `mesh` for all of this node's mesh, as one expert of those of other meshes that
+    /// --allow names; or the pass that this printed on a node of another mesh
+    #[arg(long, value_name = "MODEL|mesh|PASS")]
     pub(super) model: String,
     /// What it is taught on top, as `quorate adapter list` names it
     #[arg(long, value_name = "NAME")]

@@ -8,11 +8,15 @@ use super::term;
 use crate::config::{ExpertSettings, Overrides, RawExpert, Settings};
 use crate::error::{Failure, Kind, Outcome};
 use quorate_core::host::Allow;
+use quorate_core::mesh::Pass;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
+
+/// The model that is all of us.
+const MESH: &str = "mesh";
 
 pub(super) fn add(context: &Context, args: &ExpertAdd) -> Outcome {
     let raw = RawExpert {
@@ -25,10 +29,12 @@ pub(super) fn add(context: &Context, args: &ExpertAdd) -> Outcome {
         share: args.keep.then_some(false),
     };
     raw.clone().checked()?;
-    let model = context.model_name(&args.model)?;
-    if let Some(adapter) = &args.adapter {
-        let base = context.store().resolve(&model)?;
-        context.store().adapters().resolve(adapter, &base)?;
+    if args.model != MESH && !Pass::is_one(&args.model) {
+        let model = context.model_name(&args.model)?;
+        if let Some(adapter) = &args.adapter {
+            let base = context.store().resolve(&model)?;
+            context.store().adapters().resolve(adapter, &base)?;
+        }
     }
     edit(context, |document| {
         let tables = tables(document)?;
@@ -36,14 +42,21 @@ pub(super) fn add(context: &Context, args: &ExpertAdd) -> Outcome {
         tables.push(table(&raw));
         Ok(())
     })?;
-    let told = match Client::of_running_node(context)? {
-        Some(client) => {
-            client.post("/api/experts", &object(&raw)?)?;
-            "the node that is up serves it now"
-        }
-        None => "it is served when the node is up: quorate up",
+    let Some(client) = Client::of_running_node(context)? else {
+        let told = "it is served when the node is up: quorate up";
+        return term::line(format!("{}: {told}", args.name));
     };
-    term::line(format!("{}: {told}", args.name))
+    let page = client.post("/api/experts", &object(&raw)?)?;
+    term::line(format!("{}: the node that is up serves it now", args.name))?;
+    match page["pass"].as_str() {
+        None => Ok(()),
+        Some(pass) => {
+            term::line(format!("pass      {pass}"))?;
+            term::line(
+                "next      on each node that may ask it: quorate expert add NAME --model <the pass>",
+            )
+        }
+    }
 }
 
 pub(super) fn rm(context: &Context, args: &ExpertRm) -> Outcome {

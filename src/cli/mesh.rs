@@ -211,7 +211,31 @@ pub(super) fn peers(context: &Context, args: &ReadVerb) -> Outcome {
     for reason in page["halted"].as_array().into_iter().flatten() {
         term::line(format!("HALTED: {}", reason.as_str().unwrap_or_default()))?;
     }
+    for line in suspects(&page) {
+        term::line(line)?;
+    }
     Ok(())
+}
+
+/// Experts that should be looked at, and why.
+pub(super) fn suspects(page: &Value) -> Vec<String> {
+    let all = |page: &Value, name: &str| page[name].as_array().cloned().unwrap_or_default();
+    let peers = all(page, "peers").into_iter();
+    let of_peer = |peer: Value| {
+        let node = peer["node"].as_str().unwrap_or_default().to_owned();
+        let experts = all(&peer, "experts").into_iter();
+        experts.filter_map(move |expert| {
+            let why = expert["suspicion"].as_str()?;
+            let model = expert["model"].as_str().unwrap_or_default();
+            Some(format!("SUSPECT: {model} of {}: {why}", tail(&node)))
+        })
+    };
+    peers.flat_map(of_peer).collect()
+}
+
+/// As people compare ids: the ends differ first.
+fn tail(node: &str) -> &str {
+    node.get(node.len().saturating_sub(12)..).unwrap_or(node)
 }
 
 fn row(peer: &Value) -> [String; 6] {
@@ -224,10 +248,7 @@ fn row(peer: &Value) -> [String; 6] {
     let names: Vec<&str> = experts.iter().filter_map(|e| e["model"].as_str()).collect();
     let asked = experts.iter().filter(|e| e["asked"] == true).count();
     [
-        // As people compare them: the ends differ first.
-        node.get(node.len().saturating_sub(12)..)
-            .unwrap_or(&node)
-            .to_owned(),
+        tail(&node).to_owned(),
         text("state"),
         text("path"),
         rtt,

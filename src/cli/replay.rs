@@ -81,6 +81,8 @@ fn report(recording: &Recording, text: &str) -> Value {
         "experts": counts.experts,
         "opinions": counts.opinions,
         "positions_asked_again": counts.second_questions,
+        // Null where lists do not tell: of one expert, or drawn by a key.
+        "expert_variation": recording.variation(),
         "schedule": recording.schedule.iter().map(change).collect::<Vec<_>>(),
     })
 }

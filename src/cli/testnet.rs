@@ -5,7 +5,10 @@ use super::context::Context;
 use super::{models, term};
 use crate::error::{Failure, Kind, Outcome};
 use crate::testnet::nodes::{self, Plan, Testnet};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use quorate_core::link::{Link, RUNGS};
+use quorate_core::record::{self, Recording, VARIATION_MIN};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -16,6 +19,10 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(300);
 /// All see all within this, or the table says who does not.
 const MEET_MAX: Duration = Duration::from_secs(30);
+/// Tokens of the answer by which it is seen that the experts differ: it is about themselves.
+const VARIATION_TOKENS: u32 = 16;
+/// Lists of all nodes for so few tokens are some hundred kilobytes.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// `down` waits so long.
 const DOWN_MAX: Duration = Duration::from_secs(15);
 
@@ -197,7 +204,15 @@ fn link(args: &TestnetUp) -> Outcome<Link> {
 /// Shows who is up, and then who goes away, for ever.
 async fn watch(testnet: &mut Testnet, plan: &Plan, args: &TestnetUp) -> Outcome {
     let sees = meet(testnet).await;
-    show(testnet, plan, &sees, args.json)?;
+    let differ = variation(testnet).await?;
+    show(testnet, plan, &sees, differ, args.json)?;
+    if let Some(differ) = differ.filter(|differ| *differ < VARIATION_MIN) {
+        let message = format!(
+            "the experts differ by {differ:.3} in total variation, less than {VARIATION_MIN}: what equals \
+             decide together shows nothing"
+        );
+        return Err(Failure::new(Kind::Failed, message));
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         for node in &mut testnet.nodes {
@@ -234,6 +249,41 @@ async fn meet(testnet: &Testnet) -> Vec<usize> {
     }
 }
 
+/// How far the experts that the first node asks are from each other, over one short answer. None: it asks nobody.
+async fn variation(testnet: &Testnet) -> Outcome<Option<f64>> {
+    let [first, _, ..] = &testnet.nodes[..] else {
+        return Ok(None);
+    };
+    let api = first.api.clone();
+    let recorded = tokio::task::spawn_blocking(move || recorded(&api)).await;
+    let failed = |why: String| {
+        Failure::new(Kind::Failed, format!("the first answer failed: {why}"))
+            .hint("the log of node n1 says more")
+    };
+    let recording = recorded.unwrap_or_else(|error| Err(error.to_string()));
+    Ok(recording.map_err(failed)?.variation())
+}
+
+/// Every list of every expert: a greedy answer with log-probabilities waits for all of them.
+fn recorded(api: &str) -> Result<Recording, String> {
+    let body = json!({
+        "model": "mesh",
+        "messages": [{"role": "user", "content": "Who are you?"}],
+        "max_tokens": VARIATION_TOKENS,
+        "temperature": 0,
+        "logprobs": true,
+        "quorate": {"record": true},
+    });
+    let answered = ureq::post(format!("{api}/v1/chat/completions")).send_json(body);
+    let mut answered = answered.map_err(|error| error.to_string())?;
+    let read = answered.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+    let page: Value = read.read_json().map_err(|error| error.to_string())?;
+    let text = page["quorate"]["recording"].as_str();
+    let text = text.ok_or_else(|| page["quorate"]["not_recorded"].to_string())?;
+    let bytes = BASE64.decode(text).map_err(|error| error.to_string())?;
+    record::decode(&bytes).map_err(|error| error.to_string())
+}
+
 fn peers_with_experts(api: &str) -> usize {
     let page = ureq::get(format!("{api}/api/mesh")).call().ok();
     let page = page.and_then(|mut response| response.body_mut().read_json::<Value>().ok());
@@ -242,13 +292,23 @@ fn peers_with_experts(api: &str) -> usize {
     peers.map_or(0, |peers| peers.iter().filter(serves).count())
 }
 
-fn show(testnet: &Testnet, plan: &Plan, sees: &[usize], as_json: bool) -> Outcome {
+fn show(
+    testnet: &Testnet,
+    plan: &Plan,
+    sees: &[usize],
+    differ: Option<f64>,
+    as_json: bool,
+) -> Outcome {
     if as_json {
         let nodes = testnet.nodes.iter().zip(sees).map(|(node, sees)| {
             json!({"node": node.name, "id": node.id, "pid": node.pid, "api": node.api,
                    "home": node.home, "sees": sees})
         });
-        return term::ndjson(&json!({"event": "up", "nodes": nodes.collect::<Vec<_>>()}));
+        return term::ndjson(&json!({
+            "event": "up",
+            "nodes": nodes.collect::<Vec<_>>(),
+            "expert_variation": differ,
+        }));
     }
     let all = testnet.nodes.len() - 1;
     let rows: Vec<[String; 5]> = testnet
@@ -281,6 +341,12 @@ fn show(testnet: &Testnet, plan: &Plan, sees: &[usize], as_json: bool) -> Outcom
                 f64::from(delay_us) * 2.0 / 1000.0,
                 f64::from(loss_ppm) / 10_000.0
             ),
+        ),
+        (
+            "differ",
+            differ.map_or("-".to_owned(), |differ| {
+                format!("{differ:.2} mean total variation between the experts")
+            }),
         ),
         (
             "try",

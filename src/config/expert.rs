@@ -7,6 +7,7 @@ use quorate_core::host::Allow;
 use quorate_core::limits::{
     ALLOWED_PEERS_MAX, EXPERT_NAME_BYTES_MAX, EXPERTS_MAX, PREFIX_BYTES_MAX,
 };
+use quorate_core::mesh::Pass;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -27,6 +28,28 @@ pub struct ExpertSettings {
     pub prefix: Option<Prefix>,
     /// None: for the owner alone.
     pub share: Option<Allow>,
+}
+
+/// Who answers for an expert: `model` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Model,
+    /// `mesh`: all of the mesh that this node belongs to, for nodes of other meshes.
+    Mesh,
+    /// The pass of another mesh.
+    AnotherMesh(Box<Pass>),
+}
+
+impl ExpertSettings {
+    pub fn source(&self) -> Source {
+        match self.model.as_str() {
+            ANYBODY => Source::Mesh,
+            text if Pass::is_one(text) => {
+                Pass::parse(text).map_or(Source::Model, |pass| Source::AnotherMesh(Box::new(pass)))
+            }
+            _ => Source::Model,
+        }
+    }
 }
 
 /// Text that stands before every session, and that nobody is shown.
@@ -169,6 +192,8 @@ impl RawExpert {
                 ));
             }
         };
+        check_mesh(&self.model, prefix.is_some(), share.as_ref())
+            .map_err(|(why, hint)| of(&why).hint(hint))?;
         Ok(ExpertSettings {
             name,
             model: self.model,
@@ -176,6 +201,37 @@ impl RawExpert {
             prefix,
             share,
         })
+    }
+}
+
+/// What holds where a whole mesh answers: what is wrong, and what to do.
+fn check_mesh(
+    model: &str,
+    has_prefix: bool,
+    share: Option<&Allow>,
+) -> Result<(), (String, &'static str)> {
+    if Pass::is_one(model)
+        && let Err(bad) = Pass::parse(model)
+    {
+        let why = format!("its model is no pass of a mesh: {bad}");
+        return Err((
+            why,
+            "copy all that `quorate expert add ... --model mesh` printed there",
+        ));
+    }
+    if model != ANYBODY && !Pass::is_one(model) {
+        return Ok(());
+    }
+    if has_prefix {
+        let why = "a whole mesh takes no private prefix".to_owned();
+        return Err((why, "give the prefix to an expert of its own"));
+    }
+    match share {
+        Some(Allow::Mesh) | None if model == ANYBODY => {
+            let why = "the mesh itself is an expert for nodes of other meshes only".to_owned();
+            Err((why, "allow = [\"<node id>\"] names those that may ask it"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -209,7 +265,7 @@ fn allow(peers: &[String]) -> Result<Allow, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{ExpertSettings, Overrides, Prefix, Settings};
+    use crate::config::{ExpertSettings, Overrides, Prefix, Settings, Source};
     use crate::error::Outcome;
     use crate::identity;
     use quorate_core::host::Allow;
@@ -268,6 +324,30 @@ mod tests {
                 "{refused}"
             );
         }
+    }
+
+    #[test]
+    fn a_mesh_as_an_expert_is_for_nodes_that_are_named() {
+        let mesh = |lines: &str| {
+            let table = format!("[[expert]]\nname = \"all\"\nmodel = \"mesh\"\n{lines}");
+            parse(&table).map(|mut experts| experts.remove(0))
+        };
+        for lines in ["", "share = false", "allow = [\"mesh\"]"] {
+            let refused = mesh(lines).unwrap_err();
+            assert!(
+                refused.message.contains("nodes of other meshes"),
+                "{refused}"
+            );
+        }
+        let id = identity::peer_id(&[7; 32]);
+        let named = format!("allow = [\"{id}\"]");
+        assert_eq!(mesh(&named).unwrap().source(), Source::Mesh);
+        let refused = mesh(&format!("{named}\nprefix = \"x\"")).unwrap_err();
+        assert!(refused.message.contains("prefix"), "{refused}");
+        let model = format!("mesh1{}", "q".repeat(80));
+        let table = format!("[[expert]]\nname = \"all\"\nmodel = \"{model}\"\n");
+        let refused = parse(&table).unwrap_err();
+        assert!(refused.message.contains("no pass of a mesh"), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the owner of a node gives to others, and when: policy as data.
 
 use crate::limits::DONOR_WINDOWS_MAX;
+use std::fmt;
 
 const MINUTES_A_DAY: u16 = 24 * 60;
 
@@ -29,6 +30,21 @@ pub enum Closed {
     Paused,
     OwnerBusy,
     OutsideHours { opens_in_min: u16 },
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Closed::Paused => f.write_str("paused by the owner"),
+            Closed::OwnerBusy => f.write_str("the owner is asking"),
+            Closed::OutsideHours { opens_in_min } => {
+                write!(
+                    f,
+                    "outside the owner's hours, for {opens_in_min} more minutes"
+                )
+            }
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -190,6 +190,26 @@ impl Law {
         }
     }
 
+    /// Fewer experts cannot decide anything under this law.
+    pub fn voices_needed(&self) -> usize {
+        self.robust.map_or(1, |liars| 2 * usize::from(liars) + 1)
+    }
+
+    /// Why so few voices cannot speak under this law.
+    pub fn outvoted(&self, voices: usize) -> Option<String> {
+        let (liars, needed) = (self.robust?, self.voices_needed());
+        let count = if liars == 1 {
+            "a liar".to_owned()
+        } else {
+            format!("{liars} liars")
+        };
+        (voices < needed).then(|| {
+            format!(
+                "a law that withstands {count} needs {needed} experts, and {voices} can be asked"
+            )
+        })
+    }
+
     /// With another sampler, for a law that draws at all: greedy stays greedy.
     #[must_use]
     pub fn sampled(self, sampler: Sampler) -> Law {

@@ -28,6 +28,7 @@ pub mod chat;
 pub mod donor;
 pub mod generate;
 pub mod host;
+pub mod mixture;
 pub mod node;
 pub mod pace;
 pub mod plan;

@@ -149,6 +149,10 @@ pub const REMOTE_EXPERTS_MAX: usize = 1024;
 /// Bytes of a recording, and of all masks in it once unpacked: a context of 8,192 tokens with four
 /// experts' longest lists at every position is 51 MB; with a mask of 128k tokens at each, 131 MB.
 pub const RECORDING_BYTES_MAX: usize = 128 << 20;
+/// Answers that a node records at once: each may fill a recording.
+pub const RECORDINGS_MAX: usize = 4;
+/// Bytes of a recording in one event of a stream: a line of less than a megabyte once it is text.
+pub const RECORDING_PART_BYTES: usize = 512 << 10;
 /// Entries of a vocabulary in a recording: four times the largest of today's.
 pub const VOCABULARY_MAX: u32 = 1 << 20;
 /// Bytes of a token in a recording: the longest runs of spaces in today's vocabularies have 128.
@@ -180,6 +184,8 @@ pub const SCALARS_MAX: usize = 480;
 pub const GOVERNANCE_HEAD_BYTES_MAX: usize = 4096;
 /// Nodes that a question may have come through: a mesh that asks a mesh that asks a mesh.
 pub const PATH_MAX: usize = 3;
+/// Operations of a router that wait behind its last question to a mesh: as many as one expert keeps.
+pub const MIXTURE_OPS_MAX: usize = 64;
 /// Bytes of the reason in a failure.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 512;
 /// A frame that has begun is there, or has left, within this: nobody holds a buffer by sending slowly.

@@ -12,7 +12,6 @@ use crate::ids::{ExpertId, Micros, SessionId, Token};
 use crate::law::Sampler;
 use crate::limits::SECRETS_MAX;
 use crate::opinion::{ExpertEvent, ExpertOp, FromExpert};
-use crate::pace::Patience;
 use crate::roster::{Introduced, Roster};
 use crate::seeded::Secret;
 use crate::select::{self, Wanted};
@@ -24,6 +23,8 @@ use std::sync::Arc;
 
 #[path = "node_guests.rs"]
 mod guests;
+#[path = "node_mixtures.rs"]
+mod mixtures;
 
 pub use crate::generate::Event;
 
@@ -164,6 +165,8 @@ pub struct Node {
     generated: u64,
     roster: Roster,
     host: Host,
+    /// Guests that ask the whole mesh.
+    wholes: BTreeMap<GuestId, mixtures::Whole>,
     /// Under which guests are here.
     host_permit: Option<Permit>,
     /// Of the last requests.
@@ -174,6 +177,7 @@ impl Node {
     pub fn new(config: MeshConfig, rights: Rights) -> Node {
         Node {
             host: Host::new(config.get(Key::ServingSessionsMax) as usize),
+            wholes: BTreeMap::new(),
             host_permit: None,
             secrets: VecDeque::new(),
             roster: Roster::default(),
@@ -203,7 +207,8 @@ impl Node {
     /// When to say [`Input::Tick`], if nothing else comes before.
     pub fn wake_at(&self) -> Option<Micros> {
         let running = self.running.values();
-        running.filter_map(|r| r.machine.wake_at()).min()
+        let running = running.filter_map(|r| r.machine.wake_at());
+        running.chain(self.mixtures_wake_at()).min()
     }
 
     pub fn generated_tokens(&self) -> u64 {
@@ -267,6 +272,9 @@ impl Node {
     }
 
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        let Some(input) = self.for_mixtures(now, input, out) else {
+            return;
+        };
         let Some(input) = self.for_guests(now, input, out) else {
             return;
         };
@@ -353,7 +361,7 @@ impl Node {
 
     /// Others say themselves when they have none.
     fn has_room(&self, experts: &Experts) -> bool {
-        let taken = |e: ExpertId| self.running_on(e) + self.host.running_on(e);
+        let taken = |e: ExpertId| self.running_on(e) + self.host.running_on(e) + self.mixed_on(e);
         experts.local().all(|expert| taken(expert) < self.slots())
     }
 
@@ -382,10 +390,7 @@ impl Node {
             k: k as usize,
             spares: self.config.get(Key::RouterSpares) as usize,
             sets,
-            patience: Patience {
-                percent: self.config.get(Key::RouterDeadlinePercent),
-                floor_us: u64::from(self.config.get(Key::RouterDeadlineFloorMs)) * 1000,
-            },
+            patience: self.patience(),
             rule: rule(strategy, sets),
             script: None,
         }
@@ -400,6 +405,11 @@ impl Node {
             permit,
         } = waiting.request;
         let session = spec.session;
+        let voices = plan.candidates.len().min(plan.k);
+        if let Some(why) = spec.law.outvoted(voices) {
+            let event = never_ran(why);
+            return out.push(Output::Event { session, event });
+        }
         let has_fresh_keys = self.is_fresh(&spec.secret);
         let mut machine = match Generate::new(spec, vocab, plan, now.since(waiting.since), now) {
             Ok(machine) => machine,

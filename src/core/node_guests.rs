@@ -3,7 +3,7 @@
 use super::{Input, Node, Output};
 use crate::host::{self, GuestId, Host, Owner};
 use crate::ids::Micros;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 impl Node {
     /// Guests and the policy for them.
@@ -48,6 +48,7 @@ impl Node {
         // While there are no guests the host hears only whether the owner is busy.
         let owner = host::Input::Owner(self.owner_wants());
         self.guest_only(now, owner, out);
+        self.expects(&visit);
         host::Input::Open(visit)
     }
 
@@ -58,12 +59,22 @@ impl Node {
     }
 
     fn guest_only(&mut self, now: Micros, input: host::Input, out: &mut Vec<Output>) {
-        let mut outputs = Vec::new();
-        self.host.handle(now, input, &mut outputs);
-        out.extend(outputs.into_iter().map(|output| match output {
-            host::Output::ToExpert(expert, op) => Output::ToExpert(expert, op),
-            host::Output::ToGuest { guest, event } => Output::ToGuest { guest, event },
-        }));
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut outputs = Vec::new();
+            self.host.handle(now, input, &mut outputs);
+            for output in outputs {
+                match output {
+                    host::Output::ToExpert(expert, op) => {
+                        self.for_expert(now, expert, op, out, &mut inputs);
+                    }
+                    host::Output::ToGuest { guest, event } => {
+                        out.push(Output::ToGuest { guest, event });
+                    }
+                }
+            }
+            self.forget_mixtures();
+        }
     }
 
     /// After anything that may have changed what the owner's sessions need.

@@ -21,7 +21,9 @@ fn visit(guest: u128) -> Input {
             answered: vec![],
             transforms: Transforms::NEUTRAL,
             score: false,
+            path: vec![],
         },
+        whole: None,
         refused: None,
     })))
 }
@@ -149,4 +151,139 @@ fn an_expert_that_is_gone_or_full_ends_its_guests() {
     assert!(matches!(told[0], (1, ExpertFailure::Busy { .. })));
     assert_eq!(told[1], (2, ExpertFailure::Gone));
     assert!(node.host().is_empty());
+}
+
+const MESH: ExpertId = ExpertId([77; 32]);
+const ELSEWHERE: ExpertId = ExpertId([2; 32]);
+
+/// A node whose mesh has its own expert and one elsewhere, and a guest of another mesh that asks both as one.
+fn node_asked_as_a_mesh() -> (Node, Rights, Vec<Output>) {
+    let (mut node, halted) = node_in_a_mesh();
+    let mut out = Vec::new();
+    for (expert, peer) in [(E, None), (ELSEWHERE, Some([5; 32]))] {
+        let facts = Introduced {
+            expert,
+            peer,
+            vocabulary: crate::ids::Fingerprint([0; 32]),
+            context: 100,
+            admitted: true,
+        };
+        node.handle(Micros(0), Input::Met(facts), &mut out);
+    }
+    let Input::Host(host::Input::Open(mut visit)) = visit(1) else {
+        panic!("a visit")
+    };
+    visit.expert = MESH;
+    visit.whole = Some(host::Leaf {
+        expert: E,
+        vocabulary: crate::ids::Fingerprint([0; 32]),
+        vocab: 8,
+        context: 100,
+    });
+    node.handle(Micros(0), Input::Host(host::Input::Open(visit)), &mut out);
+    (node, halted, out)
+}
+
+#[test]
+fn a_guest_of_the_mesh_is_answered_by_its_experts_until_a_halt() {
+    let (mut node, halted, mut out) = node_asked_as_a_mesh();
+    let opened = out.iter().filter_map(|output| match output {
+        Output::ToExpert(expert, ExpertOp::Open(open)) => Some((*expert, open.path.clone())),
+        _ => None,
+    });
+    // Who asked is on the way that the question came; nobody is called by the name of the mesh.
+    let opened: Vec<_> = opened.collect();
+    assert_eq!(opened, [(E, vec![[9; 32]]), (ELSEWHERE, vec![[9; 32]])]);
+    assert_eq!(node.mixed_on(E), 1);
+    let session = SessionId(1);
+    let query = crate::opinion::Query {
+        want: crate::opinion::Want::Scalars(vec![3]),
+        ..crate::opinion::Query::plain(1.0, 1)
+    };
+    let op = ExpertOp::Draft {
+        session,
+        epoch: 0,
+        position: 2,
+        tokens: vec![],
+        queries: vec![query],
+    };
+    let guest = GuestId(1);
+    node.handle(
+        Micros(1),
+        Input::Host(host::Input::Op { guest, op }),
+        &mut out,
+    );
+    out.clear();
+    for (expert, p) in [(E, 0.5), (ELSEWHERE, 1.0)] {
+        let opinions = vec![Opinion {
+            position: 2,
+            said: Said::Scalars(vec![LnP::floor(libm::log(p))]),
+            raw: None,
+        }];
+        let event = ExpertEvent::Opinions {
+            session,
+            epoch: 0,
+            opinions,
+            compute_us: 5,
+            bytes: 9,
+        };
+        node.handle(
+            Micros(1_000),
+            Input::FromExpert(FromExpert { expert, event }),
+            &mut out,
+        );
+    }
+    let said = out.iter().find_map(|output| match output {
+        Output::ToGuest {
+            guest: GuestId(1),
+            event: ExpertEvent::Opinions {
+                session, opinions, ..
+            },
+        } => Some((*session, opinions[0].said.clone())),
+        _ => None,
+    });
+    // By the router's own name of the session.
+    let mean = (0.5f64 * LnP::floor(libm::log(0.5)).p() + 0.5) / 1.0;
+    assert_eq!(
+        said,
+        Some((
+            SessionId(7),
+            Said::Scalars(vec![LnP::floor(libm::log(mean))])
+        ))
+    );
+    assert_eq!(node.roster().get(ELSEWHERE).unwrap().answers, 1);
+    out.clear();
+    node.handle(Micros(2_000), Input::Rights(halted), &mut out);
+    assert!(
+        matches!(&refusals(&out)[..], [(1, ExpertFailure::Refused(why))] if why.contains("halted"))
+    );
+    let closed = out
+        .iter()
+        .filter(|o| matches!(o, Output::ToExpert(_, ExpertOp::Close { .. })));
+    assert_eq!(closed.count(), 2);
+    assert!(node.wholes.is_empty() && node.wake_at().is_none());
+}
+
+#[test]
+fn a_guest_of_the_mesh_goes_on_without_an_expert_that_left_and_is_forgotten_when_it_leaves() {
+    let (mut node, _, mut out) = node_asked_as_a_mesh();
+    out.clear();
+    let left = Input::Left {
+        expert: ELSEWHERE,
+        why: "its node is gone".into(),
+    };
+    node.handle(Micros(1), left, &mut out);
+    assert!(refusals(&out).is_empty() && node.wholes.len() == 1);
+    let full = Input::SendFailed {
+        session: SessionId(1),
+        expert: E,
+        why: "its mailbox is full".into(),
+    };
+    node.handle(Micros(2), full, &mut out);
+    assert_eq!(refusals(&out), [(1, ExpertFailure::Gone)]);
+    assert!(node.wholes.is_empty());
+    let (mut node, _, mut out) = node_asked_as_a_mesh();
+    let gone = host::Input::Gone { guest: GuestId(1) };
+    node.handle(Micros(1), Input::Host(gone), &mut out);
+    assert!(node.wholes.is_empty());
 }

@@ -3,7 +3,7 @@
 //! The same enums cross a channel to the expert thread of this process and, as protobuf, a network.
 //! An expert never learns which token was drawn from its opinion until the next draft carries it.
 
-use crate::ids::{ExpertId, Position, SessionId, Token};
+use crate::ids::{ExpertId, PeerKey, Position, SessionId, Token};
 use crate::law::Transforms;
 use crate::limits::{LIST_ENTRIES_MAX, TAU_MIN};
 use crate::lnp::LnP;
@@ -205,6 +205,9 @@ pub struct Open {
     pub transforms: Transforms,
     /// Say ln p of every given token (one scoring prefill). Solo never asks.
     pub score: bool,
+    /// Nodes that the question came through before this one, the first asker first: a mesh may be an
+    /// expert of another.
+    pub path: Vec<PeerKey>,
 }
 
 /// Router to expert. Operations of one session are carried out in order.

@@ -7,6 +7,7 @@
 
 pub use bytes::{Unreadable, decode, encode};
 pub use recorder::Recorder;
+pub use variation::VARIATION_MIN;
 
 use crate::generate::{
     Decided, Event, Finish, Generate, Guessing, Input, MaskAnswer, Notes, Output, Spec,
@@ -24,6 +25,7 @@ mod bytes;
 #[cfg(test)]
 mod bytes_tests;
 mod recorder;
+mod variation;
 
 /// A response as it was.
 #[derive(Clone, Debug, PartialEq)]

@@ -201,6 +201,8 @@ pub(crate) struct Team {
     /// Members asked about the undecided position, in expert-id order.
     group: Vec<usize>,
     k: usize,
+    /// With fewer nothing can be decided: whoever is late is waited for.
+    pub(crate) least: usize,
     spares: usize,
     pub(crate) sets: Sets,
     chain: Option<Chain>,
@@ -263,6 +265,7 @@ impl Team {
             order,
             group: Vec::new(),
             k: plan.k,
+            least: 1,
             spares: plan.spares,
             sets: plan.sets,
             chain: match plan.sets {
@@ -424,7 +427,7 @@ impl Team {
         for (i, hopeless) in overdue {
             if hopeless {
                 self.members[i].standing = Standing::Gone("it never answered".into());
-            } else if self.group.len() > 1 || self.has_replacement() {
+            } else if self.group.len() > self.least || self.has_replacement() {
                 let member = &mut self.members[i];
                 member.standing = Standing::Late;
                 member.overdue = member.asked.first().map(|(_, asked)| *asked);
@@ -524,7 +527,7 @@ impl Team {
         if self.script.is_some() {
             return None;
         }
-        let alone = self.group.len() == 1 && !self.has_replacement();
+        let alone = self.group.len() <= self.least && !self.has_replacement();
         let grace = if alone { GIVE_UP_US } else { 0 };
         let deadlines = self.group.iter();
         let deadlines = deadlines.filter_map(|&i| self.members[i].deadline(self.patience, here));

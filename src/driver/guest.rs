@@ -6,7 +6,7 @@ use super::{AcquireError, Command, Dropped, Node};
 use crate::expert::{EventSender, Expert};
 use quorate_core::donor::Donor;
 use quorate_core::governance::Rights;
-use quorate_core::host::{Allow, GuestId};
+use quorate_core::host::{Allow, GuestId, Leaf};
 use quorate_core::ids::{ExpertId, PeerKey};
 use quorate_core::limits::GUEST_EVENTS_MAX;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, Open};
@@ -20,6 +20,18 @@ pub struct Offer {
     /// As `acquire` knows it.
     pub name: String,
     pub allow: Allow,
+    pub answers: Answers,
+}
+
+/// Who answers for an expert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// The model of its name, here.
+    Model,
+    /// The mesh of this node, of which that model is a part. Its list may name nodes of other meshes.
+    Mesh,
+    /// Another mesh, which was adopted; the model here has its vocabulary.
+    AnotherMesh,
 }
 
 /// One session of another node's router on an expert here. Admission to the mesh was checked by
@@ -99,9 +111,16 @@ impl Node {
         }
         self.is_open().await?; // a closed node loads nothing for others
         let lease = self.acquire(&offer.name).await.map_err(for_a_peer)?;
-        if lease.facts().id != expert {
+        let facts = lease.facts();
+        if offer.answers == Answers::Model && facts.id != expert {
             return Err(ExpertFailure::Gone); // the owner changed it meanwhile
         }
+        let whole = (offer.answers == Answers::Mesh).then(|| Leaf {
+            expert: facts.id,
+            vocabulary: facts.vocab.fingerprint(),
+            vocab: facts.vocab.len(),
+            context: facts.context,
+        });
         let guest = GuestId(u128::from_ne_bytes(random()));
         let (events_tx, mut events) = mpsc::channel(GUEST_EVENTS_MAX);
         let (reply, answer) = oneshot::channel();
@@ -115,6 +134,7 @@ impl Node {
             peer,
             expert,
             open,
+            whole,
             refused: None,
         };
         let command = Command::Visit {
@@ -130,6 +150,15 @@ impl Node {
             Ok(ExpertEvent::Failed { why, .. }) => Err(why),
             _ => Ok(Guest { ops, events }),
         }
+    }
+
+    /// Does the owner let this node, whatever mesh it is of, ask this expert?
+    pub async fn invites(&self, peer: PeerKey, expert: ExpertId) -> bool {
+        let find = self.models.offer.clone();
+        let offer = tokio::task::spawn_blocking(move || find(expert)).await;
+        let listed = |allow: &Allow| *allow != Allow::Mesh && allow.admits(&peer);
+        let offer = offer.ok().flatten();
+        offer.is_some_and(|o| o.answers == Answers::Mesh && listed(&o.allow))
     }
 
     /// The peer lost its admission: its sessions here end.

@@ -17,7 +17,7 @@ mod guests;
 mod handle;
 mod status;
 
-pub use guest::{Guest, GuestOps, Offer};
+pub use guest::{Answers, Guest, GuestOps, Offer};
 pub use handle::{
     AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
     Offers, RefusedError, Tape,

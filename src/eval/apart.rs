@@ -179,6 +179,7 @@ fn open(asked: &Asked, session: SessionId, prompt: &[Token]) -> Result<()> {
         transforms: Transforms::NEUTRAL,
         answered: Vec::new(),
         score: false,
+        path: Vec::new(),
     })))
 }
 

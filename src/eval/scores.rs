@@ -141,6 +141,7 @@ impl Asked {
             transforms: Transforms::NEUTRAL,
             answered: Vec::new(),
             score: true,
+            path: Vec::new(),
         })))?;
         let scores = loop {
             if let ExpertEvent::Scored { ln_p, .. } = self.hear()? {

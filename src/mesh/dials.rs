@@ -81,7 +81,7 @@ async fn by_plane(plane: &Plane, peer: PeerId, addresses: &[SocketAddr]) -> Resu
     connection.open().await.map_err(|error| error.to_string())
 }
 
-async fn addresses(places: &[Place]) -> Vec<SocketAddr> {
+pub(super) async fn addresses(places: &[Place]) -> Vec<SocketAddr> {
     let mut addresses = Vec::new();
     for Place { host, port } in places {
         match host {

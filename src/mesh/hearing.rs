@@ -10,8 +10,9 @@ use crate::ledger::Ledger;
 use crate::net::plane::Arrival;
 use crate::net::serve::Terms;
 use crate::net::swarm::{self, Event, unix_s};
+use crate::node::Library;
 use crate::wire::plane::Letterhead;
-use quorate_core::governance::{Record, RecordId, Refusal, Replica, Rights, Standing, Taken};
+use quorate_core::governance::{Record, RecordId, Refusal, Replica, Rights, Standing};
 use quorate_core::limits::GUESTS_MAX;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -40,12 +41,14 @@ pub(super) struct Hearing {
     pub(super) replica: Replica,
     pub(super) rights: Rights,
     /// Another member's records were seen: until then nobody here knows whether the mesh is halted.
-    pub(super) has_heard: bool,
+    pub(super) has_heard: watch::Sender<bool>,
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) letterhead: watch::Sender<Letterhead>,
     pub(super) standing: watch::Sender<Arc<Standing>>,
     pub(super) terms: Terms,
     pub(super) admits: Admits,
+    /// Whom the owner lets in from other meshes.
+    pub(super) library: Library,
     pub(super) stop: CancellationToken,
 }
 
@@ -111,7 +114,7 @@ impl Hearing {
     }
 
     async fn heard(&mut self) {
-        if !std::mem::replace(&mut self.has_heard, true) {
+        if !self.has_heard.send_replace(true) {
             self.stands().await;
         }
     }
@@ -130,34 +133,24 @@ impl Hearing {
     /// Records that somebody brought here by hand: in memory, on the disk, and to everybody else. A
     /// full disk keeps no halt from spreading.
     async fn bring(&mut self, records: Vec<Record>) -> Result<Brought, String> {
-        let mut brought = Brought::default();
-        let mut kept = Ok(());
-        let mut next = records;
-        loop {
-            let (mut fresh, mut waiting) = (Vec::new(), Vec::new());
-            for record in next {
-                match self.replica.insert(record.clone()) {
-                    Taken::New => fresh.push(record),
-                    Taken::Known => brought.known += 1,
-                    Taken::Refused(why) => waiting.push((record, why)),
-                }
-            }
-            if fresh.is_empty() {
-                let refused = waiting.into_iter().map(|(record, why)| (record.id(), why));
-                brought.refused = refused.collect();
-                return kept.map(|()| brought);
-            }
-            brought.new += fresh.len();
-            if self.replica.refold() {
-                self.stands().await;
-            }
-            kept = kept.and(self.keep(fresh.clone()).await);
-            for record in fresh {
-                self.swarm.insert(record).await;
-            }
-            // Who was a stranger may be a member by now.
-            next = waiting.into_iter().map(|(record, _)| record).collect();
+        let taken = self.replica.take_all(records);
+        if taken.changed {
+            self.stands().await;
         }
+        let refused = taken.refused.into_iter();
+        let brought = Brought {
+            new: taken.new.len(),
+            known: taken.known,
+            refused: refused.map(|(record, why)| (record.id(), why)).collect(),
+        };
+        if taken.new.is_empty() {
+            return Ok(brought);
+        }
+        let kept = self.keep(taken.new.clone()).await;
+        for record in taken.new {
+            self.swarm.insert(record).await;
+        }
+        kept.map(|()| brought)
     }
 
     /// Halts are held before anything else is written.
@@ -183,12 +176,13 @@ impl Hearing {
         let standing = self.replica.standing().clone();
         self.standing.send_replace(Arc::new(standing.clone()));
         self.letterhead.send_replace(letterhead(&self.replica));
-        if self.has_heard {
+        if *self.has_heard.borrow() {
             self.rights = self.rights.under(standing);
             self.node.set_rights(self.rights.clone()).await;
         }
         let guests = self.node.status().await.unwrap_or_default().guests;
-        for guest in guests.iter().filter(|guest| !(self.admits)(&guest.peer)) {
+        let may_stay = |peer| (self.admits)(peer) || self.library.invites(peer);
+        for guest in guests.iter().filter(|guest| !may_stay(&guest.peer)) {
             let why = "your node is no longer admitted to this mesh";
             self.node.expel(guest.peer, why).await;
         }

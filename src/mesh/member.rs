@@ -7,12 +7,13 @@
 //! plane ───────────┴▶ guests
 //! ```
 
+use super::afar::Afar;
 use super::dials::Dials;
 use super::hearing::{Brought, Delivery, Hearing};
 use super::neighbours::{Neighbour, Neighbours};
 use super::{Admits, MeshHome, serve_guests};
 use crate::config::Settings;
-use crate::driver::Node;
+use crate::driver::{Answers, Node};
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::ExpertFacts;
 use crate::ledger::Ledger;
@@ -20,13 +21,13 @@ use crate::net::frame::PATIENCE;
 use crate::net::plane::Plane;
 use crate::net::serve::Terms;
 use crate::net::swarm::{self, PeerView, Roll, Seed};
-use crate::node::Library;
+use crate::node::{Library, Offered};
 use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
 use quorate_core::governance::{Record, Replica, Rights, Standing};
 use quorate_core::ids::{NetworkId, PeerKey};
 use quorate_core::limits::DELIVERIES_MAX;
-use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Place, is_announced};
+use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -57,6 +58,11 @@ pub struct Member {
     neighbours: Arc<Neighbours>,
     standing: watch::Receiver<Arc<Standing>>,
     deliveries: mpsc::Sender<Delivery>,
+    /// This node, and where others reach its token plane.
+    me: PeerKey,
+    plane: Arc<Plane>,
+    places: Vec<Place>,
+    has_heard: watch::Receiver<bool>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -102,6 +108,7 @@ impl Member {
         let network = replica.genesis().network_id();
         let (letterhead_tx, letterhead) = watch::channel(letterhead(&replica));
         let (standing_tx, standing) = watch::channel(Arc::new(replica.standing().clone()));
+        let (has_heard_tx, has_heard) = watch::channel(false);
         let (deliveries_tx, deliveries) = mpsc::channel(DELIVERIES_MAX);
         let dials = Dials {
             plane: plane.clone(),
@@ -115,6 +122,10 @@ impl Member {
             neighbours: Arc::new(neighbours),
             standing,
             deliveries: deliveries_tx,
+            me: key(&founding.keypair),
+            plane: plane.clone(),
+            places: places(&plane, &mesh.plane_announce),
+            has_heard,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -132,7 +143,14 @@ impl Member {
             stop.clone(),
         );
         member.tasks.spawn(guests);
-        let offers = offer(founding.library.clone(), founding.node.clone(), rows_tx);
+        let offers = Offers {
+            library: founding.library.clone(),
+            node: founding.node.clone(),
+            neighbours: member.neighbours.clone(),
+            afar: Afar::new(founding.node.clone(), member.plane.clone()),
+            rows: rows_tx,
+        };
+        let offers = offers.keep();
         member.tasks.spawn(async move {
             stop.run_until_cancelled(offers).await;
         });
@@ -142,12 +160,13 @@ impl Member {
             neighbours: member.neighbours.clone(),
             replica,
             rights: Rights::booting(),
-            has_heard: false,
+            has_heard: has_heard_tx,
             ledger: Arc::new(Mutex::new(ledger)),
             letterhead: letterhead_tx,
             standing: standing_tx,
             terms,
             admits,
+            library: founding.library.clone(),
             stop: member.stop.clone(),
         };
         founding.node.donate(founding.settings.donor.clone()).await;
@@ -196,6 +215,24 @@ impl Member {
         self.swarm.peers().await
     }
 
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub fn has_heard(&self) -> bool {
+        *self.has_heard.borrow()
+    }
+
+    /// The way to this mesh as an expert of others.
+    pub fn pass(&self, row: ExpertRow) -> Pass {
+        Pass {
+            network: self.network,
+            node: self.me,
+            plane: self.places.clone(),
+            row,
+        }
+    }
+
     pub async fn neighbours(&self) -> Vec<Neighbour> {
         self.neighbours.list().await
     }
@@ -214,7 +251,6 @@ pub(super) fn letterhead(replica: &Replica) -> Letterhead {
         governance_head: standing.hash().to_vec(),
         halted: standing.is_halted(),
         purpose: Purpose::User,
-        path: vec![],
     }
 }
 
@@ -227,43 +263,66 @@ fn admits(roll: Roll, allow: Vec<PeerKey>, block: Vec<PeerKey>) -> Admits {
     })
 }
 
-/// Keeps the swarm's advert true, for ever.
-async fn offer(library: Library, node: Node, rows: watch::Sender<Vec<ExpertRow>>) {
-    let mut every = tokio::time::interval(OFFERS_EVERY);
-    let mut has_warned = false;
-    let mut changes = library.changes();
-    loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            changed = changes.changed() => if changed.is_err() { return },
-        }
-        learn_vocabularies(&library, &node).await;
-        let library = library.clone();
-        let offered = tokio::task::spawn_blocking(move || library.rows()).await;
-        if let Ok(new) = offered {
-            if new.is_empty() && !std::mem::replace(&mut has_warned, true) {
-                tracing::warn!(target: "quorate::mesh", "this node serves the mesh no expert: is its model installed? See `quorate doctor`");
-            }
-            rows.send_if_modified(|old| {
-                let changed = *old != new;
-                *old = new;
-                changed
-            });
-        }
-    }
+/// What this node serves, for as long as it is a member.
+struct Offers {
+    library: Library,
+    node: Node,
+    neighbours: Arc<Neighbours>,
+    afar: Afar,
+    rows: watch::Sender<Vec<ExpertRow>>,
 }
 
-/// Nobody mixes with an expert of unknown vocabulary, and only a loaded model shows its own.
-async fn learn_vocabularies(library: &Library, node: &Node) {
-    let looking = library.clone();
-    let offers = tokio::task::spawn_blocking(move || looking.offers()).await;
-    for offered in offers.unwrap_or_default() {
-        if offered.vocab_fingerprint.is_none()
-            && let Err(error) = node.acquire(&offered.offer.name).await
-        {
-            let expert = offered.offer.name;
-            tracing::warn!(target: "quorate::mesh", expert, %error, "not on offer");
+impl Offers {
+    /// Keeps the swarm's advert true, and at hand whoever answers for others' questions; for ever.
+    async fn keep(mut self) {
+        let mut every = tokio::time::interval(OFFERS_EVERY);
+        let mut has_warned = false;
+        let mut changes = self.library.changes();
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let looking = self.library.clone();
+            let offers = tokio::task::spawn_blocking(move || looking.offers()).await;
+            let offers = offers.unwrap_or_default();
+            self.learn_vocabularies(&offers).await;
+            self.answer_as_a_mesh(&offers).await;
+            self.afar.keep(&offers).await;
+            let library = self.library.clone();
+            let offered = tokio::task::spawn_blocking(move || library.rows()).await;
+            if let Ok(new) = offered {
+                if new.is_empty() && !std::mem::replace(&mut has_warned, true) {
+                    tracing::warn!(target: "quorate::mesh", "this node serves the mesh no expert: is its model installed? See `quorate doctor`");
+                }
+                self.rows.send_if_modified(|old| {
+                    let changed = *old != new;
+                    *old = new;
+                    changed
+                });
+            }
         }
+    }
+
+    /// Nobody mixes with an expert of unknown vocabulary, and only a loaded model shows its own.
+    async fn learn_vocabularies(&self, offers: &[Offered]) {
+        for offered in offers.iter().filter(|o| o.vocab_fingerprint.is_none()) {
+            if let Err(error) = self.node.acquire(&offered.offer.name).await {
+                let expert = &offered.offer.name;
+                tracing::warn!(target: "quorate::mesh", expert, %error, "not on offer");
+            }
+        }
+    }
+
+    /// Whoever asks the mesh as one expert waits for no introductions.
+    async fn answer_as_a_mesh(&self, offers: &[Offered]) {
+        let whole = offers.iter().find(|o| o.offer.answers == Answers::Mesh);
+        let here = match whole {
+            None => None,
+            Some(offered) => self.node.acquire(&offered.offer.name).await.ok(),
+        };
+        let here = here.map(|lease| lease.facts().clone());
+        self.neighbours.keep_ready_for(here).await;
     }
 }
 

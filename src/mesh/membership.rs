@@ -8,7 +8,7 @@ use crate::driver::Lease;
 use crate::net::swarm::{PeerView, unix_s};
 use quorate_core::governance::{Record, Standing};
 use quorate_core::ids::NetworkId;
-use quorate_core::mesh::Address;
+use quorate_core::mesh::{Address, ExpertRow, Pass, Place};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,10 @@ pub struct Page {
     pub peers: Vec<PeerView>,
     pub neighbours: Vec<Neighbour>,
     pub addresses: Vec<Address>,
+    /// Where others reach the token plane.
+    pub plane: Vec<Place>,
+    /// Another member's records were seen since this node began: until then it asks and serves nobody.
+    pub has_heard: bool,
 }
 
 impl Membership {
@@ -78,6 +82,11 @@ impl Membership {
         }
     }
 
+    /// The way to the mesh as an expert of others; None without a mesh.
+    pub fn pass(&self, row: ExpertRow) -> Option<Pass> {
+        Some(self.member()?.pass(row))
+    }
+
     /// What the records come to; None without a mesh.
     pub fn standing(&self) -> Option<Arc<Standing>> {
         self.member().map(|member| member.standing())
@@ -106,6 +115,8 @@ impl Membership {
             peers: member.peers().await,
             neighbours: member.neighbours().await,
             addresses: member.addresses().await,
+            plane: member.places().to_vec(),
+            has_heard: member.has_heard(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Where the loop and the token plane meet: routers of other nodes become guests here, experts of
 //! other nodes are adopted. Who belongs to the mesh is decided by whoever calls.
 
+mod afar;
 mod dials;
 mod hearing;
 mod home;
@@ -88,7 +89,7 @@ async fn guest(
     opening: Opening,
     admits: Admits,
 ) -> Result<serve::Guest, ExpertFailure> {
-    if !admits(&key) {
+    if !admits(&key) && !node.invites(key, opening.expert).await {
         let why = "your node is not admitted to this mesh";
         return Err(ExpertFailure::Refused(why.into()));
     }

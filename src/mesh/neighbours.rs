@@ -28,6 +28,8 @@ pub(super) struct Neighbours {
     letterhead: watch::Receiver<Letterhead>,
     /// Held across adoption: two requests at once adopt an expert once.
     known: tokio::sync::Mutex<Known>,
+    /// The expert here, while this mesh is asked by others as one.
+    whole: Mutex<Option<Arc<ExpertFacts>>>,
 }
 
 #[derive(Default)]
@@ -58,6 +60,18 @@ impl Neighbours {
             dials,
             letterhead,
             known: tokio::sync::Mutex::default(),
+            whole: Mutex::default(),
+        }
+    }
+
+    /// Adopts whoever is here and whoever comes, until it is told None.
+    pub(super) async fn keep_ready_for(&self, here: Option<Arc<ExpertFacts>>) {
+        self.whole
+            .lock()
+            .expect("nobody panics with it")
+            .clone_from(&here);
+        if let Some(here) = here {
+            self.ready_for(&here).await;
         }
     }
 
@@ -93,6 +107,11 @@ impl Neighbours {
         } else if known.nodes.len() < BOOK_NODES_MAX {
             let places = Places::new(Mutex::new(advert.plane.clone()));
             known.nodes.insert(peer, (advert, places));
+        }
+        drop(known);
+        let whole = self.whole.lock().expect("nobody panics with it").clone();
+        if let Some(here) = whole {
+            self.ready_for(&here).await;
         }
     }
 

@@ -104,11 +104,8 @@ async fn first<R: AsyncRead + Unpin>(
     if letterhead.network != terms.network {
         return Err(refused(&"this node belongs to another mesh"));
     }
-    if letterhead
-        .path
-        .iter()
-        .any(|on| *on == terms.me || on == peer)
-    {
+    let path = &opening.open.path;
+    if path.iter().any(|on| *on == terms.me || on == peer) {
         return Err(refused(&"the question went round in a circle"));
     }
     Ok(Some(opening))

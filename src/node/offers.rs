@@ -2,15 +2,15 @@
 //! may ask it.
 
 use super::Library;
-use crate::config::ExpertSettings;
-use crate::driver::{AcquireError, Offer};
+use crate::config::{ExpertSettings, Source};
+use crate::driver::{AcquireError, Answers, Offer};
 use crate::store::Resolved;
 use crate::store::adapter::ResolvedAdapter;
 use quorate_core::chat::Family;
 use quorate_core::host::Allow;
-use quorate_core::ids::{ExpertId, ExpertParts, Fingerprint};
+use quorate_core::ids::{ExpertId, ExpertParts, Fingerprint, PeerKey};
 use quorate_core::limits::{ADVERT_EXPERTS_MAX, ADVERT_NAME_BYTES_MAX, EXPERTS_MAX, SESSIONS_MAX};
-use quorate_core::mesh::ExpertRow;
+use quorate_core::mesh::{ExpertRow, Pass};
 use quorate_core::residency::Shared;
 use tokio::sync::watch;
 
@@ -58,6 +58,8 @@ pub struct Offered {
     /// Tokens that one session may hold, before a private prefix takes its part.
     pub context: u32,
     pub private: bool,
+    /// The way there, where another mesh answers.
+    pub pass: Option<Pass>,
 }
 
 impl Library {
@@ -122,6 +124,9 @@ impl Library {
             name: expert.name.clone(),
             why,
         };
+        if expert.source() != Source::Model {
+            return self.wanted_part(cannot);
+        }
         let prefix = expert
             .prefix
             .as_ref()
@@ -138,6 +143,19 @@ impl Library {
                 .map_err(|error| cannot(error.to_string()))?,
             prefix,
         })
+    }
+
+    /// The model here that has part where a mesh answers, or that has the vocabulary of another one.
+    fn wanted_part(&self, cannot: impl Fn(String) -> AcquireError) -> Result<Wanted, AcquireError> {
+        let mesh = self.settings.mesh.model.as_deref();
+        let name = mesh.unwrap_or(&self.settings.default_model);
+        match self.expert_named(name) {
+            Some(part) if part.source() != Source::Model => {
+                let why = format!("`mesh.model` is '{name}', which is no model of this node");
+                Err(cannot(why))
+            }
+            _ => self.wanted(name),
+        }
     }
 
     pub(super) fn expert_id(&self, wanted: &Wanted, context: u32) -> ExpertId {
@@ -164,14 +182,67 @@ impl Library {
         }
         let shared = experts.iter();
         let shared = shared.filter_map(|expert| Some((expert, expert.share.clone()?)));
-        let offered =
-            shared.filter_map(|(expert, allow)| self.offered(self.wanted_expert(expert), allow));
+        let offered = shared.filter_map(|(expert, allow)| self.offered_expert(expert, allow));
         offered.collect()
+    }
+
+    fn offered_expert(&self, expert: &ExpertSettings, allow: Allow) -> Option<Offered> {
+        let here = self.offered(self.wanted_expert(expert), allow)?;
+        let whole = |answers, id| Offer {
+            id,
+            answers,
+            ..here.offer.clone()
+        };
+        match expert.source() {
+            Source::Model => Some(here),
+            Source::Mesh => {
+                let id = ExpertId::of(&ExpertParts {
+                    peer: &self.node.key,
+                    model_sha256: &here.sha256,
+                    adapter: "the whole mesh",
+                    context: here.context,
+                    prefix: None,
+                });
+                Some(Offered {
+                    offer: whole(Answers::Mesh, id),
+                    model: expert.name.clone(),
+                    private: false,
+                    ..here
+                })
+            }
+            Source::AnotherMesh(pass) => Some(Offered {
+                offer: whole(Answers::AnotherMesh, pass.row.expert),
+                model: expert.name.clone(),
+                sha256: hex_of(&pass.row.file),
+                vocab_fingerprint: Some(pass.row.vocabulary.to_string()),
+                context: pass.row.context,
+                private: false,
+                pass: Some(*pass),
+                ..here
+            }),
+        }
+    }
+
+    /// This node's mesh, as an expert of that name for others; None if it is none.
+    pub fn mesh_row(&self, name: &str) -> Option<ExpertRow> {
+        let whole = |o: &&Offered| o.offer.answers == Answers::Mesh && o.model == name;
+        self.offers().iter().find(whole).and_then(row)
+    }
+
+    /// Does the owner let this node, of another mesh, ask this one?
+    pub fn invites(&self, peer: &PeerKey) -> bool {
+        let named = |allow: &Allow| *allow != Allow::Mesh && allow.admits(peer);
+        let experts = self.experts.borrow();
+        let mut meshes = experts.iter().filter(|e| e.source() == Source::Mesh);
+        meshes.any(|e| e.share.as_ref().is_some_and(named))
     }
 
     /// What an advert says of them. Those whose vocabulary nobody has seen yet are not in it.
     pub fn rows(&self) -> Vec<ExpertRow> {
-        let mut rows: Vec<ExpertRow> = self.offers().iter().filter_map(row).collect();
+        // Nobody of a mesh asks it as one expert: the question would come round to him.
+        let offers = self.offers();
+        let experts = offers.iter().filter(|o| o.offer.answers != Answers::Mesh);
+        let mut rows: Vec<ExpertRow> = experts.filter_map(row).collect();
         rows.sort_by_key(|row| row.expert);
         rows.dedup_by_key(|row| row.expert);
         rows.truncate(ADVERT_EXPERTS_MAX);
@@ -189,6 +260,7 @@ impl Library {
                 id: self.expert_id(&wanted, plan.context),
                 name: wanted.name,
                 allow,
+                answers: Answers::Model,
             },
             model: wanted.resolved.name.clone(),
             sha256: wanted.resolved.sha256.clone(),
@@ -196,6 +268,7 @@ impl Library {
             vocab_fingerprint: wanted.resolved.vocab_fingerprint.clone(),
             context: plan.context,
             private: !wanted.prefix.is_empty(),
+            pass: None,
         })
     }
 
@@ -210,7 +283,7 @@ impl Library {
 
 fn row(offered: &Offered) -> Option<ExpertRow> {
     // The name is the owner's, unless the prefix is private: then it would tell what it is about.
-    let model = match offered.private {
+    let model = match offered.private || offered.offer.answers != Answers::Model {
         true => &offered.model,
         false => &offered.offer.name,
     };
@@ -226,6 +299,10 @@ fn row(offered: &Offered) -> Option<ExpertRow> {
         slots: SESSIONS_MAX as u16,
         needs_allow_list: offered.offer.allow != Allow::Mesh,
     })
+}
+
+fn hex_of(bytes: &[u8; 32]) -> String {
+    blake3::Hash::from_bytes(*bytes).to_hex().to_string()
 }
 
 fn bytes_of(hex: &str) -> Option<[u8; 32]> {

@@ -56,6 +56,8 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
             Guessing::Stream
         },
         weights: Strategy::Uniform,
+        robust: mesh.robust,
+        record: false, // recordings are files, and gRPC messages are small
     };
     let together = match mesh.weights.as_str() {
         "" => together,

@@ -1,10 +1,17 @@
 //! `mesh` as a model where there is no mesh, and the router's service. With a mesh: tests/cli/testnet.rs.
 
-use crate::server::{Server, endless, start};
+use crate::server::{Server, endless, start, start_with};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quorate::api::ApiState;
 use quorate::wire::v1::router_client::RouterClient;
 use quorate::wire::v1::{
     GetRouterStatusRequest, ListExpertsRequest, RegisterExpertRequest, WatchRouterRequest,
 };
+use quorate_core::record;
+use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -33,6 +40,12 @@ async fn what_is_asked_of_a_mesh_is_checked() {
         (r#"{"k":0}"#, "quorate.k"),
         (r#"{"semantics":"C"}"#, "quorate.semantics"),
         (r#"{"provenance":1}"#, "quorate.provenance"),
+        (r#"{"robust":0}"#, "quorate.robust"),
+        (r#"{"robust":8}"#, "quorate.robust"),
+        (r#"{"robust":2,"k":4}"#, "quorate.k"),
+        // One model is one voice.
+        (r#"{"robust":1}"#, "quorate.robust"),
+        (r#"{"record":"yes"}"#, "quorate.record"),
         ("7", "quorate"),
     ] {
         let body = format!(r#"{{"model":"stub","prompt":"x","quorate":{quorate}}}"#);
@@ -47,6 +60,46 @@ async fn what_is_asked_of_a_mesh_is_checked() {
         r#"{"model":"stub","prompt":"x","max_tokens":2,"quorate":{"provenance":true,"k":3}}"#;
     let reply = server.post("/v1/completions", body).await.json();
     assert!(reply["quorate"]["mesh"].is_null(), "{reply}");
+}
+
+/// All that decided an answer, with its end: whole, or in parts of a stream.
+#[tokio::test]
+async fn an_answer_is_recorded_for_who_asks_and_the_core_alone_comes_to_it_again() {
+    let server = start(endless()).await;
+    let body = |more: &str| {
+        format!(
+            r#"{{"model":"stub","prompt":"x","max_tokens":9,"seed":3{more},"quorate":{{"record":true}}}}"#
+        )
+    };
+    let whole = server.post("/v1/completions", &body("")).await.json();
+    let text = whole["choices"][0]["text"].as_str().unwrap();
+    let replayed = |parts: &[&Value]| {
+        let mut bytes = Vec::new();
+        for part in parts {
+            bytes.extend(BASE64.decode(part.as_str().unwrap()).unwrap());
+        }
+        record::replay(&record::decode(&bytes).unwrap()).unwrap()
+    };
+    assert_eq!(replayed(&[&whole["quorate"]["recording"]]), text);
+    let stream = server
+        .post("/v1/completions", &body(r#","stream":true"#))
+        .await;
+    let events = stream.events().into_iter();
+    let events: Vec<Value> = events
+        .filter_map(|e| serde_json::from_str(e).ok())
+        .collect();
+    let parts = events.iter().map(|e| &e["quorate"]["recording"]);
+    let parts: Vec<&Value> = parts.filter(|part| part.is_string()).collect();
+    assert_eq!(replayed(&parts), text);
+    let two = server.post("/v1/completions", &body(r#","n":2"#)).await;
+    assert_eq!(two.error()["param"], "quorate.record");
+    let full = |state: &mut ApiState| state.recordings = Arc::new(Semaphore::new(0));
+    let server = start_with(endless(), full).await;
+    let busy = server.post("/v1/completions", &body("")).await;
+    assert_eq!(
+        (busy.status, busy.error()["param"].as_str()),
+        (429, Some("quorate.record"))
+    );
 }
 
 #[tokio::test]

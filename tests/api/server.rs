@@ -69,6 +69,7 @@ pub(crate) async fn start_with(options: StubOptions, change: impl FnOnce(&mut Ap
         allowed_hosts: Arc::from([]),
         allowed_origins: Arc::from([]),
         metrics: Metrics::new(),
+        recordings: Arc::new(tokio::sync::Semaphore::new(1)),
         limits: Limits::default(),
     };
     change(&mut state);

@@ -67,6 +67,11 @@ fn a_node_alone_says_how_to_belong() {
         &["belongs to no mesh", "quorate mesh new", "quorate join"],
     );
     home.run(&["leave"]).fails(4, &["belongs to no mesh"]);
+    let alone = home.run(&["doctor"]).out;
+    assert!(
+        alone.contains("every answer stays on this machine"),
+        "{alone}"
+    );
     home.run(&["peers"])
         .fails(4, &["no node is up", "quorate up"]);
     home.run(&["join", "hello"])
@@ -75,6 +80,12 @@ fn a_node_alone_says_how_to_belong() {
         .fails(4, &["no", "quorate up"]);
     let made = home.run(&["mesh", "new", "--json"]).json();
     assert_eq!(made["unsafe"], true);
+    let member = home.run(&["doctor"]).out;
+    assert!(
+        member.contains("takes part while the node is up"),
+        "{member}"
+    );
+    assert!(member.contains("127.0.0.1:0 is free"), "{member}");
     home.run(&["mesh", "new"])
         .fails(5, &["belongs to a mesh already", "quorate leave"]);
     home.run(&["invite"])
@@ -96,6 +107,16 @@ fn a_node_that_is_up_joins_meets_and_leaves() {
     soon("both to see each other", || {
         (states(&ada) == ["here"] && states(&ben) == ["here"]).then_some(())
     });
+    let doctor = ada.run(&["doctor"]);
+    for words in [
+        "member of",
+        "2 nodes admitted",
+        "none known: the mesh runs",
+        "1 here (1 direct, 0 relayed)",
+        "token plane at 127.0.0.1:",
+    ] {
+        assert!(doctor.out.contains(words), "no {words:?} in {doctor:?}");
+    }
     let table = ada.run(&["peers"]);
     assert!(table.works().contains("direct"), "{table:?}");
     ben.run(&["join", invite["invite"].as_str().unwrap()])

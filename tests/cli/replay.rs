@@ -243,19 +243,20 @@ fn real_an_answer_is_recorded_for_its_owner_alone_and_replayed() {
 }
 
 #[test]
-fn real_a_node_that_is_up_does_not_record_for_others() {
+fn real_a_node_that_is_up_records_what_it_answers() {
     let Some(home) = Home::with_model() else {
         return;
     };
     let _up = home.up(&[]);
     let path = home.path().join("it.rec");
-    home.run(&[
-        "run",
-        "smollm2:135m",
-        "--record",
-        path.to_str().unwrap(),
-        "hi",
-    ])
-    .fails(5, &["is up", "--record"]);
-    assert!(!path.exists());
+    let file = path.to_str().unwrap();
+    let ran = home.run(&["run", "smollm2:135m", "-n", "8", "--record", file, "hi"]);
+    let said = ran.works().to_owned();
+    assert!(ran.err.contains("quorate replay"), "{ran:?}");
+    assert_eq!(
+        home.run(&["replay", file]).works().trim_end(),
+        said.trim_end()
+    );
+    home.run(&["run", "smollm2:135m", "--robust", "1", "hi"])
+        .fails(2, &["quorate.robust", "3 experts"]);
 }

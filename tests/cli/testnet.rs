@@ -1,6 +1,9 @@
 //! A testnet of real processes with the real model, each behind a made-up distance.
 
 use crate::harness::{Home, Ran, bare};
+use quorate_core::lnp::LnP;
+use quorate_core::opinion::Said;
+use quorate_core::record::{self, Recording};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Lines, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -9,6 +12,8 @@ struct Testnet {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     nodes: Vec<Value>,
+    /// How far its experts are from each other.
+    variation: f64,
     home: Home,
 }
 
@@ -34,6 +39,7 @@ impl Testnet {
             child,
             lines,
             nodes,
+            variation: up["expert_variation"].as_f64().unwrap_or(0.0),
             home,
         })
     }
@@ -94,6 +100,10 @@ fn real_nodes_answer_together_and_one_may_die_mid_sentence() {
     }
 
     assert!(experts(&told.err) > 3.0, "{told:?}");
+    assert!(testnet.variation > 0.1, "{}", testnet.variation);
+
+    a_mesh_answer_is_recorded_and_replayed_by_the_core_alone(&testnet, &options, question);
+    a_client_chooses_robust(&testnet, &options, question);
 
     let long = ["--verbose", "--seed", "8", "-n", "120", question];
     let mut answering = testnet
@@ -113,6 +123,65 @@ fn real_nodes_answer_together_and_one_may_die_mid_sentence() {
     assert!(rest.len() > 50, "{rest:?}");
     let ended_line = testnet.lines.next().unwrap().unwrap();
     assert!(ended_line.contains("\"n4\""), "{ended_line}");
+}
+
+/// The same question with `--record`: a file that replays anywhere, and falls with every part of it that decided.
+fn a_mesh_answer_is_recorded_and_replayed_by_the_core_alone(
+    testnet: &Testnet,
+    options: &[&str],
+    question: &str,
+) {
+    let elsewhere = Home::new();
+    let path = elsewhere.path().join("together.rec");
+    let file = path.to_str().unwrap();
+    let record = [options, &["--record", file, question]].concat();
+    let told = Ran::of(testnet.ask(&record).output().unwrap());
+    assert!(told.err.contains("quorate replay"), "{told:?}");
+    let replayed = elsewhere.run(&["replay", file]);
+    assert_eq!(replayed.works().trim_end(), told.out.trim_end());
+    let whole = record::decode(&std::fs::read(&path).unwrap()).unwrap();
+    let experts = |r: &Recording| r.schedule[0].set.len();
+    assert!(
+        experts(&whole) >= 3 && whole.decided.len() == 24,
+        "{:?}",
+        whole.schedule
+    );
+    let refused = |change: &dyn Fn(&mut Recording)| {
+        let mut other = whole.clone();
+        change(&mut other);
+        std::fs::write(&path, record::encode(&other).unwrap()).unwrap();
+        elsewhere.run(&["replay", file]).fails(1, &["position"]);
+    };
+    for at in [0, 11, 23] {
+        let winner = whole.decided[at].token;
+        refused(&|r| {
+            for (_, _, said) in &mut r.decided[at].answers {
+                match said {
+                    Said::List(list) => list.entries.retain(|e| e.token != winner),
+                    Said::Scalars(values) => values.fill(LnP::ZERO_MASS),
+                }
+            }
+        });
+        refused(&|r| drop(r.decided[at].answers.remove(0)));
+    }
+    refused(&|r| r.schedule[0].set[0].1 /= 2.0);
+    refused(&|r| r.schedule[0].set.truncate(2));
+    refused(&|r| r.schedule[0].position += 1);
+}
+
+/// A trimmed mean of plain lists, declared in the law of the answer; more liars than the mesh can outvote are refused.
+fn a_client_chooses_robust(testnet: &Testnet, options: &[&str], question: &str) {
+    let robust = |liars: &str| {
+        let args = [options, &["--robust", liars, question]].concat();
+        Ran::of(testnet.ask(&args).output().unwrap())
+    };
+    let told = robust("1");
+    assert!(told.works().len() > 10, "{told:?}");
+    assert!(
+        told.err.contains("seeded-plain") && told.err.contains("robust=1"),
+        "{told:?}"
+    );
+    robust("2").fails(1, &["withstands 2 liars", "needs 5 experts"]);
 }
 
 #[test]
@@ -206,6 +275,82 @@ fn soon<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         std::thread::sleep(std::time::Duration::from_millis(100));
     }
     panic!("{what}: not within 30 s");
+}
+
+/// A testnet asked as one expert by a mesh of two: three kinds of processes, and a halt of the inner one costs an expert.
+#[test]
+fn real_a_mesh_is_an_expert_of_another() {
+    let Some(testnet) = Testnet::up(&["2", "--rtt", "10ms"]) else {
+        return;
+    };
+    let outer = Home::with_model().unwrap();
+    let settings = "version = 1\n[machine]\nthreads = 1\nctx = 2048\n[mesh]\nlisten = '127.0.0.1:0'\n\
+                    plane_listen = '127.0.0.1:0'\nmdns = false\n";
+    std::fs::write(outer.path().join("config.toml"), settings).unwrap();
+    outer.run(&["mesh", "new"]).works();
+    let _up = outer.up(&[]);
+    let id = outer.run(&["status", "--json"]).json()["node_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let inner = |args: &[&str]| {
+        let mut command = bare(args);
+        command.env("QUORATE_HOME", testnet.nodes[0]["home"].as_str().unwrap());
+        Ran::of(command.output().unwrap())
+    };
+    inner(&["expert", "add", "all", "--model", "mesh"]).fails(3, &["nodes of other meshes"]);
+    let added = inner(&["expert", "add", "all", "--model", "mesh", "--allow", &id]);
+    let pass = added
+        .works()
+        .lines()
+        .find_map(|line| line.strip_prefix("pass"));
+    let pass = pass
+        .unwrap_or_else(|| panic!("no pass in {added:?}"))
+        .trim();
+    outer
+        .run(&["expert", "add", "family", "--model", pass])
+        .works();
+    let friend = Home::with_model().unwrap();
+    std::fs::write(friend.path().join("config.toml"), settings).unwrap();
+    let invite = soon("an address to invite to", || {
+        let ran = outer.run(&["invite", "--json"]);
+        (ran.code == 0).then(|| ran.json()["invite"].as_str().unwrap().to_owned())
+    });
+    friend.run(&["join", &invite]).works();
+    let _friend_up = friend.up(&[]);
+    let path = friend.path().join("two.rec");
+    let file = path.to_str().unwrap();
+    let told = soon("the mesh to answer as one", || {
+        std::fs::remove_file(&path).ok();
+        let ran = friend.run(&[
+            "run",
+            "mesh",
+            "--verbose",
+            "--seed",
+            "5",
+            "-n",
+            "12",
+            "--record",
+            file,
+            "Tell me about the sea.",
+        ]);
+        (ran.code == 0 && ran.err.contains("by 2.0 experts")).then_some(ran)
+    });
+    assert_eq!(
+        friend.run(&["replay", file]).works().trim_end(),
+        told.out.trim_end()
+    );
+    let peers = friend.run(&["peers"]);
+    assert!(peers.works().contains("family"), "{peers:?}");
+    // The other node of the inner mesh computed for it.
+    let mut other = bare(&["status", "--json"]);
+    other.env("QUORATE_HOME", testnet.nodes[1]["home"].as_str().unwrap());
+    let given = Ran::of(other.output().unwrap()).json()["mesh"]["opinions_given"].as_u64();
+    let asked = inner(&["status", "--json"]).json();
+    assert!(
+        given > Some(0) || asked["mesh"]["experts_asked"] == 1,
+        "{given:?} {asked}"
+    );
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Sessions of other people's routers on the experts of a node.
 
 use super::{Setup, forever, generation, setup, text_of, until};
-use quorate::driver::{Guest, Offer};
+use quorate::driver::{Answers, Guest, Offer};
 use quorate::expert::Expert;
 use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate_core::config::MeshConfig;
@@ -39,6 +39,7 @@ pub(super) fn offer(expert: ExpertId) -> Option<Offer> {
         id: expert,
         name: allow.0.to_owned(),
         allow: allow.1,
+        answers: Answers::Model,
     })
 }
 
@@ -72,6 +73,7 @@ fn open() -> Open {
         answered: vec![],
         transforms: Transforms::NEUTRAL,
         score: false,
+        path: vec![],
     }
 }
 

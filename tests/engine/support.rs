@@ -121,6 +121,7 @@ impl Rig {
             transforms: Transforms::NEUTRAL,
             answered: Vec::new(),
             score: false,
+            path: vec![],
         };
         change(&mut open);
         self.submit(ExpertOp::Open(Box::new(open)));

@@ -5,6 +5,7 @@ use crate::host::{Host, Process};
 use crate::lab::{self, PATIENCE};
 use crate::relaunch::Needs;
 use quorate_core::link::Link;
+use quorate_core::record;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -177,6 +178,16 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
             "across an ocean: {}",
             told.lines().rev().take(12).collect::<Vec<_>>().join(" | ")
         );
+
+        // What equals decide together would show nothing.
+        let path = hosts[0].folder().join("differ.rec");
+        let file = path.to_str().unwrap();
+        let greedy = ["--temperature", "0", "-n", "12", "--record", file];
+        nodes[0].run(&[&["run", "mesh"][..], &greedy, &["Who are you?"]].concat());
+        let recording = record::decode(&std::fs::read(&path).unwrap()).unwrap();
+        let differ = recording.variation().unwrap();
+        println!("the experts differ by {differ:.3} in total variation");
+        assert!(differ >= record::VARIATION_MIN, "{differ}");
 
         // In the middle of the second answer one of them dies.
         let mut answering = nodes[0]

@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use libp2p_identity::{Keypair, PeerId};
-use quorate::driver::{self, Asked, Found, Generation, Lease, Models, Node, Offer, RefusedError};
+use quorate::driver::{
+    self, Answers, Asked, Found, Generation, Lease, Models, Node, Offer, RefusedError,
+};
 use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate::mesh;
 use quorate::net::plane::Plane;
@@ -56,7 +58,13 @@ fn rights() -> Rights {
     Rights::alone().under(fold(&genesis, &Records::default()))
 }
 
-/// One expert of its own name, whose text never ends by itself.
+/// The mesh of the node of this name, as others call it.
+fn whole(name: &str) -> ExpertId {
+    ExpertId(*blake3::hash(format!("the mesh of {name}").as_bytes()).as_bytes())
+}
+
+/// One expert of its own name, whose text never ends by itself, and the mesh of its node for whoever is named: a node
+/// of another mesh that passes it on.
 fn models(name: &'static str) -> Models {
     let options = StubOptions {
         model: name.into(),
@@ -76,17 +84,33 @@ fn models(name: &'static str) -> Models {
             StubExpert::spawn(options.clone(), events).map_err(|e| e.to_string())
         }),
         offer: Arc::new(move |wanted| {
-            (wanted == id).then(|| Offer {
-                id,
+            let answers = match wanted {
+                wanted if wanted == id => Answers::Model,
+                wanted if wanted == whole(name) => Answers::Mesh,
+                wanted if wanted == whole("ada") => Answers::AnotherMesh,
+                _ => return None,
+            };
+            let outside = Keypair::ed25519_from_bytes([9; 32]).unwrap().public();
+            let outside = quorate::identity::key_of(&outside.to_peer_id()).unwrap();
+            let allow = match answers {
+                Answers::Mesh => Allow::Listed(BTreeSet::from([outside])),
+                Answers::Model | Answers::AnotherMesh => Allow::Mesh,
+            };
+            Some(Offer {
+                id: wanted,
                 name: name.into(),
-                allow: Allow::Mesh,
+                allow,
+                answers,
             })
         }),
     }
 }
 
 async fn machine(name: &'static str, admits: mesh::Admits) -> Machine {
-    let keypair = Keypair::generate_ed25519();
+    machine_of(Keypair::generate_ed25519(), name, admits).await
+}
+
+async fn machine_of(keypair: Keypair, name: &'static str, admits: mesh::Admits) -> Machine {
     let peer = keypair.public().to_peer_id();
     let settings = driver::Settings {
         node_id: peer.to_string(),
@@ -124,7 +148,6 @@ fn letterhead() -> watch::Receiver<Letterhead> {
         governance_head: vec![],
         halted: false,
         purpose: Purpose::User,
-        path: vec![],
     })
     .1
 }
@@ -146,8 +169,17 @@ async fn meet(asker: &Machine, other: &Machine) {
 }
 
 async fn meet_at(asker: &Machine, other: &Machine, address: SocketAddr) {
+    introduce(asker, other, other.lease.facts().id, address).await;
+}
+
+/// One of the experts that the other serves.
+async fn meet_as(asker: &Machine, other: &Machine, id: ExpertId) {
+    introduce(asker, other, id, other.plane.local_addr().unwrap()).await;
+}
+
+async fn introduce(asker: &Machine, other: &Machine, id: ExpertId, address: SocketAddr) {
     let facts = quorate::expert::ExpertFacts {
-        id: other.lease.facts().id,
+        id,
         peer: quorate::identity::key_of(&other.peer),
         model: other.name.into(),
         sha256: String::new(),
@@ -326,4 +358,64 @@ async fn without_a_mesh_there_is_no_mesh_request() {
     };
     let refused = ada.node.generate(&ada.lease, generation).await;
     assert!(matches!(refused.map(drop), Err(RefusedError::Halted(_))));
+}
+
+/// Two meshes: ada, ben and cai; and uma with gus, to whom ada answers in the name of her mesh. For uma it is one expert.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_is_one_expert_of_another() {
+    let inner = mesh_of(&["ada", "ben", "cai"]).await;
+    let members: Vec<PeerKey> = inner
+        .iter()
+        .map(|m| quorate::identity::key_of(&m.peer).unwrap())
+        .collect();
+    let stranger = Arc::new(move |peer: &PeerKey| members.contains(peer));
+    let ada = machine("ada", stranger).await;
+    for other in &inner[1..] {
+        meet(&ada, other).await;
+    }
+    let gus = Keypair::ed25519_from_bytes([9; 32]).unwrap();
+    let gus = machine_of(gus, "gus", Arc::new(|_: &PeerKey| true)).await;
+    meet_as(&gus, &ada, whole("ada")).await;
+    let uma = machine("uma", Arc::new(|_: &PeerKey| true)).await;
+    meet_as(&uma, &gus, whole("ada")).await;
+    let own = ask(&uma, Asked::Own, 20, |_| ()).await;
+    let told = ask(&uma, MESH, 20, |_| ()).await;
+    assert_eq!((&told.why, told.schedule.len()), (&Finish::Length, 1));
+    let both = BTreeSet::from([uma.lease.facts().id, whole("ada")]);
+    assert_eq!(set(&told, 0), both);
+    assert_ne!(told.text, own.text, "the mesh had its say");
+    for provenance in &told.provenance {
+        assert!(provenance.asked.iter().all(|v| v.arrived), "{provenance:?}");
+    }
+    assert_eq!(ask(&uma, MESH, 20, |_| ()).await.text, told.text);
+    // All of them computed for it, and ada's node counts gus alone as its guest.
+    for machine in [&ada, &inner[1], &inner[2]] {
+        let status = machine.node.status().await.unwrap();
+        let given: u64 = status.guests.iter().map(|g| g.opinions).sum();
+        assert!(status.guests.len() <= 1, "{:?}", status.guests);
+        let heard: u64 = status.roster.iter().map(|k| k.answers).sum();
+        assert!(
+            given + heard >= 40 || machine.name != "ada",
+            "{given} {heard}"
+        );
+    }
+    // Nobody whom her owner has not named: not for the mesh, and gus not for her own model.
+    let eve = machine("eve", Arc::new(|_: &PeerKey| true)).await;
+    meet_as(&eve, &ada, whole("ada")).await;
+    let alone = ask(&eve, MESH, 10, |_| ()).await;
+    assert_eq!(set(&alone, alone.schedule.len() - 1).len(), 1);
+    meet(&gus, &ada).await;
+    let told = ask(&gus, MESH, 10, |_| ()).await;
+    let last = set(&told, told.schedule.len() - 1);
+    assert_eq!(last, BTreeSet::from([gus.lease.facts().id, whole("ada")]));
+    // Without ben and cai it goes on, and without ada so does uma.
+    for gone in &inner[1..] {
+        assert!(ada.node.lose(gone.lease.facts().id, "it went away").await);
+    }
+    let told = ask(&uma, MESH, 10, |_| ()).await;
+    assert_eq!((&told.why, set(&told, 0)), (&Finish::Length, both));
+    assert!(gus.node.lose(whole("ada"), "it went away").await);
+    let told = ask(&uma, MESH, 10, |_| ()).await;
+    assert_eq!(told.why, Finish::Length);
+    assert!(!set(&told, told.schedule.len() - 1).contains(&whole("ada")));
 }

@@ -11,7 +11,7 @@ use quorate_core::ids::{NetworkId, SessionId};
 use quorate_core::limits::{ANSWER_BYTES_MAX, OPEN_BYTES_MAX, QUESTION_BYTES_MAX};
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{
-    Entry, ExpertEvent, ExpertFailure, ExpertOp, List, Opinion, Query, Said,
+    Entry, ExpertEvent, ExpertFailure, ExpertOp, List, Open, Opinion, Query, Said,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -68,11 +68,12 @@ pub(crate) async fn another_mesh_another_version_and_a_circle_are_refused(kind: 
     let events = told(&pair, &open_frame(&served, &elsewhere)).await;
     assert_eq!(reason(&events), "this node belongs to another mesh");
 
-    let circle = Letterhead {
+    let circle = Open {
         path: vec![[1; 32], SERVER_KEY],
-        ..letterhead()
+        ..open(SESSION, "x")
     };
-    let events = told(&pair, &open_frame(&served, &circle)).await;
+    let circle = wire::open_frame(&letterhead(), &served.facts().id, &circle).unwrap();
+    let events = told(&pair, &circle).await;
     assert_eq!(reason(&events), "the question went round in a circle");
 
     let mut newer = open_frame(&served, &letterhead());

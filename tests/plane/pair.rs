@@ -131,7 +131,6 @@ pub(crate) fn letterhead() -> Letterhead {
         governance_head: vec![3; 40],
         halted: false,
         purpose: Purpose::User,
-        path: vec![],
     }
 }
 
@@ -143,6 +142,7 @@ pub(crate) fn open(session: SessionId, prompt: &str) -> Open {
         answered: vec![],
         transforms: Transforms::NEUTRAL,
         score: false,
+        path: vec![],
     }
 }
 

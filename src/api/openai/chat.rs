@@ -76,7 +76,7 @@ async fn whole(
         .zip(messages)
         .map(|(index, message)| message.choice(index))
         .collect();
-    Ok(Json(envelope.whole(choices, told, &answer)).into_response())
+    Ok(Json(envelope.whole(choices, told, &mut answer)).into_response())
 }
 
 /// One choice of a whole answer.
@@ -201,7 +201,8 @@ impl Writer for ChatWriter {
         }
     }
 
-    fn end(&mut self, answer: &Answer, out: &mut BytesMut) {
+    fn end(&mut self, answer: &mut Answer, out: &mut BytesMut) {
+        self.envelope.recording_chunks(out, answer);
         if self.include_usage {
             self.envelope.usage_chunk(out, answer);
         }

@@ -63,7 +63,7 @@ async fn whole(mut answer: Answer, envelope: Envelope) -> Result<Response, ApiEr
         .zip(texts)
         .map(|(index, text)| text.choice(index))
         .collect();
-    Ok(Json(envelope.whole(choices, told, &answer)).into_response())
+    Ok(Json(envelope.whole(choices, told, &mut answer)).into_response())
 }
 
 /// One choice of a whole answer.
@@ -155,7 +155,8 @@ impl Writer for TextWriter {
         }
     }
 
-    fn end(&mut self, answer: &Answer, out: &mut BytesMut) {
+    fn end(&mut self, answer: &mut Answer, out: &mut BytesMut) {
+        self.envelope.recording_chunks(out, answer);
         if self.include_usage {
             self.envelope.usage_chunk(out, answer);
         }

@@ -3,8 +3,11 @@
 use crate::api::answer::Answer;
 use crate::api::mesh::voices;
 use axum::body::Bytes;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{BufMut, BytesMut};
 use quorate_core::generate::{Finish, TokenEvent};
+use quorate_core::limits::RECORDING_PART_BYTES;
 use quorate_core::vocab::Vocab;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -41,7 +44,7 @@ impl Envelope {
         mut self,
         mut choices: Vec<Value>,
         told: Vec<Vec<Value>>,
-        answer: &Answer,
+        answer: &mut Answer,
     ) -> Value {
         if answer.tells {
             for (choice, tokens) in choices.iter_mut().zip(told) {
@@ -50,7 +53,13 @@ impl Envelope {
         }
         self.fields.insert("choices".into(), choices.into());
         self.fields.insert("usage".into(), usage(answer));
-        self.fields.insert("quorate".into(), provenance(answer));
+        let mut page = provenance(answer);
+        match answer.recording() {
+            None => {}
+            Some(Ok(bytes)) => page["recording"] = BASE64.encode(bytes).into(),
+            Some(Err(why)) => page["not_recorded"] = why.to_string().into(),
+        }
+        self.fields.insert("quorate".into(), page);
         Value::Object(self.fields)
     }
 
@@ -78,6 +87,23 @@ impl Envelope {
             out.put_slice(b"\"choices\":[],\"quorate\":");
             put_json(out, &json!({"index": choice, "token": told}));
         });
+    }
+
+    /// What decided the answer, in parts: a line of a stream should not be endless.
+    pub(super) fn recording_chunks(&self, out: &mut BytesMut, answer: &mut Answer) {
+        let mut part = |page: Value| {
+            self.chunk(out, |out| {
+                out.put_slice(b"\"choices\":[],\"quorate\":");
+                put_json(out, &page);
+            });
+        };
+        match answer.recording() {
+            None => {}
+            Some(Ok(bytes)) => bytes
+                .chunks(RECORDING_PART_BYTES)
+                .for_each(|bytes| part(json!({"recording": BASE64.encode(bytes)}))),
+            Some(Err(why)) => part(json!({"not_recorded": why.to_string()})),
+        }
     }
 
     /// The chunk after the last choice: no choices, only what they cost.

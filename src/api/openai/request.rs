@@ -149,6 +149,8 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             None | Some(true) => Guessing::Stream,
         },
         weights: Strategy::Uniform,
+        robust: fields.count("robust")?,
+        record: fields.flag("record")?.unwrap_or(false),
     };
     let together = together.weighed(fields.text("weights")?.unwrap_or("uniform"))?;
     together.in_mode(fields.text("mode")?.unwrap_or("together"))

@@ -14,7 +14,7 @@ use std::time::Duration;
 pub(super) trait Writer: Send + 'static {
     fn begin(&mut self, answer: &Answer, out: &mut BytesMut);
     fn event(&mut self, answer: &Answer, choice: usize, event: Event, out: &mut BytesMut);
-    fn end(&mut self, answer: &Answer, out: &mut BytesMut);
+    fn end(&mut self, answer: &mut Answer, out: &mut BytesMut);
 }
 
 /// What fails within this time fails with a status code instead of an event.
@@ -59,7 +59,7 @@ fn events(
             match tokio::time::timeout(KEEP_ALIVE, answer.next()).await {
                 Ok(Ok(Some((choice, event)))) => writer.event(&answer, choice, event, &mut out),
                 Ok(Ok(None)) => {
-                    writer.end(&answer, &mut out);
+                    writer.end(&mut answer, &mut out);
                     out.put_slice(b"data: [DONE]\n\n");
                     yield Ok(take(&mut out));
                     break;

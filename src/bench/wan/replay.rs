@@ -503,6 +503,7 @@ mod tests {
             answered: vec![],
             transforms: Transforms::NEUTRAL,
             score: false,
+            path: Vec::new(),
         };
         expert.submit(ExpertOp::Open(Box::new(open))).unwrap();
         let ready = events.blocking_recv().unwrap().event;

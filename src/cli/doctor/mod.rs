@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::path::Path;
 
 mod machine;
+mod mesh;
 mod models;
 mod place;
 
@@ -100,6 +101,7 @@ fn examine(context: &Context) -> Vec<Check> {
     checks.extend(models::checks(context, hardware));
     checks.extend(place::api(context));
     checks.push(place::network(context));
+    checks.extend(mesh::checks(context));
     checks.push(place::clock());
     checks
 }

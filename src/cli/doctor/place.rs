@@ -147,7 +147,10 @@ fn bind_key(context: &Context) -> Check {
 pub(super) fn network(context: &Context) -> Check {
     match context.settings.offline {
         true => Check::ok("network", "off: models that are not here cannot be pulled"),
-        false => Check::ok("network", "used by `pull` only; answers stay local"),
+        false => Check::ok(
+            "network",
+            "used by `pull`, and where a mesh is asked; what other models are asked stays here",
+        ),
     }
 }
 

@@ -11,9 +11,7 @@ use crate::error::{Failure, Kind, Outcome};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
 use quorate_core::config::MeshConfig;
-use quorate_core::governance::{
-    Author, Genesis, Parcel, Preset, Record, RecordId, Refusal, Taken, Terms,
-};
+use quorate_core::governance::{Author, Genesis, Parcel, Preset, Record, RecordId, Terms};
 use quorate_core::limits::CRITERIA_BYTES_MAX;
 use serde_json::json;
 use std::path::Path;
@@ -187,34 +185,16 @@ pub(super) fn take_home(context: &Context, records: Vec<Record>) -> Outcome<Brou
     let mut replica = stored.replica;
     // What a node here ran before it heard any of this.
     let applied = replica.standing().snapshot().version;
-    let (mut new, mut known) = (0, 0);
-    let mut waiting: Vec<(Record, Refusal)> = Vec::new();
-    let mut next = records;
-    loop {
-        let mut fresh = Vec::new();
-        for record in next {
-            match replica.insert(record.clone()) {
-                Taken::New => {
-                    if let Record::Halt(halt) = &record {
-                        ledger.hold(halt)?;
-                    }
-                    fresh.push(record);
-                }
-                Taken::Known => known += 1,
-                Taken::Refused(why) => waiting.push((record, why)),
-            }
+    let taken = replica.take_all(records);
+    for record in &taken.new {
+        if let Record::Halt(halt) = record {
+            ledger.hold(halt)?;
         }
-        if fresh.is_empty() {
-            break;
-        }
-        ledger.append(&fresh)?;
-        new += fresh.len();
-        replica.refold();
-        // Who was a stranger may be a member by now.
-        next = waiting.drain(..).map(|(record, _)| record).collect();
     }
+    ledger.append(&taken.new)?;
     ledger.settle(replica.standing(), applied, term::now_unix_s())?;
-    let refused = waiting
+    let refused = taken
+        .refused
         .into_iter()
         .map(|(record, why)| (record.id(), why.to_string()))
         .collect();
@@ -225,8 +205,8 @@ pub(super) fn take_home(context: &Context, records: Vec<Record>) -> Outcome<Brou
         missing: 0,
     };
     Ok(Brought {
-        new,
-        known,
+        new: taken.new.len(),
+        known: taken.known,
         refused,
         mesh,
     })

@@ -2,7 +2,7 @@
 
 use crate::cli::args::AnswerFlags;
 use crate::error::{Failure, Kind, Outcome};
-use crate::wish::{Asked, Prompt, Shape};
+use crate::wish::{Asked, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
 use serde_json::{Map, Value, json};
 
@@ -56,6 +56,8 @@ pub(super) struct Ask {
     pub(super) model: String,
     pub(super) messages: Vec<Message>,
     pub(super) options: Options,
+    /// The node that answers tells all that decided the answer.
+    pub(super) record: bool,
 }
 
 impl Ask {
@@ -69,6 +71,7 @@ impl Ask {
             model,
             messages,
             options: options.clone(),
+            record: false,
         }
     }
 
@@ -90,6 +93,10 @@ impl Ask {
             top_p: Some(flags.top_p.unwrap_or(TOP_P)),
             min_p: flags.min_p,
             repeat_penalty: Some(flags.repeat_penalty.unwrap_or(REPEAT_PENALTY)),
+            together: Together {
+                robust: flags.robust,
+                ..Together::default()
+            },
             ..Asked::default()
         }
     }
@@ -106,6 +113,12 @@ impl Ask {
         }
         if flags.plodding {
             options.insert("ahead".into(), json!(false));
+        }
+        if let Some(liars) = flags.robust {
+            options.insert("robust".into(), json!(liars));
+        }
+        if self.record {
+            options.insert("record".into(), json!(true));
         }
         if options.is_empty() {
             Value::Null

@@ -138,6 +138,7 @@ impl Chat<'_> {
             model: self.model.clone(),
             messages,
             options: self.options.clone(),
+            record: false,
         };
         let told: Told = answer(self.speaker, &ask, self.interrupt)?;
         if self.verbose == Verbose::On {

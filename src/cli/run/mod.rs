@@ -45,7 +45,8 @@ pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
     let model = ensure_model(&context, &model)?;
     let interrupt = Interrupt::install()?;
     let history = context.home.history();
-    let mut speaker = speaker(context, &model, &interrupt, target.is_some())?;
+    let record = target.is_some();
+    let mut speaker = speaker(context, &model, &interrupt, record)?;
     let Some(prompt) = prompt else {
         return chat::converse(
             &mut speaker,
@@ -56,7 +57,10 @@ pub(super) fn run(context: Context, args: &Run, started: Instant) -> Outcome {
             args.verbose.into(),
         );
     };
-    let ask = Ask::once(model, &options, prompt);
+    let ask = Ask {
+        record,
+        ..Ask::once(model, &options, prompt)
+    };
     let told = answer(&mut speaker, &ask, &interrupt);
     if let Some(target) = target {
         keep(&target, &mut speaker)?;
@@ -159,18 +163,6 @@ fn ensure_model(context: &Context, typed: &str) -> Outcome<String> {
 
 fn speaker(context: Context, model: &str, interrupt: &Interrupt, record: bool) -> Outcome<Speaker> {
     if let Some(client) = Client::of_running_node(&context)? {
-        if record {
-            let node = context.home.running_node();
-            let pid = node.and_then(|node| node.pid);
-            let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-            return Err(Failure::new(
-                Kind::Taken,
-                format!(
-                    "a node is up on this home{process}: it answers, and who answers has to record"
-                ),
-            )
-            .hint("end it (Ctrl-C where it runs), and ask with --record again"));
-        }
         return Ok(Speaker::There(There::new(client)));
     }
     let here = Here::start(&context, model, interrupt, record)?;
@@ -180,7 +172,7 @@ fn speaker(context: Context, model: &str, interrupt: &Interrupt, record: bool) -
 /// The recording of what was just answered, also where it failed half-way.
 fn keep(target: &Target, speaker: &mut Speaker) -> Outcome {
     match speaker.recording() {
-        Some(recording) => target.write(&recording),
+        Some(recording) => target.write(&recording?),
         None => Ok(writeln!(
             std::io::stderr(),
             "nothing is recorded: the answer did not come to an end"

@@ -64,10 +64,10 @@ impl Speaker {
     }
 
     /// Of the last answer, if it is recorded and has ended.
-    pub(super) fn recording(&mut self) -> Option<Recording> {
+    pub(super) fn recording(&mut self) -> Option<Outcome<Recording>> {
         match self {
-            Speaker::Here(here) => here.recording(),
-            Speaker::There(_) => None,
+            Speaker::Here(here) => here.recording().map(Ok),
+            Speaker::There(there) => there.recording(),
         }
     }
 

@@ -6,6 +6,10 @@ use super::speaker::{OnText, Told};
 use crate::cli::client::{Client, refusal};
 use crate::cli::interrupt::Interrupt;
 use crate::error::{Failure, Kind, Outcome};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use quorate_core::limits::RECORDING_BYTES_MAX;
+use quorate_core::record::{self, Recording};
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -20,11 +24,39 @@ const LINE_BYTES_MAX: u64 = 1 << 20;
 
 pub(super) struct There {
     client: Client,
+    /// Of the last answer: what it was decided by, as far as it has come.
+    recorded: Recorded,
+}
+
+#[derive(Default)]
+struct Recorded {
+    bytes: Vec<u8>,
+    /// Why there is none.
+    failed: Option<String>,
 }
 
 impl There {
     pub(super) fn new(client: Client) -> There {
-        There { client }
+        There {
+            client,
+            recorded: Recorded::default(),
+        }
+    }
+
+    /// Of the last answer, if the node was asked for it and the answer has ended.
+    pub(super) fn recording(&mut self) -> Option<Outcome<Recording>> {
+        let Recorded { bytes, failed } = std::mem::take(&mut self.recorded);
+        let cannot = |why: String| {
+            Failure::new(
+                Kind::Failed,
+                format!("the node's recording is of no use: {why}"),
+            )
+        };
+        match failed {
+            Some(why) => Some(Err(cannot(why))),
+            None if bytes.is_empty() => None,
+            None => Some(record::decode(&bytes).map_err(|why| cannot(why.to_string()))),
+        }
     }
 
     pub(super) fn ask(
@@ -42,10 +74,34 @@ impl There {
             }
         });
         let mut told = Told::default();
+        self.recorded = Recorded::default();
         while let Some(event) = next(&events, interrupt, &mut told)? {
-            hear(&event, &mut told, on_text)?;
+            if !self.recorded.hear(&event["quorate"]) {
+                hear(&event, &mut told, on_text)?;
+            }
         }
         Ok(told)
+    }
+}
+
+impl Recorded {
+    /// Takes what is part of a recording, and says whether it was.
+    fn hear(&mut self, page: &Value) -> bool {
+        if let Some(why) = page["not_recorded"].as_str() {
+            self.failed = Some(why.to_owned());
+            return true;
+        }
+        let Some(text) = page["recording"].as_str() else {
+            return false;
+        };
+        match BASE64.decode(text) {
+            Ok(part) if self.bytes.len() + part.len() <= RECORDING_BYTES_MAX => {
+                self.bytes.extend(part);
+            }
+            Ok(_) => self.failed = Some("it is too large".into()),
+            Err(error) => self.failed = Some(error.to_string()),
+        }
+        true
     }
 }
 

@@ -110,6 +110,7 @@ impl Generate {
             answered: self.answer.clone(),
             transforms: self.spec.law.transforms.clone(),
             score: self.team.learns(),
+            path: Vec::new(),
         };
         let member = &mut self.team.members[i];
         member.standing = Standing::Opening;
@@ -229,7 +230,8 @@ impl Generate {
     /// The set at the undecided position is another one: newcomers are asked, and what the others
     /// said stays, unless it answered a question that only the old set had.
     fn go_on(&mut self, now: Micros, out: &mut Vec<Output>) {
-        if let Some(why) = self.team.last_words() {
+        let outvoted = || self.spec.law.outvoted(self.team.group().len());
+        if let Some(why) = self.team.last_words().or_else(outvoted) {
             return self.finish(Finish::Failed(why), now, out);
         }
         let Some(query) = self.first_question.clone() else {

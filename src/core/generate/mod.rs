@@ -284,7 +284,8 @@ impl Generate {
         if takes_turns && (!draws || spec.grammar) {
             return Err(BadPlan::Turns);
         }
-        let team = Team::new(plan, &spec.secret)?;
+        let mut team = Team::new(plan, &spec.secret)?;
+        team.least = spec.law.voices_needed();
         let ahead = ahead::Ahead::new(team.members.len());
         let stops = spec
             .stop

@@ -606,3 +606,32 @@ fn a_law_without_keys_gives_none_away() {
     assert_eq!(asks.len(), 4);
     assert!(asks.iter().all(|q| matches!(q.want, Want::Plain { .. })));
 }
+
+/// A trimmed mean of too few is none: one that is late is waited for, and one that is gone ends the response in words.
+#[test]
+fn a_robust_law_waits_for_its_voices_and_says_so_when_they_are_gone() {
+    let law = law(1.0).robust(1);
+    let spec = |seed| Spec {
+        law: law.clone(),
+        ..long(seed)
+    };
+    let late = Ways {
+        silent_from: 30_000,
+        silent_until: 600_000,
+        ..CALM
+    };
+    let ways = [(1, CALM), (2, CALM), (3, late)];
+    let story = live(spec(1), plan(&[1, 2, 3], 3, 0), &ways, 1);
+    assert_eq!((&story.why, story.tokens.len()), (&Finish::Length, 30));
+    assert_eq!(story.schedule.len(), 1, "{:?}", story.schedule);
+    let gone = Ways {
+        gone_at: 30_000,
+        ..CALM
+    };
+    let ways = [(1, CALM), (2, CALM), (3, gone)];
+    let story = live(spec(1), plan(&[1, 2, 3], 3, 0), &ways, 1);
+    let Finish::Failed(why) = &story.why else {
+        panic!("{:?}", story.why)
+    };
+    assert!(why.contains("withstands a liar needs 3"), "{why}");
+}

@@ -33,6 +33,17 @@ pub enum Taken {
     Refused(Refusal),
 }
 
+/// What became of a batch of them.
+#[derive(Debug, Default)]
+pub struct TakenAll {
+    /// In the order in which they were taken: each after those that it rests on.
+    pub new: Vec<Record>,
+    pub known: usize,
+    pub refused: Vec<(Record, Refusal)>,
+    /// The standing is another one.
+    pub changed: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     #[error("the record belongs to another mesh")]
@@ -57,25 +68,33 @@ impl Replica {
         }
     }
 
-    /// The replica of all these, in whatever order they come, and what it had no use for: a record
-    /// is taken once the ones that it rests on are there.
+    /// The replica of all these, in whatever order they come, and what it had no use for.
     pub fn gather(genesis: Genesis, records: Vec<Record>) -> (Replica, Vec<(Record, Refusal)>) {
         let mut replica = Replica::new(genesis);
-        let mut waiting: Vec<(Record, Refusal)> = Vec::new();
+        let taken = replica.take_all(records);
+        (replica, taken.refused)
+    }
+
+    /// Takes records that may rest on each other, in whatever order they come: who was a stranger may be a member once
+    /// the rest is there. The standing is that of all of them.
+    pub fn take_all(&mut self, records: Vec<Record>) -> TakenAll {
+        let mut all = TakenAll::default();
         let mut next = records;
         loop {
-            let before = next.len();
+            let new_before = all.new.len();
             for record in next {
-                if let Taken::Refused(refusal) = replica.insert(record.clone()) {
-                    waiting.push((record, refusal));
+                match self.insert(record.clone()) {
+                    Taken::New => all.new.push(record),
+                    Taken::Known => all.known += 1,
+                    Taken::Refused(why) => all.refused.push((record, why)),
                 }
             }
-            replica.refold();
-            let again = |(_, refusal): &(Record, Refusal)| *refusal == Refusal::Stranger;
-            if waiting.len() == before || !waiting.iter().any(again) {
-                return (replica, waiting);
+            all.changed |= self.refold();
+            let again = |(_, why): &(Record, Refusal)| *why == Refusal::Stranger;
+            if all.new.len() == new_before || !all.refused.iter().any(again) {
+                return all;
             }
-            next = waiting.drain(..).map(|(record, _)| record).collect();
+            next = all.refused.drain(..).map(|(record, _)| record).collect();
         }
     }
 

@@ -10,7 +10,7 @@
 mod slots;
 
 use crate::donor::{Closed, Donor};
-use crate::ids::{ExpertId, Micros, PeerKey, SessionId};
+use crate::ids::{ExpertId, Fingerprint, Micros, PeerKey, SessionId};
 use crate::limits::{
     GUEST_IDLE_US_MAX, GUEST_OP_REFILL_US, GUEST_OPS_BURST, GUEST_OPS_WAITING_MAX,
     GUEST_WAIT_US_MAX, GUESTS_MAX, GUESTS_PER_PEER_MAX, GUESTS_WAITING_MAX,
@@ -58,8 +58,20 @@ pub struct Visit {
     pub peer: PeerKey,
     pub expert: ExpertId,
     pub open: Open,
+    /// The expert is the mesh of this node, and this is the node's own part in it. None: it is one model.
+    pub whole: Option<Leaf>,
     /// Why this peer may not ask this expert, in the words of whoever knows.
     pub refused: Option<String>,
+}
+
+/// An expert of this process that has part in the mesh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    pub expert: ExpertId,
+    pub vocabulary: Fingerprint,
+    /// Entries of the vocabulary.
+    pub vocab: u32,
+    pub context: u32,
 }
 
 /// What the owner's own sessions need.
@@ -290,6 +302,7 @@ impl Host {
             peer,
             expert,
             mut open,
+            whole: _, // the node's to know
             refused,
         } = visit;
         let session = open.session;
@@ -298,6 +311,7 @@ impl Host {
             return out.push(Output::ToGuest { guest, event });
         }
         open.scope = scope_of(&peer);
+        open.path.push(peer);
         let newcomer = Peer {
             served_us: self.least_served(now),
             ..Peer::default()

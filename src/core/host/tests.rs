@@ -20,6 +20,7 @@ fn open(session: u128) -> Open {
         answered: vec![],
         transforms: Transforms::NEUTRAL,
         score: false,
+        path: vec![],
     }
 }
 
@@ -29,6 +30,7 @@ fn visit(guest: u128, peer: u8) -> Input {
         peer: [peer; 32],
         expert: E,
         open: open(1000 + guest),
+        whole: None,
         refused: None,
     }))
 }

@@ -100,14 +100,14 @@ impl Advert {
 }
 
 impl ExpertRow {
-    fn write(&self, out: &mut Writer) {
+    pub(super) fn write(&self, out: &mut Writer) {
         out.raw(&self.expert.0).text(&self.model).raw(&self.file);
         out.raw(&self.vocabulary.0).text(&self.family);
         out.u32(self.context).u16(self.slots);
         out.u8(u8::from(self.needs_allow_list));
     }
 
-    fn read(read: &mut Reader) -> Result<ExpertRow, Malformed> {
+    pub(super) fn read(read: &mut Reader) -> Result<ExpertRow, Malformed> {
         Ok(ExpertRow {
             expert: ExpertId(read.array()?),
             model: word(read, ADVERT_NAME_BYTES_MAX, "the model's name")?,

@@ -148,14 +148,14 @@ impl Nonce {
     }
 }
 
-fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
+pub(super) fn check_of(bytes: &[u8]) -> [u8; CHECK_BYTES] {
     let full = hash("quorate 2026 invite text", bytes);
     let (check, _) = full.split_first_chunk().expect("a hash is longer");
     *check
 }
 
 /// Five bits a letter, the first bits first; the last letter is filled with zeros.
-fn code_of(bytes: &[u8]) -> String {
+pub(super) fn code_of(bytes: &[u8]) -> String {
     let mut code = String::with_capacity(bytes.len() * 8 / 5 + 1);
     let (mut bits, mut n) = (0_u32, 0);
     for byte in bytes {
@@ -173,7 +173,7 @@ fn code_of(bytes: &[u8]) -> String {
     code
 }
 
-fn bytes_of(code: &str) -> Result<Vec<u8>, BadInvite> {
+pub(super) fn bytes_of(code: &str) -> Result<Vec<u8>, BadInvite> {
     let mut bytes = Vec::with_capacity(code.len() * 5 / 8);
     let (mut bits, mut n) = (0_u32, 0);
     for letter in code.chars() {

@@ -11,12 +11,14 @@ mod advert;
 mod book;
 mod invite;
 pub mod join;
+mod pass;
 pub mod sync;
 
 pub use address::{Address, Bound, Host, Place, Transport, canonical, is_announced};
 pub use advert::{Advert, ExpertRow};
 pub use book::{Book, Gone, Input, Moment, Output, Refusal};
 pub use invite::{BadInvite, Invite, Nonce};
+pub use pass::{BadPass, Pass};
 
 #[cfg(test)]
 mod book_tests;

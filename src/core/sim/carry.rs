@@ -236,6 +236,7 @@ impl World {
                     peer,
                     expert,
                     open: *open,
+                    whole: None,
                     refused,
                 }))
             }

@@ -31,6 +31,8 @@ pub(crate) struct Table {
     pub(crate) id: ExpertId,
     pub(crate) tokens: Vec<Token>,
     epoch: u32,
+    /// Second questions are about this position or a later one.
+    kept: Position,
     /// What it said last, and to what.
     said: Option<(Query, Said)>,
     /// Share of what it believes that everybody believes: how alike experts are.
@@ -64,6 +66,7 @@ impl Table {
             id,
             tokens: vec![],
             epoch: 0,
+            kept: 0,
             said: None,
             common: 0.0,
             prompt: 0,
@@ -145,6 +148,7 @@ impl Table {
                 self.tokens.extend(tokens);
                 // Nothing is asked of a spare.
                 let first = self.tokens.len() as u32 + 1 - queries.len() as u32;
+                self.kept = first;
                 let answers = (first..)
                     .zip(&queries)
                     .map(|(at, q)| self.answer(session, epoch, at, q));
@@ -172,6 +176,7 @@ impl Table {
                         break;
                     };
                     self.tokens.push(token);
+                    self.kept = self.tokens.len() as u32;
                     answers.push(self.answer(session, epoch, self.tokens.len() as u32, &query));
                 }
                 Ok(answers)
@@ -183,7 +188,8 @@ impl Table {
                 query,
             } => {
                 let has = self.tokens.len();
-                if position as usize != has || epoch != self.epoch {
+                let is_kept = position >= self.kept && position as usize <= has;
+                if !is_kept || epoch != self.epoch {
                     return Err(OutOfOrder { has, position });
                 }
                 Ok(vec![self.answer(session, epoch, position, &query)])

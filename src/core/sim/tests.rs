@@ -76,6 +76,39 @@ fn nothing_unsafe_happens_whatever_goes_wrong_and_then_every_request_is_answered
     assert!(highest.sessions > 8 && highest.guests > 16, "{highest:?}");
 }
 
+/// The exactness test of the mesh: delay, loss, reordering between experts and restarts, and every text is recomputed
+/// from its seed, its law, its schedule and opinions that the experts compute again.
+#[test]
+fn no_delay_loss_reordering_or_restart_moves_a_token() {
+    let rough = Link {
+        delay_us: 15_000,
+        jitter_us: 40_000,
+        loss_ppm: 20_000,
+        reorder_ppm: 20_000,
+        ..Link::PERFECT
+    };
+    let (mut tokens, mut crashes) = (0, 0);
+    for seed in seeds(1_000) {
+        let options = Options {
+            link: rough,
+            requests: 3,
+            trouble_us: 6_000_000,
+            faults: Faults {
+                crashes: 2,
+                pauses: 1,
+                storms: 1,
+                ..Faults::default()
+            },
+            ..Options::new(5_000 + seed, 4)
+        };
+        let report = good(&options);
+        assert!(report.replayed >= report.finished, "seed {seed}");
+        tokens += report.tokens;
+        crashes += report.seen.get("crash").unwrap_or(&0);
+    }
+    assert!(tokens > 0 && crashes > 0);
+}
+
 #[test]
 fn every_kind_of_link_carries_it() {
     for (name, link) in crate::link::RUNGS {

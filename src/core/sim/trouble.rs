@@ -104,6 +104,7 @@ impl World {
                 answered: vec![],
                 transforms: Transforms::NEUTRAL,
                 score: false,
+                path: vec![],
             };
             let op = ExpertOp::Open(Box::new(open));
             self.send(at, host, Letter::Op(expert, op));

@@ -11,7 +11,7 @@ use super::{Dice, Faults, Options, Report};
 use crate::generate::{Finish, Guessing, Notes, Spec};
 use crate::ids::{ExpertId, Micros, SessionId};
 use crate::law::{Law, ListLaw, Transforms};
-use crate::limits::{SIM_EVENTS_MAX, SIM_TAIL_MAX};
+use crate::limits::{ECHO_EVERY_US, SIM_EVENTS_MAX, SIM_TAIL_MAX, SYNC_ADVERTS_EVERY_US, TWINS_US};
 use crate::node::{Event, Experts, Input, Request};
 use crate::opinion::{FromExpert, Scope};
 use crate::seeded::Secret;
@@ -27,8 +27,9 @@ pub(super) const RETRY_US: u64 = 2_000_000;
 /// up after half a minute, twice in the worst case, and halts take a vote.
 const PROGRESS_US: u64 = 400_000_000;
 /// Then nobody asks anything, and everything that was held for anybody must be let go: guests whose
-/// router is gone are kept for two minutes.
-const QUIET_US: u64 = 135_000_000;
+/// router is gone are kept for two minutes, and a node that had a twin is asked for its adverts, answers,
+/// and is believed again, which takes longer.
+const QUIET_US: u64 = SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US + 15_000_000;
 /// The same where nothing ever went wrong.
 const CALM_QUIET_US: u64 = 30_000_000;
 

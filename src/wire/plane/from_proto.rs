@@ -51,7 +51,6 @@ pub fn opening(bytes: &[u8], session: SessionId) -> Result<Opening, BadFrame> {
         governance_head: open.governance_head,
         halted: open.halted,
         purpose,
-        path: path(&open.path)?,
     };
     let t = open.transforms.ok_or(BadFrame::Missing("the transforms"))?;
     Ok(Opening {
@@ -64,6 +63,7 @@ pub fn opening(bytes: &[u8], session: SessionId) -> Result<Opening, BadFrame> {
             answered: open.answered,
             transforms: transforms(t)?,
             score: open.score,
+            path: path(&open.path)?,
         },
     })
 }

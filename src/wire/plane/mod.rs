@@ -10,7 +10,7 @@ mod to_proto;
 pub use from_proto::{answer, opening, question};
 pub use to_proto::{event_frame, op_frame, open_frame};
 
-use quorate_core::ids::{ExpertId, NetworkId, PeerKey};
+use quorate_core::ids::{ExpertId, NetworkId};
 use quorate_core::opinion::{BadList, Open};
 
 /// Generated from proto/quorate/v1/plane.proto.
@@ -35,8 +35,6 @@ pub struct Letterhead {
     /// The router knows of a halt.
     pub halted: bool,
     pub purpose: Purpose,
-    /// Nodes that the question came through before its sender, the first asker first.
-    pub path: Vec<PeerKey>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -34,7 +34,6 @@ fn letterhead() -> Letterhead {
         governance_head: vec![3; 5],
         halted: true,
         purpose: Purpose::Autonomous,
-        path: vec![[4; 32], [5; 32]],
     }
 }
 
@@ -50,6 +49,7 @@ fn open(prompt: usize) -> Open {
             ..Transforms::NEUTRAL
         },
         score: true,
+        path: vec![[4; 32], [5; 32]],
     }
 }
 

@@ -33,7 +33,7 @@ pub fn open_frame(
         prompt: open.prompt.clone(),
         answered: open.answered.clone(),
         score: open.score,
-        path: letterhead.path.concat(),
+        path: open.path.concat(),
     };
     asked(question::Kind::Open(open), OPEN_BYTES_MAX)
 }
