@@ -27,9 +27,9 @@ pub(super) const RETRY_US: u64 = 2_000_000;
 /// up after half a minute, twice in the worst case, and halts take a vote.
 const PROGRESS_US: u64 = 400_000_000;
 /// Then nobody asks anything, and everything that was held for anybody must be let go: guests whose
-/// router is gone are kept for two minutes, and a node that had a twin is asked for its adverts, answers,
-/// and is believed again, which takes longer.
-const QUIET_US: u64 = SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US + 15_000_000;
+/// router is gone are kept for two minutes, and a node that had a twin hears of it, answers, and
+/// is believed again, which takes longer: the first question may fall to another neighbour.
+const QUIET_US: u64 = 2 * SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US + 15_000_000;
 /// The same where nothing ever went wrong.
 const CALM_QUIET_US: u64 = 30_000_000;
 
