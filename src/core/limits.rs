@@ -80,7 +80,7 @@ pub const QUEUE_MAX: usize = 128;
 pub const SEQUENCES_MAX: usize = 64;
 /// Operations waiting at an expert: three for every session and queue place of the owner, and what
 /// guests may send during a step of 100 ms.
-pub const EXPERT_OPS_MAX: usize = 2048;
+pub const EXPERT_OPS_MAX: usize = 4096;
 /// Inputs waiting at the driver.
 pub const DRIVER_INBOX_MAX: usize = 4096;
 /// Models in memory at once, whatever their size.
@@ -103,8 +103,9 @@ pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
 /// Operations kept for a guest that waits for a slot: its first question, and what is decided
 /// meanwhile by others.
 pub const GUEST_OPS_WAITING_MAX: usize = 16;
-/// Operations of one guest at once, beyond those that the expert has answered...
-pub const GUEST_OPS_BURST: u32 = 32;
+/// Operations of one guest at once, beyond those that the expert has answered: a whole window of guesses that
+/// a lost packet held up, what takes it back, and the next window...
+pub const GUEST_OPS_BURST: u32 = 128;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
@@ -183,8 +184,8 @@ pub const REMOTE_DIAL_MS_MAX: u64 = 10_000;
 pub const PLANE_UNUSED_MS: u64 = 10_000;
 /// Sessions of this node on one remote expert: the other side takes no more of one peer.
 pub const REMOTE_SESSIONS_MAX: usize = GUESTS_PER_PEER_MAX;
-/// Operations waiting for one session's stream.
-pub const REMOTE_OPS_MAX: usize = 64;
+/// Operations waiting for one session's stream: the other side takes no more at once.
+pub const REMOTE_OPS_MAX: usize = GUEST_OPS_BURST as usize;
 
 // --- the API ------------------------------------------------------------------------------------
 
@@ -445,6 +446,18 @@ const _: () = {
             >= 3 * (SESSIONS_MAX + QUEUE_MAX)
                 + SESSIONS_MAX * (GUEST_OPS_BURST as usize + 100_000 / GUEST_OP_REFILL_US as usize),
         "guests cannot fill the owner's mailbox"
+    );
+    assert!(
+        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
+        "who guesses ahead is no flood, also when a link stood still"
+    );
+    assert!(
+        GUEST_EVENTS_MAX > GUESSES_MAX + 1,
+        "nor is what is said about it"
+    );
+    assert!(
+        GUESSES_MAX < DRAFT_TOKENS_MAX,
+        "a window is led to, or drafted, in one message"
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
