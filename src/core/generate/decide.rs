@@ -87,12 +87,12 @@ impl Generate {
         let Costs {
             compute_us, bytes, ..
         } = said;
-        let step_us = if member.local {
-            answered.us
-        } else {
-            compute_us.min(answered.us)
-        };
-        self.ahead.tempo.chose(i, step_us, answered.us - step_us);
+        let tempo = &mut self.ahead.tempo;
+        match answered.us {
+            us if answered.follows => tempo.went_on(i, us),
+            us if member.local => tempo.chose(i, us, 0),
+            us => tempo.chose(i, compute_us.min(us), us.saturating_sub(compute_us)),
+        }
         out.push(Output::Heard {
             expert: member.expert,
             answered,
