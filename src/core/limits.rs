@@ -106,9 +106,9 @@ pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
 /// Operations kept for a guest that waits for a slot: its first question, and what is decided
 /// meanwhile by others.
 pub const GUEST_OPS_WAITING_MAX: usize = 16;
-/// Operations of one guest at once, beyond those that the expert has answered: behind a lost packet all
-/// guesses under way arrive together, with the truncation that takes them back...
-pub const GUEST_OPS_BURST: u32 = 64;
+/// Operations of one guest at once, beyond those that the expert has answered: a whole window of guesses that
+/// a lost packet held up, what takes it back, and the next window...
+pub const GUEST_OPS_BURST: u32 = 128;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
@@ -209,8 +209,8 @@ pub const REMOTE_DIAL_MS_MAX: u64 = 10_000;
 pub const PLANE_UNUSED_MS: u64 = 10_000;
 /// Sessions of this node on one remote expert: the other side takes no more of one peer.
 pub const REMOTE_SESSIONS_MAX: usize = GUESTS_PER_PEER_MAX;
-/// Operations waiting for one session's stream.
-pub const REMOTE_OPS_MAX: usize = 64;
+/// Operations waiting for one session's stream: the other side takes no more at once.
+pub const REMOTE_OPS_MAX: usize = GUEST_OPS_BURST as usize;
 
 // --- the API ------------------------------------------------------------------------------------
 
@@ -491,8 +491,16 @@ const _: () = {
         "guests cannot fill the owner's mailbox"
     );
     assert!(
-        GUEST_OPS_BURST as usize > GUESSES_MAX + 2,
-        "a window of guesses is no flood"
+        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
+        "who guesses ahead is no flood, also when a link stood still"
+    );
+    assert!(
+        GUEST_EVENTS_MAX > GUESSES_MAX + 1,
+        "nor is what is said about it"
+    );
+    assert!(
+        GUESSES_MAX < DRAFT_TOKENS_MAX,
+        "a window is led to, or drafted, in one message"
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);

@@ -336,7 +336,11 @@ impl Mixture {
         }
         out.push(Output::Heard {
             expert: member.expert,
-            answered: Answered { us, read },
+            answered: Answered {
+                us,
+                read,
+                follows: false,
+            },
             compute_us,
             bytes,
         });

@@ -91,10 +91,7 @@ impl Roster {
         let Some(known) = self.known.get_mut(&expert) else {
             return;
         };
-        match answered.read {
-            Some(tokens) => known.pace.read(tokens, answered.us),
-            None => known.pace.answered(answered.us),
-        }
+        answered.measure(&mut known.pace);
         known.answers += 1;
         known.bytes += u64::from(bytes);
         known.compute_us += compute_us.min(answered.us);
@@ -153,7 +150,11 @@ mod tests {
             let until = roster.get(expert).unwrap().suspect_until;
             assert_eq!(until, Micros(nth + doubled * SUSPECT_US));
         }
-        let quick = Answered { us: 10, read: None };
+        let quick = Answered {
+            us: 10,
+            read: None,
+            follows: false,
+        };
         roster.heard(expert, quick, 99, 40);
         let known = roster.get(expert).unwrap();
         assert_eq!((known.in_a_row, known.suspect_until), (0, Micros(0)));

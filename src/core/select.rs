@@ -143,7 +143,12 @@ mod tests {
     fn quick_before_slow_before_suspect_and_never_the_busy() {
         let mut roster = roster(6);
         for (name, us) in [(1, 400_000), (2, 20_000), (3, 25_000), (4, 20_000)] {
-            roster.heard(id(name), Answered { us, read: None }, 0, 0);
+            let answered = Answered {
+                us,
+                read: None,
+                follows: false,
+            };
+            roster.heard(id(name), answered, 0, 0);
         }
         roster.failed(Micros(5), id(2), &Trouble::Late);
         roster.failed(Micros(5), id(4), &Trouble::Busy { retry_ms: 1 });

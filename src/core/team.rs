@@ -132,39 +132,73 @@ pub(crate) struct Member {
     is_outweighed: bool,
     pace: Pace,
     pub(crate) standing: Standing,
-    /// Positions that it was asked about and has not answered, rising, and when it was asked. Behind
-    /// the undecided one these are guesses: at most as many as are sent ahead.
-    asked: Vec<(Position, Micros)>,
+    /// What it was asked and has not answered, by rising position. Behind the undecided one these are
+    /// guesses: at most as many as are sent ahead.
+    asked: Vec<Asked>,
     /// When it was asked what it let its time pass for: what it takes is known when it speaks again.
     overdue: Option<Micros>,
     /// Tokens that it reads before its next answer.
     pub(crate) reads: Option<usize>,
 }
 
+/// A question that was not answered yet.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    position: Position,
+    at: Micros,
+    /// From here on its time passes: when it was asked or, if that came later, when it answered the
+    /// question before. Who answers one after another is not late.
+    since: Micros,
+    /// It could not begin before the one before it was answered.
+    follows: bool,
+}
+
 impl Member {
     /// The moment after which it is late about `here`; never for one in this process.
     fn deadline(&self, patience: Patience, here: Position) -> Option<Micros> {
         let first = self.asked.first().filter(|_| !self.local);
-        let (_, asked) = first.filter(|(position, _)| *position <= here)?;
-        Some(after(*asked, self.pace.deadline_us(patience, self.reads)))
+        let first = first.filter(|asked| asked.position <= here)?;
+        Some(after(
+            first.since,
+            self.pace.deadline_us(patience, self.reads),
+        ))
     }
 
     /// It is asked about a position, perhaps again.
     pub(crate) fn ask(&mut self, position: Position, now: Micros) {
-        let at = self.asked.partition_point(|(p, _)| *p < position);
+        self.is_asked(Asked {
+            position,
+            at: now,
+            since: now,
+            follows: false,
+        });
+    }
+
+    /// It is led to a position: it begins with it once it has answered about the one before.
+    pub(crate) fn lead(&mut self, position: Position, now: Micros) {
+        self.is_asked(Asked {
+            position,
+            at: now,
+            since: now,
+            follows: true,
+        });
+    }
+
+    fn is_asked(&mut self, asked: Asked) {
+        let at = self.asked.partition_point(|a| a.position < asked.position);
         match self.asked.get_mut(at) {
-            Some((p, since)) if *p == position => *since = now,
-            _ => self.asked.insert(at, (position, now)),
+            Some(known) if known.position == asked.position => *known = asked,
+            _ => self.asked.insert(at, asked),
         }
     }
 
     pub(crate) fn owes(&self, position: Position) -> bool {
-        self.asked.iter().any(|(p, _)| *p == position)
+        self.asked.iter().any(|a| a.position == position)
     }
 
     /// Nothing before `position` is waited for any more.
     pub(crate) fn decided_before(&mut self, position: Position) {
-        self.asked.retain(|(p, _)| *p >= position);
+        self.asked.retain(|a| a.position >= position);
     }
 
     /// What it was asked was taken back.
@@ -174,14 +208,21 @@ impl Member {
 
     /// It answered what it was asked about a position.
     pub(crate) fn answered(&mut self, position: Position, now: Micros) -> Option<Answered> {
-        let at = self.asked.iter().position(|(p, _)| *p == position)?;
-        let us = now.since(self.asked.remove(at).1);
+        let at = self.asked.iter().position(|a| a.position == position)?;
+        let asked = self.asked.remove(at);
         let read = self.reads.take();
-        match read {
-            Some(tokens) => self.pace.read(tokens, us),
-            None => self.pace.answered(us),
+        for later in &mut self.asked[at..] {
+            later.follows |= read.is_some();
+            later.since = later.since.max(now);
         }
-        Some(Answered { us, read })
+        let began = if asked.follows { asked.since } else { asked.at };
+        let answered = Answered {
+            us: now.since(began),
+            read,
+            follows: asked.follows,
+        };
+        answered.measure(&mut self.pace);
+        Some(answered)
     }
 }
 
@@ -190,6 +231,20 @@ impl Member {
 pub struct Answered {
     pub us: u64,
     pub read: Option<usize>,
+    /// It began when the answer before it came, and nothing of its time is the way there and back.
+    pub follows: bool,
+}
+
+impl Answered {
+    /// A pace is what a question takes that waits for nothing but its answer: one that follows another
+    /// takes less, and an expert that led would be late in the next request.
+    pub(crate) fn measure(self, pace: &mut Pace) {
+        match self.read {
+            Some(tokens) => pace.read(tokens, self.us),
+            None if self.follows => {}
+            None => pace.answered(self.us),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -430,7 +485,7 @@ impl Team {
             } else if self.group.len() > self.least || self.has_replacement() {
                 let member = &mut self.members[i];
                 member.standing = Standing::Late;
-                member.overdue = member.asked.first().map(|(_, asked)| *asked);
+                member.overdue = member.asked.first().map(|asked| asked.since);
             } else {
                 continue;
             }

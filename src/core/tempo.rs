@@ -94,14 +94,20 @@ impl Tempo {
         smooth(&mut drafter.away_us, away_us);
     }
 
-    pub fn step_us(&self, drafter: usize) -> u64 {
-        self.drafters[drafter].step_us.unwrap_or(0.0) as u64
+    /// One that leads made its next choice so long after the last one.
+    pub fn went_on(&mut self, drafter: usize, step_us: u64) {
+        smooth(&mut self.drafters[drafter].step_us, step_us);
+    }
+
+    /// A stream was slower than what it replaced: nobody guesses for a while.
+    pub fn rests(&self) -> bool {
+        matches!(self.mode, Mode::Plain { left } if left > 0)
     }
 
     /// Of these, with whether each decides alone: who guesses from now on, if that pays.
     pub fn pick(&mut self, now: Micros, fit: impl Iterator<Item = (usize, bool)>) -> Option<usize> {
         let trip = self.trip_us?;
-        if matches!(self.mode, Mode::Plain { left } if left > 0) {
+        if self.rests() {
             return None;
         }
         let cost = |(drafter, alone): (usize, bool)| {

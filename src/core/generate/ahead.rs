@@ -19,7 +19,6 @@ use crate::law::Sampler;
 use crate::lead;
 use crate::limits::{GUESSES_MAX, REPEAT_TOKENS_MIN};
 use crate::opinion::{ExpertOp, Opinion, Said};
-use crate::pace::after;
 use crate::team::Standing;
 use crate::tempo::Tempo;
 use std::collections::VecDeque;
@@ -126,16 +125,20 @@ impl Generate {
             return;
         };
         self.lead_on(drafter, now, out);
+        let mut is_new = false;
         while self.has_room(drafter)
             && let Some(guess) = self.next_guess(drafter)
             && !self.vocab.ends_turn(guess)
         {
             self.ahead.guesses.push_back(guess);
             self.ahead.made += 1;
-            for i in self.team.group().to_vec() {
+            is_new = true;
+        }
+        // All in one message: an expert elsewhere counts them.
+        for i in self.team.group().to_vec() {
+            if is_new {
                 self.put_guesses(i, now, out);
             }
-            self.lead_on(drafter, now, out);
         }
     }
 
@@ -145,6 +148,7 @@ impl Generate {
             && !self.spec.grammar
             && matches!(self.state, State::Asking(_))
             && self.asked_again == 0
+            && !self.ahead.tempo.rests()
             && self.team.group().iter().all(warm)
     }
 
@@ -158,20 +162,19 @@ impl Generate {
 
     fn has_room(&self, drafter: Drafter) -> bool {
         let (tempo, guesses) = (&self.ahead.tempo, self.ahead.guesses.len());
-        let who = self.name(drafter);
         let has_room = match self.spec.guessing {
             Guessing::Never => false,
-            Guessing::Blocks => self.ahead.made < tempo.block(who),
-            Guessing::Stream => guesses < self.window(who),
+            Guessing::Blocks => self.ahead.made < tempo.block(self.name(drafter)),
+            Guessing::Stream => guesses < self.window(drafter),
         };
         has_room && self.is_inside(self.answer.len() + guesses)
     }
 
-    /// Who decides alone is always right.
-    fn window(&self, who: usize) -> usize {
-        match self.team.group().len() {
-            1 => GUESSES_MAX,
-            _ => self.ahead.tempo.window(who),
+    /// Who decides alone is always right; the text that repeats itself is not.
+    fn window(&self, drafter: Drafter) -> usize {
+        match (self.team.group().len(), drafter) {
+            (1, Drafter::Own(_) | Drafter::Leader(_)) => GUESSES_MAX,
+            _ => self.ahead.tempo.window(self.name(drafter)),
         }
     }
 
@@ -210,7 +213,7 @@ impl Generate {
     fn lead_on(&mut self, drafter: Drafter, now: Micros, out: &mut Vec<Output>) {
         let Drafter::Leader(i) = drafter else { return };
         let (here, from) = (self.answer.len(), self.parts[i].asked);
-        let window = self.window(i);
+        let window = self.window(drafter);
         if from <= here || from - here > window / 2 + 1 {
             return;
         }
@@ -231,10 +234,8 @@ impl Generate {
         };
         out.push(Output::ToExpert(self.team.members[i].expert, lead));
         (self.parts[i].asked, self.parts[i].sent) = (end, end - 1);
-        // It computes one after another: none of them is late before its time.
-        let step_us = self.ahead.tempo.step_us(i);
-        for (nth, position) in (1..).zip(positions) {
-            self.team.members[i].ask(position, after(now, nth * step_us));
+        for position in positions {
+            self.team.members[i].lead(position, now);
         }
     }
 
@@ -314,8 +315,10 @@ impl Generate {
                 self.ahead.counts.wrong += 1;
                 self.take_back(self.answer.len() - 1, out);
             }
-            None if self.was_led_to(token) => self.ahead.counts.right += 1,
-            // A leader whose choice is not known yet may have gone on from another token.
+            None if self.was_led_to(token) && !self.ahead.tempo.rests() => {
+                self.ahead.counts.right += 1;
+            }
+            // A leader whose choice is not known yet may have gone on from another token; and a stream ends here.
             None => self.take_back(self.answer.len() - 1, out),
         }
     }
@@ -341,6 +344,10 @@ impl Generate {
 
     /// One member forgets what it holds beyond `keep` tokens of the answer, and what it was asked.
     pub(super) fn take_back_from(&mut self, i: usize, keep: usize, out: &mut Vec<Output>) {
+        // Also one that is gone: nobody is led by it any more.
+        if matches!(self.ahead.drafter, Some(Drafter::Own(at) | Drafter::Leader(at)) if at == i) {
+            self.ahead.drafter = None;
+        }
         let open = !matches!(
             self.team.members[i].standing,
             Standing::Asleep | Standing::Gone(_)
@@ -348,9 +355,6 @@ impl Generate {
         let part = &mut self.parts[i];
         if !open || part.sent <= keep {
             return;
-        }
-        if self.ahead.drafter == Some(Drafter::Leader(i)) {
-            self.ahead.drafter = None;
         }
         self.ahead.counts.wasted += part.asked.saturating_sub(keep + 1) as u32;
         part.epoch += 1;

@@ -1,6 +1,6 @@
 //! Guessing ahead moves the speed and not one byte of the text.
 
-use super::team_tests::*;
+use super::net_tests::*;
 use super::tests::law;
 use super::*;
 use crate::law::Sampler;

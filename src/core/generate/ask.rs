@@ -189,7 +189,8 @@ impl Generate {
             return self.lose(i, Trouble::Lied(why), now, out);
         }
         if self.team.scored(i, ln_p, self.position()) {
-            self.decide(now, out);
+            // Second questions followed from other weights.
+            self.go_on(now, out);
         }
     }
 
@@ -222,6 +223,10 @@ impl Generate {
             .filter(|i| !self.team.group().contains(i))
         {
             let (expert, why) = (self.team.members[i].expert, Trouble::Late);
+            if matches!(self.team.members[i].standing, Standing::Gone(_)) {
+                let session = self.spec.session;
+                out.push(Output::ToExpert(expert, ExpertOp::Close { session }));
+            }
             out.push(Output::Failed { expert, why });
         }
         self.go_on(now, out);

@@ -87,12 +87,12 @@ impl Generate {
         let Costs {
             compute_us, bytes, ..
         } = said;
-        let step_us = if member.local {
-            answered.us
-        } else {
-            compute_us.min(answered.us)
-        };
-        self.ahead.tempo.chose(i, step_us, answered.us - step_us);
+        let tempo = &mut self.ahead.tempo;
+        match answered.us {
+            us if answered.follows => tempo.went_on(i, us),
+            us if member.local => tempo.chose(i, us, 0),
+            us => tempo.chose(i, compute_us.min(us), us.saturating_sub(compute_us)),
+        }
         out.push(Output::Heard {
             expert: member.expert,
             answered,
@@ -118,8 +118,12 @@ impl Generate {
             return Ok(());
         }
         match (&self.state, &opinion.said) {
+            // Asked at first and not among those that decide: its list comes too late.
+            (State::Asking(_) | State::Contending(..), Said::List(_)) if self.is_too_late(i) => {
+                return Ok(());
+            }
             (State::Asking(query), Said::List(list)) => {
-                self.check(i, query, list)
+                self.check(query, list)
                     .map_err(|bad| format!("an expert sent a list with {bad}"))?;
                 out.extend(self.sign_of(i, query, list));
             }
@@ -129,8 +133,6 @@ impl Generate {
                 return Err("an expert left questions unanswered".into());
             }
             (State::Contending(..), Said::Scalars(_)) => {}
-            // Asked at first and not among those that decide: its list comes too late.
-            (State::Contending(..), Said::List(_)) if !self.set.contains(&i) => return Ok(()),
             (State::Asking(_) | State::Contending(..), _) => {
                 return Err("an expert answered another question".into());
             }
@@ -150,12 +152,15 @@ impl Generate {
         Ok(())
     }
 
-    fn check(&self, i: usize, query: &Query, list: &List) -> Result<(), BadList> {
+    /// A second question went to those whose lists had decided that it is needed, and to nobody else.
+    fn is_too_late(&self, i: usize) -> bool {
+        self.asked_again > 0 && !self.set.is_empty() && !self.set.contains(&i)
+    }
+
+    fn check(&self, query: &Query, list: &List) -> Result<(), BadList> {
         list.check(self.vocab.len())?;
-        // Who was asked at first and is not among those that decide answers an older question.
-        let is_this_question = self.asked_again == 0 || self.set.contains(&i);
         match query.want {
-            Want::Perturbed { key, tau } if is_this_question => list.check_keyed(key, tau),
+            Want::Perturbed { key, tau } => list.check_keyed(key, tau),
             _ => Ok(()),
         }
     }

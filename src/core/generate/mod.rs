@@ -525,7 +525,11 @@ impl Generate {
 #[cfg(test)]
 mod ahead_tests;
 #[cfg(test)]
+mod net_tests;
+#[cfg(test)]
 mod record_tests;
+#[cfg(test)]
+mod storm_tests;
 #[cfg(test)]
 mod team_tests;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Recordings of troubled requests: they stand, and fall with any of their parts.
 
-use super::team_tests::*;
+use super::net_tests::*;
 use super::tests::{law, vocab};
 use super::*;
 use crate::law::Sampler;

@@ -1,6 +1,6 @@
 //! Weights learned from the prompt: whoever knows it counts more, and what that made stands.
 
-use super::team_tests::*;
+use super::net_tests::*;
 use super::tests::{law, table};
 use super::*;
 use crate::opinion::{Query, Said};

@@ -11,7 +11,9 @@ use super::{Dice, Faults, Options, Report};
 use crate::generate::{Finish, Guessing, Notes, Spec};
 use crate::ids::{ExpertId, Micros, SessionId};
 use crate::law::{Law, ListLaw, Transforms};
-use crate::limits::{ECHO_EVERY_US, SIM_EVENTS_MAX, SIM_TAIL_MAX, SYNC_ADVERTS_EVERY_US, TWINS_US};
+use crate::limits::{
+    ADVERT_EVERY_US, ECHO_EVERY_US, SIM_EVENTS_MAX, SIM_TAIL_MAX, SYNC_ADVERTS_EVERY_US, TWINS_US,
+};
 use crate::node::{Event, Experts, Input, Request};
 use crate::opinion::{FromExpert, Scope};
 use crate::seeded::Secret;
@@ -28,8 +30,8 @@ pub(super) const RETRY_US: u64 = 2_000_000;
 const PROGRESS_US: u64 = 400_000_000;
 /// Then nobody asks anything, and everything that was held for anybody must be let go: guests whose
 /// router is gone are kept for two minutes, and a node that had a twin hears of it, answers, and
-/// is believed again, which takes longer: the first question may fall to another neighbour.
-const QUIET_US: u64 = 2 * SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US + 15_000_000;
+/// is believed again, within the turn of its adverts.
+const QUIET_US: u64 = ADVERT_EVERY_US + SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US;
 /// The same where nothing ever went wrong.
 const CALM_QUIET_US: u64 = 30_000_000;
 

@@ -8,7 +8,7 @@ use quorate_core::distribution::{History, NotFinite, score};
 use quorate_core::ids::{Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::lead;
-use quorate_core::limits::DRAFT_TOKENS_MAX;
+use quorate_core::limits::{DRAFT_TOKENS_MAX, GUEST_OPS_BURST};
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, Open, Opinion, Query, Scope, Want,
@@ -17,8 +17,8 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Operations of one session that wait behind a draft. A router speaks again when it has heard.
-const INBOX_MAX: usize = 64;
+/// Operations of one session that wait behind a draft: what a guest may send at once, and during a step of 100 ms.
+const INBOX_MAX: usize = 2 * GUEST_OPS_BURST as usize;
 /// A session that nobody has asked anything for this long is no running stream, and is the first to
 /// give its cells up.
 const IDLE: Duration = Duration::from_secs(2);
@@ -260,13 +260,15 @@ impl Session {
         let Some(position) = self.position_after(index) else {
             return Ok(());
         };
-        let query = self.pending.as_ref().and_then(|pending| {
+        let asked = self.pending.as_ref().and_then(|pending| {
             let nth = position.checked_sub(pending.first)?;
-            pending.queries.get(nth as usize)
+            Some((pending.first, pending.queries.get(nth as usize)?))
         });
-        let Some(query) = query else {
+        let Some((first, query)) = asked else {
             return Ok(());
         };
+        // Second questions are about the end of the text: who leads leaves no row behind at every step.
+        self.rows.keep(|at| at + 1 >= first, pool);
         let public = self.public(index + 1);
         let history = History {
             tokens: &public,
@@ -385,26 +387,37 @@ impl Session {
     // --- what comes from the router -------------------------------------------------------------
 
     pub(super) fn receive(&mut self, op: ExpertOp) -> Result<(), ExpertFailure> {
+        if let ExpertOp::Truncate { position, .. } = op {
+            self.forget_from(position);
+        }
         if self.inbox.len() >= INBOX_MAX {
             return refused("too many operations at once");
-        }
-        if let ExpertOp::Truncate { .. } = op {
-            self.forget_questions();
         }
         self.inbox.push_back(op);
         Ok(())
     }
 
-    /// Guesses were wrong: what is still asked about them is not worth a step. Their tokens stay until
-    /// the truncation says which of them do.
-    fn forget_questions(&mut self) {
+    /// Guesses were wrong: what is still asked is not worth a step, and what waits to be appended or taken
+    /// back behind `end` is forgotten. So an expert that lags behind does not fill its inbox with guesses.
+    fn forget_from(&mut self, end: Position) {
         self.pending = None;
         self.lead.clear();
-        self.inbox.retain(|op| !matches!(op, ExpertOp::Ask { .. }));
+        self.inbox.retain(|op| match op {
+            ExpertOp::Draft { position, .. } | ExpertOp::Truncate { position, .. } => {
+                *position < end
+            }
+            _ => false,
+        });
         for op in &mut self.inbox {
-            match op {
-                ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } => queries.clear(),
-                _ => {}
+            if let ExpertOp::Draft {
+                position,
+                tokens,
+                queries,
+                ..
+            } = op
+            {
+                tokens.truncate((end - *position) as usize);
+                queries.clear();
             }
         }
     }

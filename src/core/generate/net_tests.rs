@@ -1,0 +1,425 @@
+//! A network of table experts in virtual time: how they answer, are late, lie and leave.
+
+use super::tests::{Table, law, spec, table, vocab};
+use super::*;
+use crate::limits::GUESSES_MAX;
+use crate::opinion::Query;
+use crate::pace::{Pace, Patience};
+use crate::team::{Candidate, Sets};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How one expert's machine and link behave.
+#[derive(Clone, Debug)]
+pub(super) struct Ways {
+    /// One way, drawn anew for every message from this range.
+    pub(super) delay_us: (u64, u64),
+    /// From this moment on nothing comes back, and nobody says so.
+    pub(super) silent_from: u64,
+    /// Until it answers again.
+    pub(super) silent_until: u64,
+    /// From this moment on its connection is known to be gone.
+    pub(super) gone_at: u64,
+    /// It answers every question with this instead.
+    pub(super) instead: Option<ExpertEvent>,
+    /// How much it believes what all the others do.
+    pub(super) common: f32,
+    /// What it takes to read the text, and for every answer, one after another.
+    pub(super) read_us: u64,
+    pub(super) step_us: u64,
+    /// What it can say at once comes in one message.
+    pub(super) bundles: bool,
+    pub(super) mischief: Mischief,
+}
+
+/// What an expert does that no honest one does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Mischief {
+    /// Says everything twice.
+    pub(super) twice: bool,
+    /// About every third position it says what another expert would.
+    pub(super) false_lists: bool,
+    /// Also speaks of positions that nobody asked it about.
+    pub(super) unasked: bool,
+    /// Claims to compute longer than it does.
+    pub(super) boasts: bool,
+}
+
+pub(super) const CALM: Ways = Ways {
+    delay_us: (1_000, 5_000),
+    silent_from: u64::MAX,
+    silent_until: u64::MAX,
+    gone_at: u64::MAX,
+    instead: None,
+    common: 0.0,
+    read_us: 0,
+    step_us: 0,
+    bundles: false,
+    mischief: Mischief {
+        twice: false,
+        false_lists: false,
+        unasked: false,
+        boasts: false,
+    },
+};
+
+#[derive(Debug)]
+pub(super) struct Story {
+    pub(super) tokens: Vec<Token>,
+    pub(super) why: Finish,
+    pub(super) schedule: Schedule,
+    pub(super) decided: Vec<Decided>,
+    pub(super) failed: Vec<(ExpertId, Trouble)>,
+    pub(super) provenance: Vec<Provenance>,
+    pub(super) ended_us: u64,
+    /// When each token came.
+    pub(super) at_us: Vec<u64>,
+    pub(super) guesses: Guesses,
+    pub(super) ln_p: Vec<Option<f64>>,
+    /// What every answer took, as the roster hears it.
+    pub(super) heard: Vec<(ExpertId, Answered)>,
+    /// The most operations of one expert that were under way at once.
+    pub(super) ops_under_way: usize,
+}
+
+impl Story {
+    pub(super) fn names(&self, at: usize) -> Vec<u8> {
+        self.schedule[at].set.iter().map(|(e, _)| e.0[0]).collect()
+    }
+}
+
+pub(super) fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
+    let mut quick = Pace::default();
+    (0..64).for_each(|_| quick.answered(10_000));
+    (0..64).for_each(|_| quick.read(1, 10_000));
+    let candidates = names.iter().map(|&name| Candidate {
+        expert: ExpertId([name; 32]),
+        weight: 1.0,
+        local: false,
+        pace: quick.clone(),
+    });
+    Plan {
+        candidates: candidates.collect(),
+        k,
+        spares,
+        sets: Sets::A,
+        patience: Patience {
+            percent: 200,
+            floor_us: 50_000,
+        },
+        rule: None,
+        script: None,
+    }
+}
+
+struct World {
+    tables: BTreeMap<ExpertId, (Table, Ways)>,
+    /// (time, sequence) of what arrives, so that equal times keep their order.
+    /// With the time at which each was said.
+    queue: BTreeMap<(u64, u64), (u64, FromExpert)>,
+    /// Messages of one stream arrive in order.
+    last: BTreeMap<ExpertId, u64>,
+    sent: u64,
+    seed: u64,
+    /// Until when each computes.
+    busy: BTreeMap<ExpertId, u64>,
+    opened: BTreeMap<ExpertId, ExpertOp>,
+    /// When the operations under way are there.
+    arriving: BTreeMap<ExpertId, Vec<u64>>,
+    ops_under_way: usize,
+}
+
+impl World {
+    fn new(ways: &[(u8, Ways)], seed: u64) -> World {
+        let place = |(name, ways): &(u8, Ways)| {
+            let mut table = table(*name);
+            table.common = ways.common;
+            (ExpertId([*name; 32]), (table, ways.clone()))
+        };
+        World {
+            tables: ways.iter().map(place).collect(),
+            queue: BTreeMap::new(),
+            last: BTreeMap::new(),
+            sent: 0,
+            seed,
+            busy: BTreeMap::new(),
+            opened: BTreeMap::new(),
+            arriving: BTreeMap::new(),
+            ops_under_way: 0,
+        }
+    }
+
+    fn delay(&mut self, range: (u64, u64)) -> u64 {
+        self.sent += 1;
+        let hash = blake3::hash(&[self.seed.to_le_bytes(), self.sent.to_le_bytes()].concat());
+        let random = u64::from(hash.as_bytes()[0]) << 8 | u64::from(hash.as_bytes()[1]);
+        range.0 + (range.1 - range.0) * random / 65_536
+    }
+
+    fn send(&mut self, now: u64, expert: ExpertId, op: ExpertOp) {
+        let Some((table, ways)) = self.tables.get_mut(&expert) else {
+            return;
+        };
+        let ways = ways.clone();
+        let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
+        let reads = matches!(op, ExpertOp::Open(_));
+        let takes_back = matches!(op, ExpertOp::Truncate { .. });
+        if reads {
+            self.opened.insert(expert, op.clone());
+        }
+        let queries = match &op {
+            ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } => queries.clone(),
+            ExpertOp::Ask { query, .. } => vec![query.clone()],
+            _ => vec![],
+        };
+        let mut events = table.handle(op).unwrap();
+        if asks
+            && !events.is_empty()
+            && let Some(instead) = &ways.instead
+        {
+            events = vec![instead.clone()];
+        } else if ways.mischief != Mischief::default() && !reads {
+            let other = Table::new(ExpertId([99; 32]));
+            let opened = self.opened[&expert].clone();
+            events = misbehave(ways.mischief, events, &queries, table, other, opened);
+        }
+        if ways.bundles {
+            events = bundled(events);
+        }
+        let there = now + self.delay(ways.delay_us);
+        let under_way = self.arriving.entry(expert).or_default();
+        under_way.retain(|at| *at > now);
+        under_way.push(there);
+        self.ops_under_way = self.ops_under_way.max(under_way.len());
+        if takes_back {
+            self.forget(expert, there);
+        }
+        for event in events {
+            let busy = self.busy.entry(expert).or_default();
+            *busy = there.max(*busy) + if reads { ways.read_us } else { ways.step_us };
+            let done = *busy;
+            let mut back = done + self.delay(ways.delay_us);
+            if back >= ways.silent_from && back < ways.silent_until {
+                if ways.silent_until == u64::MAX {
+                    continue;
+                }
+                back = ways.silent_until;
+            }
+            if back >= ways.gone_at {
+                continue;
+            }
+            let at = back.max(self.last.get(&expert).copied().unwrap_or(0));
+            self.last.insert(expert, at);
+            self.queue
+                .insert((at, self.sent), (done, FromExpert { expert, event }));
+        }
+    }
+
+    /// What it was asked and has not said by then is not computed.
+    fn forget(&mut self, expert: ExpertId, there: u64) {
+        let is_opinion = |event: &ExpertEvent| matches!(event, ExpertEvent::Opinions { .. });
+        self.queue.retain(|_, (done, from)| {
+            from.expert != expert || *done <= there || !is_opinion(&from.event)
+        });
+        let left = self.queue.iter().filter(|(_, (_, f))| f.expert == expert);
+        let last = left.map(|((at, _), _)| *at).max().unwrap_or(0);
+        self.last.insert(expert, last);
+        let reading = self.queue.values().filter(|(_, f)| f.expert == expert);
+        let until = reading.map(|(done, _)| *done).max().unwrap_or(0);
+        let busy = self.busy.entry(expert).or_default();
+        *busy = (*busy).min(there.max(until));
+    }
+}
+
+/// Lists about the whole text, but not this expert's; words that nobody asked for; everything twice.
+fn misbehave(
+    mischief: Mischief,
+    mut events: Vec<ExpertEvent>,
+    queries: &[Query],
+    table: &Table,
+    mut other: Table,
+    opened: ExpertOp,
+) -> Vec<ExpertEvent> {
+    other.handle(opened).unwrap();
+    other.tokens = table.tokens.clone();
+    let mut extra = vec![];
+    for (event, query) in events.iter_mut().zip(queries) {
+        let ExpertEvent::Opinions {
+            opinions,
+            compute_us,
+            ..
+        } = event
+        else {
+            continue;
+        };
+        let position = opinions[0].position;
+        if mischief.false_lists && position % 3 == 0 {
+            opinions[0] = other.opinion(position, query);
+        }
+        if mischief.boasts {
+            *compute_us = 100_000;
+        }
+        if mischief.unasked {
+            let mut far = event.clone();
+            if let ExpertEvent::Opinions { opinions, .. } = &mut far {
+                opinions[0].position += 1 + position % 60;
+            }
+            extra.push(far);
+        }
+    }
+    let times = if mischief.twice { 2 } else { 1 };
+    let every = events.iter().flat_map(|e| std::iter::repeat_n(e, times));
+    extra.into_iter().chain(every.cloned()).collect()
+}
+
+/// All opinions in one message.
+fn bundled(events: Vec<ExpertEvent>) -> Vec<ExpertEvent> {
+    let mut out: Vec<ExpertEvent> = vec![];
+    for event in events {
+        match (out.last_mut(), event) {
+            (
+                Some(ExpertEvent::Opinions {
+                    opinions: before, ..
+                }),
+                ExpertEvent::Opinions { opinions, .. },
+            ) => before.extend(opinions),
+            (_, event) => out.push(event),
+        }
+    }
+    out
+}
+
+/// Runs a request to its end in virtual time.
+pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
+    let notes = Notes {
+        provenance: true,
+        record: true,
+    };
+    let mut machine = Generate::new(Spec { notes, ..spec }, vocab(), plan, 0, Micros(0)).unwrap();
+    let mut world = World::new(ways, seed);
+    let mut story = Story {
+        tokens: vec![],
+        why: Finish::Cancelled,
+        schedule: vec![],
+        decided: vec![],
+        failed: vec![],
+        provenance: vec![],
+        ended_us: 0,
+        at_us: vec![],
+        guesses: Guesses::default(),
+        ln_p: vec![],
+        heard: vec![],
+        ops_under_way: 0,
+    };
+    let mut lost: Vec<(u64, ExpertId)> = ways
+        .iter()
+        .filter(|(_, w)| w.gone_at < u64::MAX)
+        .map(|(name, w)| (w.gone_at, ExpertId([*name; 32])))
+        .collect();
+    lost.sort_unstable_by(|a, b| b.cmp(a));
+    let (mut now, mut ends) = (0, 0);
+    let mut closed = BTreeSet::new();
+    let mut out = Vec::new();
+    machine.start(Micros(0), &mut out);
+    for _ in 0..200_000 {
+        for output in std::mem::take(&mut out) {
+            match output {
+                Output::ToExpert(expert, op) => {
+                    assert!(!closed.contains(&expert), "{op:?} after a goodbye");
+                    if matches!(op, ExpertOp::Close { .. }) {
+                        closed.insert(expert);
+                    }
+                    world.send(now, expert, op);
+                }
+                Output::Event(Event::Token(token)) => {
+                    story.tokens.push(token.token);
+                    story.at_us.push(now);
+                    story.ln_p.push(token.ln_p);
+                    story.provenance.extend(token.provenance.map(|p| *p));
+                }
+                Output::Event(Event::Decided(decided)) => story.decided.push(*decided),
+                Output::Event(Event::Finished {
+                    why,
+                    schedule,
+                    guesses,
+                    ..
+                }) => {
+                    (story.why, story.schedule, story.ended_us) = (why, schedule, now);
+                    story.guesses = guesses;
+                    story.ops_under_way = world.ops_under_way;
+                    ends += 1;
+                }
+                Output::Failed { expert, why } => story.failed.push((expert, why)),
+                Output::Heard {
+                    expert, answered, ..
+                } => story.heard.push((expert, answered)),
+                Output::Event(Event::Ready { .. }) | Output::Weighed { .. } => {}
+                Output::NeedMask { .. } => panic!("no grammar in this request"),
+            }
+        }
+        assert!(machine.ahead.guesses.len() <= GUESSES_MAX);
+        if machine.is_done() {
+            assert_eq!(ends, 1, "a response ends once");
+            let opened = world.opened.keys();
+            assert!(opened.into_iter().all(|e| closed.contains(e)), "left open");
+            return story;
+        }
+        let arrives = world.queue.keys().next().map(|(at, _)| *at);
+        let breaks = lost.last().map(|(at, _)| *at);
+        let wakes = machine.wake_at().map(|at| at.0);
+        let next = [arrives, breaks, wakes].into_iter().flatten().min();
+        now = now.max(next.expect("somebody may still answer"));
+        if breaks == next {
+            let (_, expert) = lost.pop().unwrap();
+            let why = "the connection is gone".into();
+            machine.handle(Micros(now), Input::Lost { expert, why }, &mut out);
+        } else if arrives == next {
+            let (_, (_, from)) = world.queue.pop_first().unwrap();
+            machine.handle(Micros(now), Input::FromExpert(from), &mut out);
+        } else {
+            machine.handle(Micros(now), Input::Tick, &mut out);
+        }
+    }
+    panic!("no end")
+}
+
+/// The same request with fresh experts that answer at once, under a given schedule.
+pub(super) fn replayed(
+    spec: Spec,
+    plan: Plan,
+    ways: &[(u8, Ways)],
+    schedule: &Schedule,
+) -> Vec<Token> {
+    told_again(spec, plan, ways, schedule).tokens
+}
+
+pub(super) fn told_again(
+    spec: Spec,
+    plan: Plan,
+    ways: &[(u8, Ways)],
+    schedule: &Schedule,
+) -> Story {
+    let plan = Plan {
+        script: Some(schedule.clone()),
+        ..plan
+    };
+    let calm = |(name, ways): &(u8, Ways)| {
+        let common = ways.common;
+        (*name, Ways { common, ..CALM })
+    };
+    let calm: Vec<(u8, Ways)> = ways.iter().map(calm).collect();
+    let spec = Spec {
+        guessing: Guessing::Never,
+        ..spec
+    };
+    live(spec, plan, &calm, 99)
+}
+
+pub(super) fn long(seed: u64) -> Spec {
+    Spec {
+        secret: Secret::from_seed(seed, 0),
+        max_tokens: 30,
+        ..spec(law(1.0))
+    }
+}
+
+pub(super) const NAMES: [u8; 5] = [1, 2, 3, 4, 5];
