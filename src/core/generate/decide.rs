@@ -87,12 +87,10 @@ impl Generate {
         let Costs {
             compute_us, bytes, ..
         } = said;
-        let step_us = if member.local {
-            answered.us
-        } else {
-            compute_us.min(answered.us)
-        };
-        self.ahead.tempo.chose(i, step_us, answered.us - step_us);
+        if let Some(step_us) = said.step_us(answered.us, member.local) {
+            let away_us = answered.us - step_us;
+            self.ahead.tempo.chose(i, step_us, away_us);
+        }
         out.push(Output::Heard {
             expert: member.expert,
             answered,
@@ -102,7 +100,7 @@ impl Generate {
         Some(Costs {
             us: answered.us,
             compute_us: compute_us.min(answered.us),
-            bytes,
+            ..said
         })
     }
 
