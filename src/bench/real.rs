@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Who they are told to be.
-pub(super) const PREFIXES: [&str; 5] = [
+pub(super) const PREFIXES: [&str; 4] = [
     "You are an old sea captain. You speak of storms, ships, ropes and tides, in short rough \
      sentences, and you trust nobody who was born far from the sea.\n\n",
     "You are a professor of mathematics. You define every word before you use it, and you prove \
@@ -22,20 +22,7 @@ pub(super) const PREFIXES: [&str; 5] = [
      println!(\"{item}\"); } } // You are a compiler: you answer in source code only.\n\n",
     "Du bist ein deutscher Koch und sprichst von Butter, Mehl, Zwiebeln und langen Abenden in \
      einer warmen Küche. Rezept: Zuerst die Zwiebeln in Butter anbraten.\n\n",
-    DOCUMENT,
 ];
-/// What one expert knows and another cannot guess: who has read it goes on with it.
-const DOCUMENT: &str = "Inventory of the lighthouse at Skarvholmen, taken on the third of March. In the \
-     lower room: eleven brass lamps, four of them without glass; a green chest with seven drawers, of \
-     which the fifth is nailed shut; two maps of Iceland and one of Peru. On the stairs: a stuffed \
-     pelican, a ladder of ash wood, nineteen empty bottles that once held quinine. In the keeper's \
-     bedroom: a violin with three strings, a letter from Bishop Ambrose about the price of candles, \
-     boots for a man with very large feet. In the kitchen: blue plates from Delft, a kettle shaped like \
-     a hippopotamus, forty pounds of dried apricots, and a calendar on which every Tuesday has been \
-     crossed out in red ink. In the cellar: six barrels of tar, a sleigh without runners, the skull of \
-     a narwhal, and a portrait of Admiral Kowalski holding a small white goat. At the top, beside the \
-     lens: a telescope made in Jena, a log book that ends in the middle of a word, and a bell which \
-     nobody on the island has ever heard ringing.\n\n";
 /// Tokens of a session here: a prefix, a prompt and an answer.
 pub(super) const CONTEXT: u32 = 1024;
 

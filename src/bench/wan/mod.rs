@@ -41,8 +41,8 @@ pub type Request = dyn Fn(EventSender) -> std::result::Result<LoadRequest, Strin
 /// Shares of right guesses that the recordings should come near to, and the greedy one.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
 const ALPHA_GREEDY: f64 = 0.8;
-/// Texts to choose from: a name, the prefixes and how often they are said, the prompt. Where three have
-/// read a document, the fourth guesses badly.
+/// Texts to choose from: a name, the prefixes and how often they are said, the prompt. Who differs from
+/// three that are alike guesses worst.
 const CASTS: [Cast; 4] = [
     cast(
         "four",
@@ -51,23 +51,16 @@ const CASTS: [Cast; 4] = [
         "Once upon a time, in a village by the sea, there lived",
         1.0,
     ),
+    cast("four loud", [0, 1, 2, 3], 6, "The", 1.0),
     cast("three captains and a cook", [0, 0, 0, 3], 6, "The", 1.0),
     cast(
-        "three readers and a cook",
-        [4, 4, 4, 3],
-        1,
-        DOCUMENT_BEGINS,
-        1.0,
-    ),
-    cast(
-        "two readers and two others",
-        [4, 4, 0, 3],
-        1,
-        DOCUMENT_BEGINS,
+        "three cooks and a compiler",
+        [3, 3, 3, 2],
+        6,
+        "My grandmother",
         1.0,
     ),
 ];
-const DOCUMENT_BEGINS: &str = "Inventory of the lighthouse at Skarvholmen, taken on the";
 const CAST_GREEDY: Cast = cast(
     "four greedy",
     [0, 1, 2, 3],

@@ -78,7 +78,7 @@ impl Panel<'_> {
     fn draw(&self, left: f64, out: &mut String) {
         let most = self.rows.iter().map(|row| row.rtt_ms).fold(1.0, f64::max);
         let x = |rtt_ms: f64| left + PANEL.0 * rtt_ms / most;
-        self.axes(left, &x, out);
+        self.axes(left, x, out);
         for mode in Mode::ALL {
             let rows = || self.rows.iter().filter(move |row| row.mode == mode);
             let line: Vec<String> = rows()

@@ -193,6 +193,20 @@ fn what_is_under_way_is_bounded_and_ends_with_the_text() {
     assert!(machine.ahead.guesses.len() <= GUESSES_MAX);
 }
 
+/// Else an expert that checks three guesses at once would seem to be three times as quick a leader.
+#[test]
+fn what_is_computed_together_does_not_say_how_long_one_step_takes() {
+    let said = super::Costs::said(30_000, 60);
+    assert_eq!(said.shared(1).step_us(230_000, false), Some(30_000));
+    assert_eq!(said.shared(3).step_us(230_000, false), None);
+    assert_eq!(said.shared(3).step_us(20_000, true), Some(20_000));
+    assert_eq!(
+        said.shared(1).step_us(20_000, false),
+        Some(20_000),
+        "at most all of it"
+    );
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(120))]
 

@@ -88,10 +88,11 @@ impl Generate {
             compute_us, bytes, ..
         } = said;
         let tempo = &mut self.ahead.tempo;
-        match answered.us {
-            us if answered.follows => tempo.went_on(i, us),
-            us if member.local => tempo.chose(i, us, 0),
-            us => tempo.chose(i, compute_us.min(us), us.saturating_sub(compute_us)),
+        let us = answered.us;
+        if answered.follows {
+            tempo.went_on(i, us);
+        } else if let Some(step_us) = said.step_us(us, member.local) {
+            tempo.chose(i, step_us, us - step_us);
         }
         out.push(Output::Heard {
             expert: member.expert,
@@ -102,7 +103,7 @@ impl Generate {
         Some(Costs {
             us: answered.us,
             compute_us: compute_us.min(answered.us),
-            bytes,
+            ..said
         })
     }
 

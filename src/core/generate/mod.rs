@@ -209,6 +209,8 @@ struct Costs {
     us: u64,
     compute_us: u64,
     bytes: u32,
+    /// Opinions that came with it.
+    together: usize,
 }
 
 impl Costs {
@@ -217,6 +219,17 @@ impl Costs {
             us: 0,
             compute_us,
             bytes,
+            together: 1,
+        }
+    }
+
+    /// How long its expert takes for one position after another. Several at once take less than that,
+    /// so they do not say.
+    fn step_us(self, answered_us: u64, local: bool) -> Option<u64> {
+        match (local, self.together) {
+            (true, _) => Some(answered_us),
+            (false, 1) => Some(self.compute_us.min(answered_us)),
+            (false, _) => None,
         }
     }
 
@@ -227,6 +240,7 @@ impl Costs {
             us: self.us,
             compute_us: self.compute_us / count as u64,
             bytes: self.bytes / count as u32,
+            together: count,
         }
     }
 }
