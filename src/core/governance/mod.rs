@@ -52,7 +52,7 @@ pub use parcel::{BadParcel, Parcel, Verified};
 pub use permit::{Experts, Halted, Permit, Purpose, Rights, Tighten};
 pub use phase::Phase;
 pub use records::{Record, RecordId, Records};
-pub use replica::{Refusal, Replica, Taken};
+pub use replica::{Refusal, Replica, Taken, TakenAll};
 pub use request::{Request, Wish};
 pub use revert::Interval;
 pub use signer::{Memory, Spoken, WontSign};
@@ -68,6 +68,8 @@ mod bytes_tests;
 mod cases_tests;
 #[cfg(test)]
 mod fold_tests;
+#[cfg(test)]
+mod over_tests;
 #[cfg(test)]
 mod people;
 #[cfg(test)]
