@@ -4,7 +4,7 @@ use super::args::{TestnetDown, TestnetUp};
 use super::context::Context;
 use super::{models, term};
 use crate::error::{Failure, Kind, Outcome};
-use crate::testnet::nodes::{self, Plan, Testnet};
+use crate::testnet::nodes::{self, Plan, Role, Testnet};
 use quorate_core::link::{Link, RUNGS};
 use serde_json::{Value, json};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -69,6 +69,7 @@ pub(super) fn up(context: &Context, args: &TestnetUp) -> Outcome {
     }
     let link = link(args)?;
     let plan = Plan {
+        role: Role::Node,
         nodes: args.nodes,
         link,
         k: args.k,

@@ -8,7 +8,7 @@
 //! ```
 
 use super::dials::Dials;
-use super::hearing::{Brought, Delivery, Hearing};
+use super::hearing::{Brought, Delivery, Hearing, News};
 use super::neighbours::{Neighbour, Neighbours};
 use super::{Admits, MeshHome, serve_guests};
 use crate::config::Settings;
@@ -25,13 +25,13 @@ use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
 use quorate_core::governance::{Record, Replica, Rights, Standing};
 use quorate_core::ids::{NetworkId, PeerKey};
-use quorate_core::limits::DELIVERIES_MAX;
+use quorate_core::limits::{DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -56,6 +56,7 @@ pub struct Member {
     swarm: swarm::Handle,
     neighbours: Arc<Neighbours>,
     standing: watch::Receiver<Arc<Standing>>,
+    news: broadcast::Sender<News>,
     deliveries: mpsc::Sender<Delivery>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -102,6 +103,7 @@ impl Member {
         let network = replica.genesis().network_id();
         let (letterhead_tx, letterhead) = watch::channel(letterhead(&replica));
         let (standing_tx, standing) = watch::channel(Arc::new(replica.standing().clone()));
+        let (news, _) = broadcast::channel(NEWS_MAX);
         let (deliveries_tx, deliveries) = mpsc::channel(DELIVERIES_MAX);
         let dials = Dials {
             plane: plane.clone(),
@@ -114,6 +116,7 @@ impl Member {
             swarm: swarm.clone(),
             neighbours: Arc::new(neighbours),
             standing,
+            news: news.clone(),
             deliveries: deliveries_tx,
             stop: stop.clone(),
             tasks: TaskTracker::new(),
@@ -146,6 +149,7 @@ impl Member {
             ledger: Arc::new(Mutex::new(ledger)),
             letterhead: letterhead_tx,
             standing: standing_tx,
+            news,
             terms,
             admits,
             stop: member.stop.clone(),
@@ -182,6 +186,12 @@ impl Member {
 
     pub fn standing(&self) -> Arc<Standing> {
         self.standing.borrow().clone()
+    }
+
+    /// How it stands, and what changes from here on.
+    pub fn watch(&self) -> (Arc<Standing>, broadcast::Receiver<News>) {
+        let news = self.news.subscribe();
+        (self.standing(), news)
     }
 
     /// Signed records that somebody brought; None if the member is leaving. Err: not on the disk.

@@ -4,7 +4,9 @@
 
 mod harness;
 
+mod drill;
 mod gov;
+mod gov_log;
 mod help;
 mod mesh;
 mod models;

@@ -10,6 +10,7 @@
 //!                       ├─ door       invites that are shown here
 //!                       └─ tend       what time brings
 //! join()                a guest's short visit, before there is a task
+//! carry()               a stranger's, who brings a halt
 //! ```
 //!
 //! Decisions are the core's ([`quorate_core::mesh`], [`quorate_core::governance`]); here are sockets,
@@ -17,6 +18,7 @@
 
 mod adverts;
 mod behaviour;
+mod carry;
 mod codec;
 mod dials;
 mod door;
@@ -30,6 +32,7 @@ mod records;
 mod task;
 mod tend;
 
+pub use carry::{CarryError, carry};
 pub use gate::Roll;
 pub use handle::{Handle, Link, PeerView};
 pub use join::{JoinError, Joined, join};

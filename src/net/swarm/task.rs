@@ -4,6 +4,7 @@
 use super::behaviour::{
     Behaviour, BehaviourEvent, FAMILY, InsideEvent, PLANE, Wishes, swarm as build,
 };
+use super::carry::Carriers;
 use super::dials::{Dials, dial};
 use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
@@ -65,6 +66,7 @@ pub(super) struct Task {
     /// Reservations, asked for or held.
     pub(super) relays: Vec<(ListenerId, PeerKey)>,
     pub(super) dialling: usize,
+    pub(super) carriers: Carriers,
     pub(super) ticked: Instant,
 }
 
@@ -128,6 +130,7 @@ impl Task {
             hidden_since: None,
             relays: vec![],
             dialling: 0,
+            carriers: Carriers::new(now),
             ticked: now,
         };
         task.recount();
