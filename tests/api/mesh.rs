@@ -1,10 +1,14 @@
 //! `mesh` as a model where there is no mesh, and the router's service. With a mesh: tests/cli/testnet.rs.
 
 use crate::server::{Server, endless, start};
+use quorate::wire::v1::governance_client::GovernanceClient;
 use quorate::wire::v1::router_client::RouterClient;
 use quorate::wire::v1::{
-    GetRouterStatusRequest, ListExpertsRequest, RegisterExpertRequest, WatchRouterRequest,
+    GetRouterStatusRequest, HaltMeshRequest, ListExpertsRequest, RegisterExpertRequest,
+    WatchGovernanceRequest, WatchRouterRequest,
 };
+use quorate_core::governance::Halt;
+use quorate_core::ids::NetworkId;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
@@ -24,6 +28,35 @@ async fn without_a_mesh_its_model_says_how_to_get_one() {
     assert_eq!(server.get("/api/mesh").await.status, 404);
     let models = server.get("/v1/models").await.body;
     assert!(!models.contains("\"mesh\""), "{models}");
+}
+
+#[tokio::test]
+async fn a_halt_that_nobody_signed_is_refused_before_anything_else() {
+    let server = start(endless()).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap();
+    let mut client = GovernanceClient::new(endpoint.connect().await.unwrap());
+    let unsigned = Halt {
+        network: NetworkId([1; 32]),
+        author: [2; 32],
+        nonce: 3,
+        reason: "smoke".into(),
+        advisory_time: 4,
+        signature: [0; 64],
+    };
+    for halt in [unsigned.encode(), unsigned.body(), vec![]] {
+        let refused = client
+            .halt_mesh(HaltMeshRequest { halt })
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("no signed halt"), "{refused}");
+    }
+    let watched = client.watch_governance(WatchGovernanceRequest {}).await;
+    assert_eq!(
+        watched.unwrap_err().code(),
+        Code::NotFound,
+        "there is no mesh"
+    );
 }
 
 #[tokio::test]
