@@ -10,7 +10,7 @@ mod mesh;
 
 pub use donor::PauseWhen;
 pub use expert::{ExpertSettings, Prefix, RawExpert, Source};
-pub use mesh::MeshSettings;
+pub use mesh::{MeshSettings, SWARM_PORT_DEFAULT};
 
 use crate::error::{Failure, Kind, Outcome, nearest};
 use crate::obs::LogFormat;

@@ -3,23 +3,31 @@
 
 use super::error::{ApiError, Kind};
 use super::{ApiState, body, mesh};
-use crate::mesh::{Brought, unix_s};
+use crate::mesh::{Brought, News, unix_s};
 use crate::wire::v1;
+use crate::wire::v1::governance_event::Event;
 use crate::wire::v1::governance_server::Governance;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use quorate_core::governance::{Halt, Parcel, Record};
+use quorate_core::governance::{Halt, Parcel, Record, Standing};
 use serde_json::{Value, json};
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tonic::{Request, Response, Status};
 
 pub(super) struct Service {
     pub(super) state: ApiState,
 }
 
+type Events = Pin<Box<dyn futures::Stream<Item = Result<v1::GovernanceEvent, Status>> + Send>>;
+
 #[tonic::async_trait]
 impl Governance for Service {
+    type WatchGovernanceStream = Events;
+
     async fn halt_mesh(
         &self,
         request: Request<v1::HaltMeshRequest>,
@@ -45,17 +53,57 @@ impl Governance for Service {
         _: Request<v1::GetGovernanceRequest>,
     ) -> Result<Response<v1::GovernanceState>, Status> {
         let standing = self.state.mesh.standing().ok_or_else(mesh::no_mesh)?;
-        let snapshot = standing.snapshot();
-        Ok(Response::new(v1::GovernanceState {
-            network: standing.network().0.to_vec(),
-            state: standing.hash().to_vec(),
-            halted: standing.reasons().map(str::to_owned).collect(),
-            phase: standing.phase() as u32,
-            config_version: snapshot.version,
-            config: snapshot.config.hash().to_vec(),
-            nodes_admitted: standing.admissions().admitted(unix_s()).len() as u32,
-        }))
+        Ok(Response::new(told(&standing)))
     }
+
+    async fn watch_governance(
+        &self,
+        _: Request<v1::WatchGovernanceRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let (standing, news) = self.state.mesh.watch().ok_or_else(mesh::no_mesh)?;
+        Ok(Response::new(Box::pin(events(standing, news))))
+    }
+}
+
+fn told(standing: &Standing) -> v1::GovernanceState {
+    let snapshot = standing.snapshot();
+    v1::GovernanceState {
+        network: standing.network().0.to_vec(),
+        state: standing.hash().to_vec(),
+        halted: standing.reasons().map(str::to_owned).collect(),
+        phase: standing.phase() as u32,
+        config_version: snapshot.version,
+        config: snapshot.config.hash().to_vec(),
+        nodes_admitted: standing.admissions().admitted(unix_s()).len() as u32,
+    }
+}
+
+/// How it stands now, then what changes. Ends when this node leaves the mesh, or the reader is too slow.
+fn events(
+    now: Arc<Standing>,
+    mut news: broadcast::Receiver<News>,
+) -> impl futures::Stream<Item = Result<v1::GovernanceEvent, Status>> + Send {
+    async_stream::try_stream! {
+        yield event(Event::State(told(&now)));
+        loop {
+            yield match news.recv().await {
+                Ok(News::Standing(standing)) => event(Event::State(told(&standing))),
+                Ok(News::Record(record)) => event(Event::Record(record.encode())),
+                Err(RecvError::Lagged(missed)) => Err(too_slow(missed))?,
+                Err(RecvError::Closed) => break,
+            };
+        }
+    }
+}
+
+fn event(event: Event) -> v1::GovernanceEvent {
+    v1::GovernanceEvent { event: Some(event) }
+}
+
+fn too_slow(missed: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "you read too slowly, and {missed} events of the mesh are gone; call WatchGovernance again: it begins with how the mesh stands"
+    ))
 }
 
 /// `POST /api/gov/records`: a parcel, as bytes.
@@ -100,5 +148,45 @@ fn proto(brought: &Brought) -> v1::SubmitRecordsResponse {
         new: brought.new as u32,
         known: brought.known as u32,
         refused: refused.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+    use quorate_core::config::MeshConfig;
+    use quorate_core::governance::{Genesis, Records, fold};
+    use quorate_core::limits::NEWS_MAX;
+
+    fn standing() -> Arc<Standing> {
+        let key = libp2p_identity::Keypair::generate_ed25519().public();
+        let key = key.try_into_ed25519().expect("it is one").to_bytes();
+        let genesis = Genesis::new(vec![key], MeshConfig::default()).expect("one person is enough");
+        Arc::new(fold(&genesis, &Records::default()))
+    }
+
+    #[tokio::test]
+    async fn a_watcher_hears_all_that_fits_and_a_slow_one_is_cut_off_with_a_reason() {
+        for (news, is_cut) in [(NEWS_MAX, false), (NEWS_MAX + 1, true)] {
+            let (tell, hear) = broadcast::channel(NEWS_MAX);
+            let mut watched = Box::pin(events(standing(), hear));
+            for _ in 0..news {
+                tell.send(News::Standing(standing()))
+                    .expect("somebody listens");
+            }
+            drop(tell);
+            assert!(
+                watched.next().await.is_some_and(|first| first.is_ok()),
+                "how it stands"
+            );
+            let rest: Vec<_> = watched.collect().await;
+            let Some(Err(why)) = rest.last() else {
+                assert_eq!((rest.len(), is_cut), (NEWS_MAX, false));
+                continue;
+            };
+            assert!(is_cut && rest.len() == 1 && why.code() == tonic::Code::ResourceExhausted);
+            assert!(why.message().contains("1 events"), "{why}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::args::{TestnetDown, TestnetUp};
 use super::context::Context;
 use super::{models, term};
 use crate::error::{Failure, Kind, Outcome};
-use crate::testnet::nodes::{self, Plan, Testnet};
+use crate::testnet::nodes::{self, Plan, Role, Testnet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quorate_core::link::{Link, RUNGS};
@@ -76,6 +76,7 @@ pub(super) fn up(context: &Context, args: &TestnetUp) -> Outcome {
     }
     let link = link(args)?;
     let plan = Plan {
+        role: Role::Node,
         nodes: args.nodes,
         link,
         k: args.k,

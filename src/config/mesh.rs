@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
 /// The swarm: QUIC on UDP and TCP, on one port.
-const SWARM_PORT_DEFAULT: u16 = 7868;
+pub const SWARM_PORT_DEFAULT: u16 = 7868;
 /// The token plane: QUIC on UDP.
 const PLANE_PORT_DEFAULT: u16 = 7869;
 

@@ -256,6 +256,8 @@ pub const RELAY_SEGMENTS_MAX: usize = 4096;
 pub const PARTICIPANTS_MAX: usize = 64;
 /// Unlifted halts of one author; more fold to a flood, lifted only by suspending the author.
 pub const HALTS_PER_AUTHOR_MAX: usize = 64;
+/// Halts that are over, which a node keeps for people to read: a full resume's worth. 1 MiB at most.
+pub const LIFTED_HALTS_MAX: usize = LIFTS_MAX;
 /// Bytes of a halt's reason.
 pub const HALT_REASON_BYTES_MAX: usize = 512;
 /// Bytes of a halt: it must pass where little else does.
@@ -310,6 +312,12 @@ pub const REVERT_MAX: u8 = 16;
 
 /// Addresses of one node: two transports on a few interfaces, and two relays.
 pub const ADDRESSES_MAX: usize = 8;
+/// Halts that a stranger may bring at once: a person signs one.
+pub const CARRIED_HALTS_MAX: usize = 4;
+/// Halts of strangers that a node verifies in a second: 2 ms of a processor.
+pub const CARRIED_HALTS_PER_S_MAX: usize = 32;
+/// What a watcher of the mesh's records may be behind, before he is cut off.
+pub const NEWS_MAX: usize = 256;
 /// Parcels of signed records that wait to be taken: people bring them.
 pub const DELIVERIES_MAX: usize = 16;
 /// Real processes of one testnet: each loads a model of its own into one machine.

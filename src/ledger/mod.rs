@@ -25,7 +25,7 @@ pub use disk::DiskError;
 use crate::error::{Failure, Kind};
 use disk::Disk;
 use quorate_core::governance::{
-    End, Genesis, Halt, JournalPurpose, Latch, Lost as LostRecords, Malformed, Record, Records,
+    End, Genesis, Halt, JournalPurpose, Latch, Lost as LostRecords, Malformed, Record, Replica,
     Standing, Stored,
 };
 use quorate_core::ids::NetworkId;
@@ -33,6 +33,7 @@ use quorate_core::limits::{
     LATCH_BYTES, LEDGER_BYTES_MAX, LEDGER_HALT_BYTES_MAX, LEDGER_SPARSE_BYTES, RECORD_BYTES_MAX,
 };
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 const GENESIS: &str = "genesis";
 const LATCHES: [&str; 2] = ["latch.0", "latch.1"];
@@ -162,7 +163,7 @@ impl Ledger {
             ledger.seal_twice()?;
         }
         if stored.end.len > LEDGER_SPARSE_BYTES {
-            ledger.thin(stored.replica.records())?;
+            ledger.thin(&stored.replica)?;
         }
         Ok((ledger, stored))
     }
@@ -253,11 +254,11 @@ impl Ledger {
     }
 
     /// Writes the log anew, if at least half of it is over. The latch decides which log counts.
-    fn thin(&mut self, records: &Records) -> Result<(), Lost> {
+    fn thin(&mut self, replica: &Replica) -> Result<(), Lost> {
         let mut bytes = Vec::new();
         let empty = End::empty(JournalPurpose::Log, self.latch.network);
-        let end = records
-            .iter()
+        let end = replica
+            .history()
             .fold(empty, |end, record| end.push(&record.encode(), &mut bytes));
         if end.len > self.end.len / 2 {
             return Ok(());
@@ -292,6 +293,15 @@ pub fn look(dir: &Path) -> Result<Stored, Lost> {
         found = find(&disk);
     }
     Ok(found?.stored)
+}
+
+/// Changes whenever something was written down: every write seals the latch.
+pub fn stamp(dir: &Path) -> [Option<SystemTime>; 2] {
+    LATCHES.map(|copy| {
+        std::fs::metadata(dir.join(copy))
+            .and_then(|m| m.modified())
+            .ok()
+    })
 }
 
 /// Logs of other numbers are what is left of an attempt to write the log anew.

@@ -9,7 +9,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use quorate_core::config::{Key, MeshConfig, Patch, Set};
 use quorate_core::governance::{
     Act, Author, Ballot, Body, Choice, Consent, Draft, EntryId, Origin, Phase, Preset, Proposal,
-    Terms, fold,
+    Records, Terms, fold,
 };
 use quorate_core::limits::HALTS_PER_AUTHOR_MAX;
 use std::io::ErrorKind;

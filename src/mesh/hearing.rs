@@ -15,7 +15,7 @@ use crate::wire::plane::Letterhead;
 use quorate_core::governance::{Record, RecordId, Refusal, Replica, Rights, Standing};
 use quorate_core::limits::GUESTS_MAX;
 use std::sync::{Arc, Mutex};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +33,13 @@ pub struct Brought {
     pub refused: Vec<(RecordId, Refusal)>,
 }
 
+/// What a watcher is told: first what records come to, then the records.
+#[derive(Clone, Debug)]
+pub enum News {
+    Standing(Arc<Standing>),
+    Record(Arc<Record>),
+}
+
 /// The one task that hears the swarm.
 pub(super) struct Hearing {
     pub(super) node: Node,
@@ -45,6 +52,8 @@ pub(super) struct Hearing {
     pub(super) ledger: Arc<Mutex<Ledger>>,
     pub(super) letterhead: watch::Sender<Letterhead>,
     pub(super) standing: watch::Sender<Arc<Standing>>,
+    /// Room for `NEWS_MAX`; who reads too slowly misses some, and hears of that.
+    pub(super) news: broadcast::Sender<News>,
     pub(super) terms: Terms,
     pub(super) admits: Admits,
     /// Whom the owner lets in from other meshes.
@@ -155,6 +164,10 @@ impl Hearing {
 
     /// Halts are held before anything else is written.
     async fn keep(&self, records: Vec<Record>) -> Result<(), String> {
+        for record in &records {
+            // Nobody may be watching.
+            self.news.send(News::Record(Arc::new(record.clone()))).ok();
+        }
         let (ledger, standing) = (self.ledger.clone(), self.replica.standing().clone());
         let kept = tokio::task::spawn_blocking(move || {
             let mut ledger = ledger.lock().expect("nobody panics with it");
@@ -174,7 +187,9 @@ impl Hearing {
 
     async fn stands(&mut self) {
         let standing = self.replica.standing().clone();
-        self.standing.send_replace(Arc::new(standing.clone()));
+        let shared = Arc::new(standing.clone());
+        self.standing.send_replace(shared.clone());
+        self.news.send(News::Standing(shared)).ok(); // nobody may be watching
         self.letterhead.send_replace(letterhead(&self.replica));
         if *self.has_heard.borrow() {
             self.rights = self.rights.under(standing);

@@ -9,7 +9,7 @@
 
 use super::afar::Afar;
 use super::dials::Dials;
-use super::hearing::{Brought, Delivery, Hearing};
+use super::hearing::{Brought, Delivery, Hearing, News};
 use super::neighbours::{Neighbour, Neighbours};
 use super::{Admits, MeshHome, serve_guests};
 use crate::config::Settings;
@@ -26,13 +26,13 @@ use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
 use quorate_core::governance::{Record, Replica, Rights, Standing};
 use quorate_core::ids::{NetworkId, PeerKey};
-use quorate_core::limits::DELIVERIES_MAX;
+use quorate_core::limits::{DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -57,6 +57,7 @@ pub struct Member {
     swarm: swarm::Handle,
     neighbours: Arc<Neighbours>,
     standing: watch::Receiver<Arc<Standing>>,
+    news: broadcast::Sender<News>,
     deliveries: mpsc::Sender<Delivery>,
     /// This node, and where others reach its token plane.
     me: PeerKey,
@@ -109,6 +110,7 @@ impl Member {
         let (letterhead_tx, letterhead) = watch::channel(letterhead(&replica));
         let (standing_tx, standing) = watch::channel(Arc::new(replica.standing().clone()));
         let (has_heard_tx, has_heard) = watch::channel(false);
+        let (news, _) = broadcast::channel(NEWS_MAX);
         let (deliveries_tx, deliveries) = mpsc::channel(DELIVERIES_MAX);
         let dials = Dials {
             plane: plane.clone(),
@@ -121,6 +123,7 @@ impl Member {
             swarm: swarm.clone(),
             neighbours: Arc::new(neighbours),
             standing,
+            news: news.clone(),
             deliveries: deliveries_tx,
             me: key(&founding.keypair),
             plane: plane.clone(),
@@ -164,6 +167,7 @@ impl Member {
             ledger: Arc::new(Mutex::new(ledger)),
             letterhead: letterhead_tx,
             standing: standing_tx,
+            news,
             terms,
             admits,
             library: founding.library.clone(),
@@ -201,6 +205,12 @@ impl Member {
 
     pub fn standing(&self) -> Arc<Standing> {
         self.standing.borrow().clone()
+    }
+
+    /// How it stands, and what changes from here on.
+    pub fn watch(&self) -> (Arc<Standing>, broadcast::Receiver<News>) {
+        let news = self.news.subscribe();
+        (self.standing(), news)
     }
 
     /// Signed records that somebody brought; None if the member is leaving. Err: not on the disk.

@@ -1,7 +1,7 @@
 //! The mesh as the rest of the node sees it: it may begin, and end, while the node runs.
 
 use super::MeshHome;
-use super::hearing::Brought;
+use super::hearing::{Brought, News};
 use super::member::{Founding, Member};
 use super::neighbours::Neighbour;
 use crate::driver::Lease;
@@ -11,6 +11,7 @@ use quorate_core::ids::NetworkId;
 use quorate_core::mesh::{Address, ExpertRow, Pass, Place};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 /// `join` and `leave` change files: they are looked at this often.
@@ -90,6 +91,11 @@ impl Membership {
     /// What the records come to; None without a mesh.
     pub fn standing(&self) -> Option<Arc<Standing>> {
         self.member().map(|member| member.standing())
+    }
+
+    /// How the mesh stands, and what changes from here on. None without a mesh.
+    pub fn watch(&self) -> Option<(Arc<Standing>, broadcast::Receiver<News>)> {
+        self.member().map(|member| member.watch())
     }
 
     /// Takes signed records, whoever brings them. None without a mesh.

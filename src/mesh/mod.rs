@@ -11,7 +11,7 @@ mod neighbours;
 
 pub use crate::net::swarm::{Link, PeerView, unix_s};
 pub use dials::directly;
-pub use hearing::Brought;
+pub use hearing::{Brought, News};
 pub use home::MeshHome;
 pub use member::{Founding, Member};
 pub use membership::{Membership, Page, Reach};

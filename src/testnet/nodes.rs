@@ -15,14 +15,14 @@ use crate::mesh::MeshHome;
 use libp2p_identity::Keypair;
 use quorate_core::config::{Key, MeshConfig};
 use quorate_core::governance::{Genesis, Preset, Terms};
-use quorate_core::ids::PeerKey;
+use quorate_core::ids::{NetworkId, PeerKey};
 use quorate_core::limits::TESTNET_NODES_MAX;
 use quorate_core::link::Link;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 /// Each node takes this many ports from the base on: API, swarm, token plane.
 const PORTS_PER_NODE: u16 = 10;
 /// A node says that it is up within this, on a machine that is busy with the others.
-const UP_MAX: Duration = Duration::from_secs(30);
+const UP_MAX: Duration = Duration::from_secs(90);
 /// Nodes say goodbye within this, or are killed.
 const DOWN_MAX: Duration = Duration::from_secs(8);
 const LOOK: Duration = Duration::from_millis(50);
@@ -47,9 +47,19 @@ const PREFIXES: [&str; 8] = [
     "You are a child of six years. You use very simple words and ask many questions.",
 ];
 
+/// What each process of a testnet does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `quorate up`, with a model.
+    Node,
+    /// `quorate gov drill-node`: no model and no API; it is told what to do, and tells what happened.
+    Drill,
+}
+
 /// What to set up.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    pub role: Role,
     pub nodes: usize,
     pub link: Link,
     /// Experts asked for every token; None: as the mesh config says by default.
@@ -68,6 +78,7 @@ pub struct Plan {
 
 /// A testnet that runs. Dropping it kills every node.
 pub struct Testnet {
+    pub network: NetworkId,
     pub nodes: Vec<Node>,
     relays: Vec<Relay>,
     stop: CancellationToken,
@@ -80,6 +91,10 @@ pub struct Node {
     pub home: PathBuf,
     pub pid: Option<u32>,
     child: Child,
+    /// What it says after its first line.
+    pub says: Option<BufReader<ChildStdout>>,
+    /// Where a node of a drill is told what to do.
+    pub told: Option<ChildStdin>,
     /// What became of it, once it ended.
     pub ended: Option<String>,
 }
@@ -107,6 +122,7 @@ pub async fn up(plan: &Plan) -> Outcome<Testnet> {
         }
     }
     let mut testnet = Testnet {
+        network: genesis.network_id(),
         nodes: Vec::new(),
         relays,
         stop,
@@ -193,9 +209,11 @@ fn genesis(plan: &Plan, nodes: &[PeerKey]) -> Outcome<Genesis> {
 
 /// Everything that a node finds in its home.
 fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesis) -> Outcome {
-    let models = home.models();
-    std::os::unix::fs::symlink(&plan.models, &models)
-        .map_err(|error| Failure::file("link", &models, &error))?;
+    if plan.role == Role::Node {
+        let models = home.models();
+        std::os::unix::fs::symlink(&plan.models, &models)
+            .map_err(|error| Failure::file("link", &models, &error))?;
+    }
     MeshHome::of(home).enter(genesis, &[], None)?;
     let relay_of = |n: usize| (relays[2 * (n - 1)].addr, relays[2 * (n - 1) + 1].addr);
     let (swarm, plane) = relay_of(n);
@@ -206,6 +224,13 @@ fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesi
         0 => prefix.to_owned(),
         round => format!("This is conversation number {round}. {prefix}"),
     };
+    let expert = match plan.role {
+        Role::Node => format!(
+            "[[expert]]\nname = \"n{n}\"\nmodel = {:?}\nprefix = {prefix:?}\nallow = [\"mesh\"]\n",
+            plan.model
+        ),
+        Role::Drill => String::new(),
+    };
     let text = format!(
         "version = 1\n\
          [api]\nlisten = {:?}\n\
@@ -213,14 +238,13 @@ fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesi
          [machine]\nthreads = 1\nctx = 2048\n\
          [mesh]\nlisten = {:?}\nplane_listen = {:?}\nannounce = [{:?}]\nplane_announce = [{:?}]\n\
          bootstrap = {bootstrap:?}\nmdns = false\nmodel = \"n{n}\"\n\
-         [[expert]]\nname = \"n{n}\"\nmodel = {:?}\nprefix = {prefix:?}\nallow = [\"mesh\"]\n",
+         {expert}",
         local(port(plan, n, 0)).to_string(),
         plan.model,
         local(port(plan, n, 1)).to_string(),
         local(port(plan, n, 2)).to_string(),
         swarm.to_string(),
         plane.to_string(),
-        plan.model,
     );
     fs::write(&home.config_file, text).map_err(|e| Failure::file("write", &home.config_file, &e))
 }
@@ -228,8 +252,12 @@ fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesi
 fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
     let log_path = home.data.join("node.log");
     let log = fs::File::create(&log_path).map_err(|e| Failure::file("write", &log_path, &e))?;
-    let child = Command::new(&plan.binary)
-        .args(["up", "--json"])
+    let (verb, told): (&[&str], _) = match plan.role {
+        Role::Node => (&["up", "--json"], Stdio::null()),
+        Role::Drill => (&["gov", "drill-node"], Stdio::piped()),
+    };
+    let mut child = Command::new(&plan.binary)
+        .args(verb)
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| {
             // What the owner's own node uses must not leak in.
@@ -238,7 +266,7 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
         .env("QUORATE_HOME", &home.data)
         // Nodes that spin while they wait would slow each other on one machine.
         .env("OMP_WAIT_POLICY", "passive")
-        .stdin(Stdio::null())
+        .stdin(told)
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
@@ -249,6 +277,8 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
         api: format!("http://{}", local(port(plan, n, 0))),
         home: home.data.clone(),
         pid: Some(child.id()),
+        says: child.stdout.take().map(BufReader::new),
+        told: child.stdin.take(),
         child,
         ended: None,
     })
@@ -256,15 +286,15 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
 
 impl Node {
     async fn wait_until_up(&mut self) -> Outcome {
-        let stdout = self
-            .child
-            .stdout
-            .take()
-            .expect("it is piped, and taken once");
-        // Nobody reads on: a node says one line.
-        let first = tokio::task::spawn_blocking(move || BufReader::new(stdout).lines().next());
-        let first = timeout(UP_MAX, first).await;
-        if matches!(&first, Ok(Ok(Some(Ok(line)))) if line.contains("\"ready\"")) {
+        let mut says = self.says.take().expect("it is piped, and waited for once");
+        let first = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            says.read_line(&mut line).map(|_| (line, says))
+        });
+        if let Ok(Ok(Ok((line, says)))) = timeout(UP_MAX, first).await
+            && line.contains("\"ready\"")
+        {
+            self.says = Some(says);
             return Ok(());
         }
         let log = self.home.join("node.log");

@@ -4,10 +4,14 @@ use crate::server::{Server, endless, start, start_with};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use quorate::api::ApiState;
+use quorate::wire::v1::governance_client::GovernanceClient;
 use quorate::wire::v1::router_client::RouterClient;
 use quorate::wire::v1::{
-    GetRouterStatusRequest, ListExpertsRequest, RegisterExpertRequest, WatchRouterRequest,
+    GetRouterStatusRequest, HaltMeshRequest, ListExpertsRequest, RegisterExpertRequest,
+    WatchGovernanceRequest, WatchRouterRequest,
 };
+use quorate_core::governance::Halt;
+use quorate_core::ids::NetworkId;
 use quorate_core::record;
 use serde_json::Value;
 use std::sync::Arc;
@@ -31,6 +35,35 @@ async fn without_a_mesh_its_model_says_how_to_get_one() {
     assert_eq!(server.get("/api/mesh").await.status, 404);
     let models = server.get("/v1/models").await.body;
     assert!(!models.contains("\"mesh\""), "{models}");
+}
+
+#[tokio::test]
+async fn a_halt_that_nobody_signed_is_refused_before_anything_else() {
+    let server = start(endless()).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap();
+    let mut client = GovernanceClient::new(endpoint.connect().await.unwrap());
+    let unsigned = Halt {
+        network: NetworkId([1; 32]),
+        author: [2; 32],
+        nonce: 3,
+        reason: "smoke".into(),
+        advisory_time: 4,
+        signature: [0; 64],
+    };
+    for halt in [unsigned.encode(), unsigned.body(), vec![]] {
+        let refused = client
+            .halt_mesh(HaltMeshRequest { halt })
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("no signed halt"), "{refused}");
+    }
+    let watched = client.watch_governance(WatchGovernanceRequest {}).await;
+    assert_eq!(
+        watched.unwrap_err().code(),
+        Code::NotFound,
+        "there is no mesh"
+    );
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// A drawer for sticks and letters, and a node.
-struct Table {
+pub(crate) struct Table {
     dir: tempfile::TempDir,
-    node: Home,
+    pub(crate) node: Home,
 }
 
 impl Table {
-    fn new() -> Table {
+    pub(crate) fn new() -> Table {
         let table = Table {
             dir: tempfile::tempdir().unwrap(),
             node: Home::new(),
@@ -22,11 +22,11 @@ impl Table {
         table
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn at(&self, home: &Home, args: &[&str]) -> Ran {
+    pub(crate) fn at(&self, home: &Home, args: &[&str]) -> Ran {
         let args: Vec<&str> = ["gov"].into_iter().chain(args.iter().copied()).collect();
         Ran::of(
             home.command(&args)
@@ -37,18 +37,18 @@ impl Table {
     }
 
     /// On the node.
-    fn gov(&self, args: &[&str]) -> Ran {
+    pub(crate) fn gov(&self, args: &[&str]) -> Ran {
         self.at(&self.node, args)
     }
 
     /// On the node, signed with a key that is plugged in.
-    fn signed(&self, who: &str, args: &[&str]) -> Ran {
+    pub(crate) fn signed(&self, who: &str, args: &[&str]) -> Ran {
         let key = format!("{who}.key");
         let with = ["--key", &key, "--passphrase-file", "words", "--yes"];
         self.gov(&[args, &with].concat())
     }
 
-    fn person(&self, who: &str) -> Value {
+    pub(crate) fn person(&self, who: &str) -> Value {
         let key = format!("{who}.key");
         let made = self.gov(&[
             "keygen",
@@ -62,7 +62,7 @@ impl Table {
         made.json()
     }
 
-    fn found(&self, preset: &str, people: &[&str], witnesses: &[SigningKey]) -> String {
+    pub(crate) fn found(&self, preset: &str, people: &[&str], witnesses: &[SigningKey]) -> String {
         let mut args = vec![
             "init".to_owned(),
             "--json".into(),
@@ -80,11 +80,11 @@ impl Table {
         self.gov(&args).json()["mesh"].as_str().unwrap().to_owned()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.gov(&["status", "--json"]).json()
     }
 
-    fn export(&self, name: &str) -> Parcel {
+    pub(crate) fn export(&self, name: &str) -> Parcel {
         self.gov(&["export", "--out", name]).works();
         Parcel::decode(&std::fs::read(self.path(name)).unwrap()).unwrap()
     }

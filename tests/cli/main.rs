@@ -4,8 +4,10 @@
 
 mod harness;
 
+mod drill;
 mod eval;
 mod gov;
+mod gov_log;
 mod help;
 mod mesh;
 mod models;

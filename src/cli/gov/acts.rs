@@ -4,6 +4,7 @@ use super::args::{
     Halt, Propose, ProposeConfig, ProposeMembership, ProposeMinSafe, ProposePhase, Proposing,
     Resume, Revoke, Vote,
 };
+use super::carry;
 use super::hand::{self, deliver};
 use super::home::{all, threshold};
 use super::mesh::{self, Mesh};
@@ -262,24 +263,30 @@ pub(super) fn halt(context: &Context, args: &Halt) -> Outcome {
         );
         return Err(Failure::new(Kind::Usage, message));
     }
+    let goals = carry::goals(&args.to)?;
+    let named = match &args.network {
+        Some(typed) => Some(names::network(typed)?),
+        None => carry::network(&goals),
+    };
     // Whatever is wrong with the records here must keep nobody from stopping a mesh that he can name.
-    let mesh = match (hand::known(context, &args.mesh), &args.network) {
+    let mesh = match (hand::known(context, &args.mesh), named) {
         (Ok(mesh), None) => mesh,
-        (Ok(mesh), Some(typed)) => {
-            let network = names::network(typed)?;
-            mesh.filter(|mesh| mesh.network() == network)
-        }
+        (Ok(mesh), Some(network)) => mesh.filter(|mesh| mesh.network() == network),
         (Err(_), Some(_)) => None,
         (Err(failure), None) => return Err(failure),
     };
+    let network = hand::network_of(mesh.as_ref(), named)?;
     let request = Request {
-        network: hand::network_of(mesh.as_ref(), args.network.as_deref())?,
+        network,
         epoch: mesh
             .as_ref()
             .map_or(0, |mesh| mesh.standing().electorate().epoch),
         refs: vec![],
         wish: Wish::Halt { reason },
     };
+    if !goals.is_empty() {
+        return carry::halt(context, mesh.as_ref(), &request, args, &goals);
+    }
     deliver(context, mesh.as_ref(), &request, &args.signing, "halt")
 }
 

@@ -45,10 +45,15 @@ pub(in crate::cli) enum Gov {
     Verify(Verify),
     /// Show what a file says, or what an id of this mesh stands for
     Show(Show),
-    /// Show all that was signed
+    /// Show all that was signed, and which halts are over
     Log(Log),
     /// Show how the mesh stands
     Status(Status),
+    /// Stop a mesh of real processes in the middle of their streams, and say how quick it was
+    Drill(Drill),
+    /// One process of a drill
+    #[command(hide = true)]
+    DrillNode,
 }
 
 /// Which mesh is meant.
@@ -226,6 +231,9 @@ pub(in crate::cli) struct Halt {
     /// The id of the mesh, where neither a home nor a file says it
     #[arg(long, value_name = "HEX", conflicts_with = "log")]
     pub(super) network: Option<String>,
+    /// Hand it to this node, from a machine without one: an invite, or host:port; again for more
+    #[arg(long, value_name = "INVITE|ADDRESS")]
+    pub(super) to: Vec<String>,
     #[command(flatten)]
     pub(super) mesh: Where,
     #[command(flatten)]
@@ -313,6 +321,9 @@ pub(in crate::cli) struct Show {
 pub(in crate::cli) struct Log {
     #[command(flatten)]
     pub(super) mesh: Where,
+    /// Go on showing what is signed, until interrupted
+    #[arg(long, short)]
+    pub(super) follow: bool,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -322,6 +333,19 @@ pub(in crate::cli) struct Log {
 pub(in crate::cli) struct Status {
     #[command(flatten)]
     pub(super) mesh: Where,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Drill {
+    /// Processes, each a node with a made-up expert
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=32))]
+    pub(super) nodes: u8,
+    /// Ten ports a node, from here on
+    #[arg(long, value_name = "PORT", default_value_t = 19860)]
+    pub(super) base_port: u16,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -2,7 +2,7 @@
 
 use super::args::{Keygen, PassphraseFlag, Sign, Signing, Where};
 use super::mesh::{self, Mesh, Place};
-use super::names::{hex, network};
+use super::names::hex;
 use super::{home, render};
 use crate::cli::context::Context;
 use crate::cli::term;
@@ -10,6 +10,7 @@ use crate::error::{Failure, Kind, Outcome};
 use crate::home::Home;
 use crate::sign::{self, Passphrase, Signer, Strength};
 use quorate_core::governance::{Entry, Parcel, Request};
+use quorate_core::ids::NetworkId;
 use quorate_core::limits::{PASSPHRASE_BYTES_MAX, RECORD_BYTES_MAX};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -120,25 +121,7 @@ pub(super) fn deliver(
             "Next, where the key is: quorate gov sign '{place}' --key FILE"
         ));
     };
-    refuse_home(&context.home, key)?;
-    if !how.yes {
-        for (name, value) in render::request(request) {
-            eprintln!("{name:<10}{value}");
-        }
-        if !term::confirm("Sign this?", "--yes")? {
-            return Err(Failure::new(Kind::Failed, "not signed"));
-        }
-    }
-    let mut signer = Signer::open(key, &passphrase(&how.passphrase, Typed::Once)?)?;
-    check_signer(&signer, mesh, request)?;
-    let records = signer.sign(request, term::now_unix_s())?;
-    let (network, genesis) = (request.network, None);
-    let parcel = Parcel {
-        network,
-        genesis,
-        records,
-    };
-    drop(signer);
+    let parcel = signed(context, mesh, request, how, key)?;
     if how.out.is_none() && mesh.is_some_and(|mesh| mesh.place == Place::Home) {
         let taken = home::take_home(context, parcel.records.clone());
         // What is signed must not be lost because a node runs here.
@@ -163,7 +146,34 @@ pub(super) fn deliver(
     ))
 }
 
-fn save(parcel: &Parcel, out: Option<PathBuf>, kind: &str) -> Outcome<PathBuf> {
+/// What a key says to a request, after it was shown.
+pub(super) fn signed(
+    context: &Context,
+    mesh: Option<&Mesh>,
+    request: &Request,
+    how: &Signing,
+    key: &Path,
+) -> Outcome<Parcel> {
+    refuse_home(&context.home, key)?;
+    if !how.yes {
+        for (name, value) in render::request(request) {
+            eprintln!("{name:<10}{value}");
+        }
+        if !term::confirm("Sign this?", "--yes")? {
+            return Err(Failure::new(Kind::Failed, "not signed"));
+        }
+    }
+    let mut signer = Signer::open(key, &passphrase(&how.passphrase, Typed::Once)?)?;
+    check_signer(&signer, mesh, request)?;
+    let records = signer.sign(request, term::now_unix_s())?;
+    Ok(Parcel {
+        network: request.network,
+        genesis: None,
+        records,
+    })
+}
+
+pub(super) fn save(parcel: &Parcel, out: Option<PathBuf>, kind: &str) -> Outcome<PathBuf> {
     let bytes = parcel.encode();
     let path = out.unwrap_or_else(|| mesh::named_after(&bytes, kind, "parcel"));
     mesh::write_new(&path, &bytes)?;
@@ -234,11 +244,8 @@ pub(super) fn known(context: &Context, named: &Where) -> Outcome<Option<Mesh>> {
 }
 
 /// For a halt: the id alone will do.
-pub(super) fn network_of(
-    mesh: Option<&Mesh>,
-    typed: Option<&str>,
-) -> Outcome<quorate_core::ids::NetworkId> {
-    match (typed.map(network).transpose()?, mesh) {
+pub(super) fn network_of(mesh: Option<&Mesh>, named: Option<NetworkId>) -> Outcome<NetworkId> {
+    match (named, mesh) {
         (Some(id), _) => Ok(id),
         (None, Some(mesh)) => Ok(mesh.network()),
         (None, None) => Err(Failure::new(

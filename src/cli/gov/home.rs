@@ -10,6 +10,7 @@ use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
 use crate::identity::Identity;
 use crate::ledger::Ledger;
+use crate::mesh::MeshHome;
 use quorate_core::config::MeshConfig;
 use quorate_core::governance::{Author, Genesis, Parcel, Preset, Record, RecordId, Terms};
 use quorate_core::limits::CRITERIA_BYTES_MAX;
@@ -59,8 +60,7 @@ pub(super) fn init(context: &Context, args: &Init) -> Outcome {
             row.participants_min, row.participants_max, row.witnesses_min
         ))
     })?;
-    let dir = mesh_dir(&context.home);
-    Ledger::create(&dir, &genesis).map_err(|lost| lost.at(dir))?;
+    MeshHome::of(&context.home).enter(&genesis, &[], None)?;
     founded(&genesis, args.json)
 }
 

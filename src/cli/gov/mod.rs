@@ -3,6 +3,9 @@
 
 mod acts;
 pub(super) mod args;
+mod carry;
+mod drill;
+mod follow;
 mod hand;
 mod home;
 mod mesh;
@@ -36,5 +39,7 @@ pub(super) fn gov(context: &Context, verb: &Gov) -> Outcome {
         Gov::Show(args) => read::show(context, args),
         Gov::Log(args) => read::log(context, args),
         Gov::Status(args) => read::status(context, args),
+        Gov::Drill(args) => drill::drill(context, args),
+        Gov::DrillNode => drill::node(context),
     }
 }

@@ -22,14 +22,15 @@ pub(super) fn short(bytes: &[u8; 32]) -> String {
 }
 
 pub(super) fn id(text: &str) -> Option<[u8; 32]> {
+    bytes(text)?.try_into().ok()
+}
+
+/// What [`hex`] wrote.
+pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
     let text = text.trim().as_bytes();
     let digit = |b: u8| char::from(b).to_digit(16).map(|d| d as u8);
-    let pair = |pair: &[u8]| Some(digit(pair[0])? << 4 | digit(pair[1])?);
-    if text.len() != 64 {
-        return None;
-    }
-    let bytes: Option<Vec<u8>> = text.chunks_exact(2).map(pair).collect();
-    bytes?.try_into().ok()
+    let pair = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
+    text.chunks(2).map(pair).collect()
 }
 
 /// The key of a person: in hex, or in a file.

@@ -4,7 +4,7 @@ use super::acts::file_named;
 use super::args::{Log, Show, Status, Verify};
 use super::mesh::{self, Mesh};
 use super::names::{begins, hex, network, short};
-use super::render;
+use super::{follow, render};
 use crate::cli::context::Context;
 use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
@@ -42,7 +42,7 @@ pub(super) fn verify(args: &Verify) -> Outcome {
         page["unused"] = unused.collect();
         term::json(&page)?;
     } else {
-        let records = mesh.replica.records().ids().count();
+        let records = mesh.replica.history().count();
         term::line(format!(
             "verified  {}: every signature of {records} records fits",
             args.file.display()
@@ -71,9 +71,22 @@ pub(super) fn status(context: &Context, args: &Status) -> Outcome {
 }
 
 pub(super) fn log(context: &Context, args: &Log) -> Outcome {
+    if args.follow {
+        return follow::follow(context, args);
+    }
     let mesh = Mesh::find(&context.home, &args.mesh)?;
-    let mut records: Vec<Record> = mesh.replica.records().iter().collect();
-    // As people's clocks say, and each feed in its own order.
+    let said = in_order(&mesh);
+    if args.json {
+        let rows = said.iter().map(|record| render::record_json(&mesh, record));
+        return term::json(&rows.collect::<Vec<_>>());
+    }
+    said.iter()
+        .try_for_each(|record| render::print_record(Some(&mesh), record))
+}
+
+/// All that was signed, as people's clocks say, and each feed in its own order.
+pub(super) fn in_order(mesh: &Mesh) -> Vec<Record> {
+    let mut records: Vec<Record> = mesh.replica.history().collect();
     records.sort_by_cached_key(|record| {
         let (_, author, time_s, _) = render::record(record);
         let seq = match record {
@@ -82,10 +95,7 @@ pub(super) fn log(context: &Context, args: &Log) -> Outcome {
         };
         (time_s.unwrap_or(u64::MAX), author, seq, record.id())
     });
-    if args.json {
-        return term::json(&records.iter().map(render::record_json).collect::<Vec<_>>());
-    }
-    records.iter().try_for_each(render::print_record)
+    records
 }
 
 pub(super) fn show(context: &Context, args: &Show) -> Outcome {
@@ -93,7 +103,7 @@ pub(super) fn show(context: &Context, args: &Show) -> Outcome {
         return show_file(path, args.json);
     }
     let mesh = Mesh::find(&context.home, &args.mesh)?;
-    let records: Vec<Record> = mesh.replica.records().iter().collect();
+    let records: Vec<Record> = mesh.replica.history().collect();
     let ids: Vec<[u8; 32]> = records.iter().map(Record::id).collect();
     let named = ids.iter().zip(&records);
     let proposals: Vec<(Entry, [u8; 32])> = mesh
@@ -110,9 +120,9 @@ pub(super) fn show(context: &Context, args: &Show) -> Outcome {
         Err(failure) => return Err(failure),
     };
     if args.json {
-        return term::json(&render::record_json(&record));
+        return term::json(&render::record_json(&mesh, &record));
     }
-    for (name, value) in render::record_lines(&record) {
+    for (name, value) in render::record_lines(&mesh, &record) {
         term::line(format!("{name:<10}{value}"))?;
     }
     Ok(())
@@ -149,5 +159,8 @@ fn show_file(path: &Path, as_json: bool) -> Outcome {
         "not in this file"
     };
     term::line(format!("genesis   {genesis}"))?;
-    parcel.records.iter().try_for_each(render::print_record)
+    parcel
+        .records
+        .iter()
+        .try_for_each(|record| render::print_record(None, record))
 }

@@ -211,7 +211,24 @@ pub(super) fn record(record: &Record) -> (&'static str, Option<Author>, Option<u
     }
 }
 
-pub(super) fn record_json(one: &Record) -> Value {
+/// The resume that has ended a halt.
+fn lifted_by(mesh: &Mesh, one: &Record) -> Option<LinkId> {
+    match one {
+        Record::Halt(halt) => mesh.standing().lifted_by(halt.id()).map(|(_, by)| by),
+        _ => None,
+    }
+}
+
+pub(super) fn record_json(mesh: &Mesh, one: &Record) -> Value {
+    let mut page = alone_json(one);
+    if let Some(by) = lifted_by(mesh, one) {
+        page["lifted_by"] = json!(hex(&by.0));
+    }
+    page
+}
+
+/// A record of which nobody knows what became of it.
+fn alone_json(one: &Record) -> Value {
     let (kind, author, time_s, text) = record(one);
     let mut page = json!({
         "id": hex(&one.id()),
@@ -234,7 +251,7 @@ pub(super) fn record_json(one: &Record) -> Value {
 }
 
 /// A record, a line for each thing that it says.
-pub(super) fn record_lines(one: &Record) -> Vec<(&'static str, String)> {
+pub(super) fn record_lines(mesh: &Mesh, one: &Record) -> Vec<(&'static str, String)> {
     let (kind, author, time_s, text) = record(one);
     let mut lines = vec![
         ("id", hex(&one.id())),
@@ -243,6 +260,7 @@ pub(super) fn record_lines(one: &Record) -> Vec<(&'static str, String)> {
     ];
     lines.extend(author.map(|author| ("author", hex(&author))));
     lines.extend(time_s.map(|at| ("time", time(at))));
+    lines.extend(lifted_by(mesh, one).map(|by| ("lifted by", hex(&by.0))));
     if let Record::Entry(entry) = one {
         let draft = entry.draft();
         lines.push((
@@ -322,7 +340,7 @@ pub(super) fn standing_json(mesh: &Mesh) -> Value {
         "min_safe": standing.min_safe(),
         "config_hash": hex(&snapshot.config.hash()),
         "config": config,
-        "records": mesh.replica.records().ids().count(),
+        "records": mesh.replica.history().count(),
         "state_hash": hex(&standing.hash()),
     })
 }
@@ -408,7 +426,7 @@ pub(super) fn print_standing(mesh: &Mesh) -> Outcome {
             ),
         )?;
     }
-    let records = mesh.replica.records().ids().count();
+    let records = mesh.replica.history().count();
     row(
         "records",
         format!("{records}, state {}", hex(&standing.hash())),
@@ -420,17 +438,19 @@ pub(super) fn parcel_json(parcel: &Parcel) -> Value {
         "kind": "parcel",
         "mesh": hex(&parcel.network.0),
         "genesis": parcel.genesis.is_some(),
-        "records": parcel.records.iter().map(record_json).collect::<Vec<_>>(),
+        "records": parcel.records.iter().map(alone_json).collect::<Vec<_>>(),
     })
 }
 
 /// A record on one line.
-pub(super) fn print_record(one: &Record) -> Outcome {
+pub(super) fn print_record(mesh: Option<&Mesh>, one: &Record) -> Outcome {
     let (kind, author, time_s, text) = record(one);
     let who = author.map_or_else(|| "-".to_owned(), |author| short(&author));
     let when = time_s.map_or_else(|| "-".to_owned(), time);
+    let over = mesh.and_then(|mesh| lifted_by(mesh, one));
+    let over = over.map_or_else(String::new, |by| format!("  (lifted by {})", short(&by.0)));
     term::line(format!(
-        "{}  {when:<20}  {who:<8}  {kind:<10}  {text}",
+        "{}  {when:<20}  {who:<8}  {kind:<10}  {text}{over}",
         short(&one.id())
     ))
 }

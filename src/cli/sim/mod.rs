@@ -99,7 +99,7 @@ fn add(all: &mut Report, one: Report) {
 }
 
 /// The smallest that so many thousandths do not exceed.
-fn at(sorted: &[u64], permille: usize) -> Option<u64> {
+pub(super) fn at(sorted: &[u64], permille: usize) -> Option<u64> {
     let n = (sorted.len() * permille).div_ceil(1000).max(1);
     sorted.get(n - 1).copied()
 }

@@ -72,7 +72,8 @@ pub struct Standing {
     /// Lowerings that a raise to come has to name: the last of each author.
     pub(super) lowered: BTreeMap<Author, EntryId>,
     pub(super) causes: BTreeSet<Cause>,
-    pub(super) lifted: BTreeSet<[u8; 32]>,
+    /// What resumes have ended: at which height, and by which link.
+    pub(super) lifted: BTreeMap<[u8; 32], (u64, LinkId)>,
     pub(super) faults: BTreeMap<Author, Fault>,
     /// One for each version, from 0.
     pub(super) snapshots: Vec<Snapshot>,
@@ -113,7 +114,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
     let conflicts = tree.conflicts(&path).into_iter();
     causes.extend(
         conflicts
-            .filter(|id| !lifted.contains(id))
+            .filter(|id| !lifted.contains_key(id))
             .map(Cause::Conflict),
     );
     let at_fault = feeds.faults.keys().filter(|a| electorate.is_active(a));
@@ -164,12 +165,17 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
     standing
 }
 
-fn lifted(links: &[&Link]) -> BTreeSet<[u8; 32]> {
-    let lists = links.iter().filter_map(|link| match &link.act {
-        Some(Act::Resume { lifts, .. }) => Some(lifts),
-        _ => None,
-    });
-    lists.flatten().copied().collect()
+/// The first resume that lists a thing ends it.
+fn lifted(links: &[&Link]) -> BTreeMap<[u8; 32], (u64, LinkId)> {
+    let mut lifted = BTreeMap::new();
+    for link in links {
+        if let Some(Act::Resume { lifts, .. }) = &link.act {
+            for id in lifts {
+                lifted.entry(*id).or_insert((link.height, link.id));
+            }
+        }
+    }
+    lifted
 }
 
 /// Halts of today's members that no resume lists. Add wins: what a resume did not know stays.
@@ -177,13 +183,13 @@ fn halts(
     network: NetworkId,
     records: &Records,
     electorate: &Electorate,
-    lifted: &BTreeSet<[u8; 32]>,
+    lifted: &BTreeMap<[u8; 32], (u64, LinkId)>,
 ) -> BTreeSet<Cause> {
     let mut by_author: BTreeMap<Author, Vec<Cause>> = BTreeMap::new();
     for (id, halt) in &records.halts {
         let counts = halt.network == network
             && electorate.is_active(&halt.author)
-            && !lifted.contains(&id.0);
+            && !lifted.contains_key(&id.0);
         if counts {
             let (author, reason) = (halt.author, halt.reason.clone());
             let cause = Cause::Halt {
@@ -324,7 +330,12 @@ impl Standing {
 
     /// Is this halt over? For ever then, however often it is sent again.
     pub fn is_lifted(&self, id: HaltId) -> bool {
-        self.lifted.contains(&id.0)
+        self.lifted.contains_key(&id.0)
+    }
+
+    /// The resume that ended it, by its height and id.
+    pub fn lifted_by(&self, id: HaltId) -> Option<(u64, LinkId)> {
+        self.lifted.get(&id.0).copied()
     }
 
     /// Does a halt with this id and author stop the mesh, whether or not its record is known?
@@ -412,7 +423,7 @@ impl Standing {
             };
         }
         out.u32(self.lifted.len() as u32);
-        self.lifted.iter().for_each(|id| {
+        self.lifted.keys().for_each(|id| {
             out.raw(id);
         });
         out.u32(self.faults.len() as u32);

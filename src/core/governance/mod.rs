@@ -69,6 +69,8 @@ mod cases_tests;
 #[cfg(test)]
 mod fold_tests;
 #[cfg(test)]
+mod over_tests;
+#[cfg(test)]
 mod people;
 #[cfg(test)]
 mod rights_tests;

@@ -117,7 +117,7 @@ impl From<&Replica> for Parcel {
         Parcel {
             network: replica.genesis().network_id(),
             genesis: Some(replica.genesis().clone()),
-            records: replica.records().iter().collect(),
+            records: replica.history().collect(),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::halt::{Halt, HaltId};
 use super::records::{Record, RecordId, Records};
 use crate::limits::{
     ADMISSIONS_MAX, CHECKPOINTS_MAX, FEED_BYTES_MAX, FEED_ENTRIES_MAX, HALTS_PER_AUTHOR_MAX,
-    REVOCATIONS_PER_AUTHOR_MAX,
+    LIFTED_HALTS_MAX, REVOCATIONS_PER_AUTHOR_MAX,
 };
 use std::collections::BTreeMap;
 
@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 pub struct Replica {
     genesis: Genesis,
     records: Records,
+    /// Halts that a resume has ended, for people to read: no standing rests on them.
+    over: BTreeMap<HaltId, Halt>,
     standing: Standing,
     /// Entries kept of each author, and their bytes.
     feeds: BTreeMap<Author, (u64, usize)>,
@@ -28,7 +30,7 @@ pub struct Replica {
 pub enum Taken {
     /// Pass it on.
     New,
-    /// Known, or over: a lifted halt is not stored again.
+    /// Known, or over: a lifted halt is kept for people to read, and stops nothing.
     Known,
     Refused(Refusal),
 }
@@ -62,17 +64,22 @@ impl Replica {
         Replica {
             genesis,
             records,
+            over: BTreeMap::new(),
             standing,
             feeds: BTreeMap::new(),
             is_dirty: false,
         }
     }
 
-    /// The replica of all these, in whatever order they come, and what it had no use for.
+    /// The replica of all these, in whatever order they come, and what it had no use for. Halts come
+    /// last: by then it is known which are over, and those take no room from one that stands.
     pub fn gather(genesis: Genesis, records: Vec<Record>) -> (Replica, Vec<(Record, Refusal)>) {
         let mut replica = Replica::new(genesis);
-        let taken = replica.take_all(records);
-        (replica, taken.refused)
+        let is_halt = |record: &Record| matches!(record, Record::Halt(_));
+        let (halts, others): (Vec<_>, _) = records.into_iter().partition(is_halt);
+        let mut unused = replica.take_all(others).refused;
+        unused.extend(replica.take_all(halts).refused);
+        (replica, unused)
     }
 
     /// Takes records that may rest on each other, in whatever order they come: who was a stranger may be a member once
@@ -110,6 +117,17 @@ impl Replica {
         &self.records
     }
 
+    /// Halts that a resume has ended.
+    pub fn over(&self) -> impl Iterator<Item = &Halt> {
+        self.over.values()
+    }
+
+    /// All that is worth writing down or showing: the records, and the halts that are over.
+    pub fn history(&self) -> impl Iterator<Item = Record> + '_ {
+        let over = self.over.values().cloned().map(Record::Halt);
+        self.records.iter().chain(over)
+    }
+
     /// Takes a verified record. The standing is that of [`Replica::refold`].
     pub fn insert(&mut self, record: Record) -> Taken {
         if record.network() != self.genesis.network_id() {
@@ -126,6 +144,7 @@ impl Replica {
             }
             Record::Halt(halt) => {
                 if self.standing.is_lifted(halt.id()) {
+                    self.lay_by(halt.clone());
                     return Taken::Known;
                 }
                 self.room(&halt.author, true)
@@ -239,6 +258,32 @@ impl Replica {
         }
     }
 
+    /// Keeps a halt that is over. Where there are too many, those that were lifted first go.
+    fn lay_by(&mut self, halt: Halt) {
+        let Ok(halt) = halt.verified() else { return };
+        self.over.insert(halt.id(), halt);
+        if self.over.len() > LIFTED_HALTS_MAX {
+            let lifted = |id: &HaltId| (self.standing.lifted_by(*id), *id);
+            let oldest = self.over.keys().copied().min_by_key(lifted);
+            oldest.map(|id| self.over.remove(&id));
+        }
+    }
+
+    /// Of two rival resumes the other may lead by now: what only the first had lifted stops again.
+    fn bring_back(&mut self) -> bool {
+        let standing = &self.standing;
+        let stops = |id: &HaltId| !standing.is_lifted(*id);
+        let back: Vec<HaltId> = self.over.keys().copied().filter(stops).collect();
+        for id in &back {
+            if let Some(halt) = self.over.remove(id) {
+                let author = halt.author;
+                self.records.insert(Record::Halt(halt));
+                self.keep_few_halts(&author, id.0);
+            }
+        }
+        !back.is_empty()
+    }
+
     fn room(&self, author: &Author, has_room: bool) -> Result<(), Refusal> {
         room(self.standing.authors.contains(author), has_room)
     }
@@ -257,9 +302,14 @@ impl Replica {
         }
         let before = self.standing.hash();
         self.standing = fold(&self.genesis, &self.records);
-        // Their ids stay in the chain; the halts themselves are over for ever.
-        let standing = &self.standing;
-        self.records.halts.retain(|id, _| !standing.is_lifted(*id));
+        if self.bring_back() {
+            self.standing = fold(&self.genesis, &self.records);
+        }
+        let lifted = |(id, _): &(HaltId, Halt)| self.standing.is_lifted(*id);
+        let halts = std::mem::take(&mut self.records.halts);
+        let (over, stand): (BTreeMap<_, _>, _) = halts.into_iter().partition(lifted);
+        self.records.halts = stand;
+        over.into_values().for_each(|halt| self.lay_by(halt));
         self.standing.hash() != before
     }
 }

@@ -228,7 +228,7 @@ pub(super) fn join(is_host: bool) -> request_response::Behaviour<Bytes> {
     request_response::Behaviour::with_codec(codec, [(JOIN, support)], config)
 }
 
-fn sync() -> request_response::Behaviour<Bytes> {
+pub(super) fn sync() -> request_response::Behaviour<Bytes> {
     let codec = Bytes {
         question_max: SYNC_BYTES_MAX,
         answer_max: SYNC_BYTES_MAX,

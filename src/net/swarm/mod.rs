@@ -11,6 +11,7 @@
 //!                       ├─ tend       what time brings
 //!                       └─ memory     swarms of one process, counted
 //! join()                a guest's short visit, before there is a task
+//! carry()               a stranger's, who brings a halt
 //! ```
 //!
 //! Decisions are the core's ([`quorate_core::mesh`], [`quorate_core::governance`]); here are sockets,
@@ -18,6 +19,7 @@
 
 mod adverts;
 mod behaviour;
+mod carry;
 mod codec;
 mod dials;
 mod door;
@@ -32,6 +34,7 @@ mod records;
 mod task;
 mod tend;
 
+pub use carry::{CarryError, carry};
 pub use gate::Roll;
 pub use handle::{Handle, Link, PeerView};
 pub use join::{JoinError, Joined, join};

@@ -29,7 +29,7 @@ pub(super) enum Flight {
 
 /// What became of some records.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Haul {
+pub(super) enum Haul {
     Nothing,
     News,
     /// Some were not looked at: the node has to listen first.
@@ -174,16 +174,16 @@ impl Task {
         let was_member = self.book.is_member(key);
         let (adverts, records): (Vec<_>, Vec<_>) =
             items.into_iter().partition(|item| Advert::is_one(item));
-        let records = records.iter().filter_map(|item| Record::decode(item).ok());
+        let decoded = records.iter().filter_map(|item| Record::decode(item).ok());
         if was_member {
-            self.take(records.collect(), Some(key));
+            self.take(decoded.collect(), Some(key));
         } else {
-            // A stranger may show why he is none, and nothing else.
-            let admissions = records.filter(|record| matches!(record, Record::Admission(_)));
+            // A stranger may show why he is none, or carry halts, and nothing else.
+            let admissions = decoded.filter(|record| matches!(record, Record::Admission(_)));
             self.take(admissions.take(ADMISSION_CHAIN_MAX).collect(), Some(key));
         }
         if !self.book.is_member(key) {
-            return Answer::Refused;
+            return self.carried(key, &records);
         }
         for advert in adverts {
             self.hear_of(key, 0, &advert);
@@ -200,7 +200,7 @@ impl Task {
 
     /// Takes what is news, once the ones that they rest on are there. None is taken that the node
     /// cannot be told of now.
-    fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> Haul {
+    pub(super) fn take(&mut self, records: Vec<Record>, from: Option<&PeerKey>) -> Haul {
         let (mut news, mut told, mut next) = (Vec::new(), Vec::new(), records);
         let mut has_room = true;
         loop {

@@ -4,6 +4,7 @@
 use super::behaviour::{
     Behaviour, BehaviourEvent, FAMILY, InsideEvent, PLANE, Wishes, swarm as build,
 };
+use super::carry::Carriers;
 use super::dials::{Dials, dial};
 use super::gate::Roll;
 use super::handle::{Command, Handle, PeerView};
@@ -71,6 +72,7 @@ pub(super) struct Task {
     /// Reservations, asked for or held.
     pub(super) relays: Vec<(ListenerId, PeerKey)>,
     pub(super) dialling: usize,
+    pub(super) carriers: Carriers,
     pub(super) ticked: Instant,
 }
 
@@ -137,6 +139,7 @@ impl Task {
             hidden_since: None,
             relays: vec![],
             dialling: 0,
+            carriers: Carriers::new(now),
             ticked: now,
         };
         task.recount();
