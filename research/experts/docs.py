@@ -4,6 +4,7 @@
 """
 
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from places import DOCS, DOMAINS, documents
 PER_DOMAIN = 24
 PER_TEXT = 5
 CHARS = 2400
+# The repository names no registry and no place of a machine, and its tests look into these files too.
+UNWELCOME = re.compile(r"/(root|work)/|(pypi|pythonhosted|debian|npmjs)\.org|crates\.io")
 
 
 def pieces(text):
@@ -32,7 +35,7 @@ def chosen(domain):
     draw = random.Random(f"docs {domain}")
     pool = {}
     for package, text in documents(domain, "test"):
-        of_it = pieces(text)
+        of_it = [piece for piece in pieces(text) if not UNWELCOME.search(piece)]
         pool.setdefault(package, []).extend(draw.sample(of_it, min(PER_TEXT, len(of_it))))
     for of_it in pool.values():
         draw.shuffle(of_it)
