@@ -33,8 +33,7 @@ on all linear layers of all blocks. Weights: Apache-2.0, as the base; the texts 
 | tested on | {packages(domain, "test")} |
 | validation, nats/token | {valid[0][1]:.3f} before, {best:.3f} after |
 | checkpoints, nats/token (step) | {path}; kept: {best_step} |
-| steps | {len(log["train"])} of 4 x 256 tokens, AdamW, learning rate 2e-3, seed {log["seed"]} |
-| time | {log["seconds"] / 60:.0f} min on 2 shared cores |
+| steps | {len(log["train"])} of 2 x 128 tokens, AdamW, learning rate 2e-3, seed {log["seed"]} |
 | command | `python train.py {domain} --steps {log["steps"]} --rank {log["rank"]} --seed {log["seed"]}` |
 | adapter_model.safetensors | {weights.stat().st_size} bytes, SHA-256 `{hashlib.sha256(weights.read_bytes()).hexdigest()}` |
 """
