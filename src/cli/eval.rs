@@ -145,7 +145,7 @@ mod with_llama {
     }
 
     /// A bar on a terminal; elsewhere a line of JSON for programs, at most one a second.
-    fn progress() -> Box<dyn Fn(&str, usize, usize)> {
+    fn progress() -> Box<crate::eval::Progress> {
         const TEMPLATE: &str = "{bar:32} {percent:>3}% {pos}/{len} ETA {eta} {wide_msg}";
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(0);

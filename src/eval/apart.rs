@@ -20,10 +20,27 @@ const AMOUNTS_QUICK: (usize, usize) = (4, 2);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Seen {
     /// Total variation of each pair of experts: (0, 1), (0, 2), ... (1, 2), ...
-    pairs: Vec<f64>,
+    pairs: Vec<Exact>,
     /// 1 - TV(q, r), if the base drafts, and if the heaviest expert does.
-    base: f64,
-    heaviest: f64,
+    base: Exact,
+    heaviest: Exact,
+}
+
+/// A number that is kept as its bits: decimals that are read back may differ in the last one.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+struct Exact(f64);
+
+impl From<u64> for Exact {
+    fn from(bits: u64) -> Exact {
+        Exact(f64::from_bits(bits))
+    }
+}
+
+impl From<Exact> for u64 {
+    fn from(exact: Exact) -> u64 {
+        exact.0.to_bits()
+    }
 }
 
 /// Means over positions.
@@ -50,7 +67,9 @@ pub(super) fn apart(panel: &Panel, options: &Options, shelf: &Shelf) -> Result<A
         ));
         let kept = std::fs::read(&place).ok();
         let kept = kept.and_then(|bytes| serde_json::from_slice::<Vec<Seen>>(&bytes).ok());
-        let here = match kept {
+        let experts = options.experts.len();
+        let is_whole = |seen: &Seen| seen.pairs.len() == experts * experts.saturating_sub(1) / 2;
+        let here = match kept.filter(|kept| kept.iter().all(is_whole)) {
             Some(here) => here,
             None => {
                 let asked = match &mut asked {
@@ -231,7 +250,7 @@ fn row(
 fn seen(moment: &Moment, rows: &[Vec<f64>]) -> Seen {
     let mut pairs = Vec::new();
     for (i, a) in rows.iter().enumerate() {
-        pairs.extend(rows[i + 1..].iter().map(|b| variation(a, b)));
+        pairs.extend(rows[i + 1..].iter().map(|b| Exact(variation(a, b))));
     }
     let mut mixture = vec![0.0; rows.first().map_or(0, Vec::len)];
     for (k, weight) in &moment.weights {
@@ -243,8 +262,8 @@ fn seen(moment: &Moment, rows: &[Vec<f64>]) -> Seen {
     let heaviest = heaviest.map_or(0, |(k, _)| *k);
     Seen {
         pairs,
-        base: 1.0 - variation(&rows[0], &mixture),
-        heaviest: 1.0 - variation(&rows[heaviest], &mixture),
+        base: Exact(1.0 - variation(&rows[0], &mixture)),
+        heaviest: Exact(1.0 - variation(&rows[heaviest], &mixture)),
     }
 }
 
@@ -255,7 +274,7 @@ fn variation(a: &[f64], b: &[f64]) -> f64 {
 fn means(seen: &[Seen]) -> Apart {
     let count = seen.len().max(1) as f64;
     let pairs = seen.first().map_or(0, |s| s.pairs.len());
-    let of_pair = |pair: usize| seen.iter().map(|s| s.pairs[pair]).sum::<f64>() / count;
+    let of_pair = |pair: usize| seen.iter().map(|s| s.pairs[pair].0).sum::<f64>() / count;
     let pairs: Vec<f64> = (0..pairs).map(of_pair).collect();
     let extreme = |by: fn(f64, f64) -> f64| pairs.iter().copied().reduce(by).unwrap_or(0.0);
     Apart {
@@ -263,8 +282,8 @@ fn means(seen: &[Seen]) -> Apart {
         mean: pairs.iter().sum::<f64>() / pairs.len().max(1) as f64,
         min: extreme(f64::min),
         max: extreme(f64::max),
-        alpha: seen.iter().map(|s| s.base).sum::<f64>() / count,
-        alpha_heaviest: seen.iter().map(|s| s.heaviest).sum::<f64>() / count,
+        alpha: seen.iter().map(|s| s.base.0).sum::<f64>() / count,
+        alpha_heaviest: seen.iter().map(|s| s.heaviest.0).sum::<f64>() / count,
     }
 }
 
@@ -284,9 +303,9 @@ mod tests {
             weights: vec![(0, 0.25), (1, 0.75)],
         };
         let here = seen(&moment, &rows);
-        assert_eq!(here.pairs, [0.5, 1.0, 1.0]);
+        assert_eq!(here.pairs, [0.5, 1.0, 1.0].map(Exact));
         // The mixture is (.625, .375, 0).
-        assert_eq!((here.base, here.heaviest), (0.625, 0.875));
+        assert_eq!((here.base.0, here.heaviest.0), (0.625, 0.875));
         let all = means(&[here.clone(), here]);
         assert_eq!((all.min, all.max, all.positions), (0.5, 1.0, 2));
         assert!((all.mean - 2.5 / 3.0).abs() < 1e-12);

@@ -54,8 +54,11 @@ pub struct Options {
     /// Where scores are kept.
     pub shelf: PathBuf,
     /// Hears what is being done: how much of how much.
-    pub progress: Box<dyn Fn(&str, usize, usize)>,
+    pub progress: Box<Progress>,
 }
+
+/// What is being done, how much of it, of how much.
+pub type Progress = dyn Fn(&str, usize, usize);
 
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {

@@ -60,7 +60,7 @@ fn the_log_is_followed_while_people_sign() {
     let mut command = table.node.command(&args);
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let (tell, hear) = mpsc::channel();
+    let (tell, hear) = mpsc::sync_channel(64);
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
             let row: Value = serde_json::from_str(&line).unwrap();

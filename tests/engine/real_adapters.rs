@@ -375,13 +375,14 @@ fn a_context_is_handed_on_from_adapter_to_adapter() {
                 assert_eq!(says(&mut next), wanted[of], "{cells} cells");
             }
         }
-        let [fresh, handed_on, firsts] = [&mut fresh, &mut handed_on, &mut firsts].map(show);
+        let [fresh, handed_on, firsts] =
+            [&mut fresh, &mut handed_on, &mut firsts].map(|times| show(times));
         println!("{cells} cells: new {fresh}, handed on {handed_on}, then first opinion {firsts}");
     }
     assert_eq!(says(&mut base), plain);
 }
 
-fn show(times: &mut Vec<Duration>) -> String {
+fn show(times: &mut [Duration]) -> String {
     times.sort();
     format!(
         "{:.1?} ({:.1?} to {:.1?})",

@@ -277,8 +277,8 @@ fn a_truncation_drops_the_questions_before_it() {
     let last = loop {
         match rig.event() {
             ExpertEvent::Opinions {
-                epoch, opinions, ..
-            } if epoch == 1 => break opinions,
+                epoch: 1, opinions, ..
+            } => break opinions,
             ExpertEvent::Opinions { opinions, .. } => heard.extend(opinions),
             _ => {}
         }

@@ -112,13 +112,11 @@ fn only(module: &str) -> Folder {
 
 // --- what comes out -------------------------------------------------------------------------------
 
+type Keys = BTreeMap<String, Vec<u8>>;
+type Tensors = BTreeMap<String, (Vec<u64>, Vec<f32>)>;
+
 /// A reader of GGUF for tests: keys as raw bytes, tensors as f32.
-fn read(
-    path: &Path,
-) -> (
-    BTreeMap<String, Vec<u8>>,
-    BTreeMap<String, (Vec<u64>, Vec<f32>)>,
-) {
+fn read(path: &Path) -> (Keys, Tensors) {
     let bytes = fs::read(path).unwrap();
     let mut at = 8;
     let u64_at = |at: &mut usize| {
@@ -275,7 +273,10 @@ fn an_adapter_is_listed_verified_and_removed() {
     let place = Place::new();
     let adapters = place.store.adapters();
     let added = place.add("whole", &whole()).unwrap();
-    assert_eq!(adapters.list().unwrap().adapters, [added.clone()]);
+    assert_eq!(
+        adapters.list().unwrap().adapters,
+        std::slice::from_ref(&added)
+    );
     let base = place.base("base.gguf", &model());
     let found = adapters.resolve("whole", &base).unwrap();
     assert_eq!(

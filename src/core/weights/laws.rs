@@ -99,8 +99,8 @@ proptest! {
         // Any sets; sleepers' evidence comes in heaps, also after their positions were passed.
         let mut weights = Weights::new(rule(Strategy::Meta, lag), stream.experts, None).unwrap();
         let mut owed: Vec<(usize, usize)> = Vec::new();
-        for t in 0..stream.len() {
-            let set = set_of(sets[t], stream.experts);
+        for (t, &drawn) in sets.iter().enumerate().take(stream.len()) {
+            let set = set_of(drawn, stream.experts);
             let given = weights.at(t as Position, &set);
             prop_assert!((given.iter().sum::<f64>() - 1.0).abs() < 1e-9);
             prop_assert!(given.iter().all(|w| *w >= 0.0));
@@ -120,7 +120,7 @@ proptest! {
         let tally = weights.tally();
         prop_assert_eq!(tally.positions as usize, stream.len());
         let m = tally.parts.len() as f64;
-        let most = best_part(tally) + f64::from(lag + 1) * m.ln() + SLACK;
+        let most = best_part(tally) + f64::from(lag + 1) * libm::log(m) + SLACK;
         prop_assert!(tally.mixture <= most, "{} > {most}", tally.mixture);
     }
 
@@ -128,7 +128,7 @@ proptest! {
     fn bayes_is_never_far_behind_the_best_expert(stream in stream(200)) {
         let tally = run(&stream, rule(Strategy::Bayes, 0)).tally().clone();
         for k in stream.all() {
-            let most = stream.loss(k, 0..stream.len()) + (stream.experts as f64).ln() + SLACK;
+            let most = stream.loss(k, 0..stream.len()) + libm::log(stream.experts as f64) + SLACK;
             prop_assert!(tally.mixture <= most, "{} > {most}", tally.mixture);
         }
     }
@@ -145,8 +145,10 @@ proptest! {
         let loss: f64 = (0..t).map(|at| -stream.nats(at, who(at))).sum();
         let switches = (1..t).filter(|&at| who(at) != who(at - 1)).count() as f64;
         for rate in track::SHARES {
-            let stays = (t as f64 - 1.0 - switches) * -(1.0 - rate).ln();
-            let prior = (track::SHARES.len() as f64).ln() + n.ln() + switches * (n / rate).ln();
+            let stays = (t as f64 - 1.0 - switches) * -libm::log(1.0 - rate);
+            let prior = libm::log(track::SHARES.len() as f64)
+                + libm::log(n)
+                + switches * libm::log(n / rate);
             prop_assert!(tally.mixture <= loss + prior + stays + SLACK);
         }
     }
@@ -179,8 +181,8 @@ proptest! {
     ) {
         let mut weights = Weights::new(rule(Strategy::Bayes, 0), stream.experts, None).unwrap();
         let mut behind = vec![0.0; stream.experts];
-        for t in 0..stream.len() {
-            let set = set_of(sets[t], stream.experts);
+        for (t, &drawn) in sets.iter().enumerate().take(stream.len()) {
+            let set = set_of(drawn, stream.experts);
             let given = weights.at(t as Position, &set);
             let ln_r = Heard::of(set.iter().map(|&k| Some(stream.ln_p(t, k)))).ln_of(&given);
             for &k in &set {
@@ -189,7 +191,7 @@ proptest! {
             }
         }
         for regret in behind {
-            prop_assert!(regret <= (stream.experts as f64).ln() + SLACK, "{regret}");
+            prop_assert!(regret <= libm::log(stream.experts as f64) + SLACK, "{regret}");
         }
     }
 
@@ -296,8 +298,8 @@ proptest! {
                 let position = begin + t as Position;
                 let given = weights.at(position, &[0, 1, 2]);
                 mixture *= (0..3).map(|k| given[k] * p(k, token(t))).sum::<f64>();
-                for k in 0..3 {
-                    weights.heard(position, k, LnP::from_wire(tables[k][token(t)]));
+                for (k, table) in tables.iter().enumerate().take(3) {
+                    weights.heard(position, k, LnP::from_wire(table[token(t)]));
                 }
                 // The chain: it speaks, then it may be drawn anew.
                 let spoken: Vec<f64> = (0..3).map(|k| hidden[k] * p(k, token(t))).collect();
