@@ -199,6 +199,9 @@ impl Generate {
     pub(super) fn lose(&mut self, i: usize, why: Trouble, now: Micros, out: &mut Vec<Output>) {
         let expert = self.team.members[i].expert;
         let session = self.spec.session;
+        if matches!(self.team.members[i].standing, Standing::Gone(_)) {
+            return; // given up before its connection broke: it has been told
+        }
         if !matches!(self.team.members[i].standing, Standing::Asleep) {
             out.push(Output::ToExpert(expert, ExpertOp::Close { session }));
         }
