@@ -13,20 +13,6 @@ const HERE: Ways = Ways {
     common: 0.9,
     ..CALM
 };
-const FAR: Ways = Ways {
-    delay_us: (70_000, 80_000),
-    common: 0.9,
-    ..CALM
-};
-
-/// Experts known to be far.
-fn far(names: &[u8], k: usize, spares: usize) -> Plan {
-    let mut plan = plan(names, k, spares);
-    for candidate in &mut plan.candidates {
-        (0..64).for_each(|_| candidate.pace.answered(150_000));
-    }
-    plan
-}
 
 /// The first of these is this node's own.
 fn team(names: &[u8], k: usize, spares: usize) -> Plan {

@@ -62,6 +62,13 @@ pub(super) const CALM: Ways = Ways {
     },
 };
 
+/// A round trip of 150 ms, to one who believes much of what all others do.
+pub(super) const FAR: Ways = Ways {
+    delay_us: (70_000, 80_000),
+    common: 0.9,
+    ..CALM
+};
+
 #[derive(Debug)]
 pub(super) struct Story {
     pub(super) tokens: Vec<Token>,
@@ -109,6 +116,15 @@ pub(super) fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
         rule: None,
         script: None,
     }
+}
+
+/// Experts known to be far.
+pub(super) fn far(names: &[u8], k: usize, spares: usize) -> Plan {
+    let mut plan = plan(names, k, spares);
+    for candidate in &mut plan.candidates {
+        (0..64).for_each(|_| candidate.pace.answered(150_000));
+    }
+    plan
 }
 
 struct World {

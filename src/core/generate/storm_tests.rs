@@ -12,20 +12,6 @@ use crate::weights::{self, Rule};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, VecDeque};
 
-const FAR: Ways = Ways {
-    delay_us: (70_000, 80_000),
-    common: 0.9,
-    ..CALM
-};
-
-fn far(names: &[u8], k: usize, spares: usize) -> Plan {
-    let mut plan = plan(names, k, spares);
-    for candidate in &mut plan.candidates {
-        (0..64).for_each(|_| candidate.pace.answered(150_000));
-    }
-    plan
-}
-
 fn guessing(seed: u64, max_tokens: u32, law: Law) -> Spec {
     Spec {
         law,
