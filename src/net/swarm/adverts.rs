@@ -188,7 +188,7 @@ impl Task {
     pub(super) fn input(&mut self, input: Input) -> Option<Result<(), Refusal>> {
         let mut outputs = Vec::new();
         self.book.handle(self.moment(), input, &mut outputs);
-        let (mut verdict, mut met, mut removed) = (None, None, vec![]);
+        let (mut verdict, mut met, mut gone) = (None, None, vec![]);
         for output in outputs {
             match output {
                 Output::Passed => verdict = Some(Ok(())),
@@ -199,7 +199,8 @@ impl Task {
                     self.owed.insert((false, advert.node), Event::Met(advert));
                 }
                 Output::Lost { node, why } => {
-                    removed.extend((why == Gone::Removed).then_some(node));
+                    let is_over = matches!(why, Gone::Removed | Gone::Expired | Gone::Left);
+                    gone.extend(is_over.then_some(node));
                     self.owed.insert((false, node), Event::Lost { node, why });
                 }
                 Output::Echo => self.echo(),
@@ -208,7 +209,7 @@ impl Task {
                 }
             }
         }
-        self.tell_kad(met, &removed);
+        self.tell_kad(met, &gone);
         self.enrol();
         verdict
     }

@@ -195,6 +195,8 @@ impl Inside {
         let mut kad_config = kad::Config::new(KAD);
         kad_config
             .set_kbucket_inserts(kad::BucketInserts::Manual)
+            // The table is filled from adverts.
+            .set_periodic_bootstrap_interval(None)
             // Addresses only: nobody stores anything here.
             .set_record_filtering(kad::StoreInserts::FilterBoth)
             .set_query_timeout(Duration::from_secs(10));

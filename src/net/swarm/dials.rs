@@ -35,6 +35,12 @@ impl Pace {
         }
         is_due
     }
+
+    /// Nothing was tried: now is as good a time as it was.
+    fn take_back(&mut self, now: Instant) {
+        self.next = now;
+        self.pause = FIRST_PAUSE.max(self.pause / 2);
+    }
 }
 
 pub(super) struct Dials {
@@ -92,6 +98,13 @@ impl Dials {
         }
         let pace = self.members.entry(*member).or_insert(Pace::new(now));
         pace.is_due(now).then(|| dial(member, ways))
+    }
+
+    /// It was due, but libp2p is at it already, perhaps by worse ways.
+    pub(super) fn not_dialled(&mut self, now: Instant, member: &PeerKey) {
+        if let Some(pace) = self.members.get_mut(member) {
+            pace.take_back(now);
+        }
     }
 
     /// May this member be asked for a place, or did it refuse a moment ago?
@@ -174,6 +187,23 @@ mod tests {
         dials.forgive(&node);
         assert!(due(&mut dials, 200));
         assert!(dials.member_due(start, &[4; 32], vec![]).is_none());
+    }
+
+    #[test]
+    fn a_try_that_was_none_costs_no_pause() {
+        let start = Instant::now();
+        let (mut dials, node) = (Dials::new(start, vec![]), [3; 32]);
+        let way: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        let tried = (0..20).filter(|s| {
+            let now = start + Duration::from_secs(*s);
+            let due = dials.member_due(now, &node, vec![way.clone()]).is_some();
+            // Somebody else is dialling it until then.
+            if due && *s < 10 {
+                dials.not_dialled(now, &node);
+            }
+            due && *s >= 10
+        });
+        assert_eq!(tried.collect::<Vec<u64>>(), [10, 11, 13, 17]);
     }
 
     #[test]

@@ -514,11 +514,11 @@ impl Task {
         }
     }
 
-    pub(super) fn dial(&mut self, opts: libp2p::swarm::dial_opts::DialOpts) {
-        // Connected already, or being dialled: as good.
-        if self.swarm.dial(opts).is_ok() {
-            self.dialling += 1;
-        }
+    /// Does it dial? Not who is connected already, or is being dialled.
+    pub(super) fn dial(&mut self, opts: libp2p::swarm::dial_opts::DialOpts) -> bool {
+        let begun = self.swarm.dial(opts).is_ok();
+        self.dialling += usize::from(begun);
+        begun
     }
 
     /// The last word, to everybody that is connected; then connections are closed, not broken.

@@ -7,6 +7,7 @@ use super::reach::{ip_of, multiaddr_of};
 use super::task::Task;
 use crate::identity::{key_of, peer_of};
 use libp2p::Multiaddr;
+use libp2p::kad::K_VALUE;
 use libp2p::multiaddr::Protocol;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{
@@ -121,10 +122,14 @@ impl Task {
             let told = advert.into_iter().flat_map(|advert| &advert.addresses);
             let told: Vec<Multiaddr> = told.filter_map(|a| multiaddr_of(a, Some(&key))).collect();
             is_missing |= told.is_empty();
-            if let Some(opts) = self.dials.member_due(now, &key, told) {
-                self.dial(opts);
+            let Some(opts) = self.dials.member_due(now, &key, told) else {
+                continue;
+            };
+            if self.dial(opts) {
                 dials -= 1;
                 room = room.saturating_sub(1);
+            } else {
+                self.dials.not_dialled(now, &key);
             }
         }
         if is_missing && self.dials.may_look_up(now) {
@@ -200,22 +205,29 @@ impl Task {
         }
     }
 
-    /// Members ask each other where a member is.
-    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, removed: &[PeerKey]) {
+    /// Members ask each other where a member is. With the ways through relays, too: libp2p dials nobody
+    /// twice at once, and while Kademlia tries one by the others we may not.
+    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, gone: &[PeerKey]) {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-        for node in removed {
+        for node in gone {
             kad.remove_peer(&peer_of(node));
         }
-        let advert = met.and_then(|node| self.book.advert_of(&node));
-        if let Some(advert) = advert {
-            let node = peer_of(&advert.node);
-            for address in advert
-                .addresses
-                .iter()
-                .filter_map(|a| multiaddr_of(a, None))
-            {
-                kad.add_address(&node, address);
-            }
+        let Some(advert) = met.and_then(|node| self.book.advert_of(&node)) else {
+            return;
+        };
+        let node = peer_of(&advert.node);
+        // For one more than fits, libp2p would dial one that is in and not connected.
+        let bucket = kad.kbucket(node);
+        let is_full = bucket.is_some_and(|bucket| {
+            bucket.num_entries() >= K_VALUE.get()
+                && !bucket.iter().any(|entry| *entry.node.key.preimage() == node)
+        });
+        if is_full {
+            return;
+        }
+        let told = advert.addresses.iter();
+        for address in told.filter_map(|a| multiaddr_of(a, Some(&advert.node))) {
+            kad.add_address(&node, address);
         }
     }
 }
