@@ -376,9 +376,13 @@ pub const SYNC_PAGES_MAX: u32 = 64;
 /// Bytes of an answer to an invite: a genesis, and a chain of admissions.
 pub const WELCOME_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
 
-/// Members that a node dials of itself; who dials in comes on top. Enough for every member of a small
-/// mesh, so that a crash is noticed by its pings.
-pub const SWARM_LINKS_MAX: usize = 48;
+/// Members that a node dials of itself; who dials in comes on top. Every member of a small mesh, so that
+/// all notice a crash by its pings; those of twelve links are 1 KB/s, and what an idle node can afford.
+pub const SWARM_LINKS_MAX: usize = 12;
+/// Members beyond those that the node wants to be connected to: no other way leads to their experts.
+pub const SWARM_WANTED_MAX: usize = 64;
+/// They are wanted for so long after they were asked for.
+pub const SWARM_WANTED_MS: u64 = 60_000;
 /// Swarm connections in all: members, and strangers at the door.
 pub const SWARM_CONNECTIONS_MAX: u32 = 256;
 /// Connections in the middle of a handshake, from others: each costs a key exchange.
@@ -420,7 +424,7 @@ pub const LEAVE_MS_MAX: u64 = 1_000;
 
 const _: () = {
     assert!(SYNC_FLIGHTS_MAX * SYNC_BYTES_MAX <= 2 << 20);
-    assert!(SWARM_LINKS_MAX + STRANGERS_MAX < SWARM_CONNECTIONS_MAX as usize);
+    assert!(SWARM_LINKS_MAX + SWARM_WANTED_MAX + STRANGERS_MAX < SWARM_CONNECTIONS_MAX as usize);
     assert!(ADMISSION_CHAIN_MAX * 256 + RECORD_BYTES_MAX < WELCOME_BYTES_MAX);
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);

@@ -4,6 +4,7 @@ use super::StartError;
 use super::codec::Bytes;
 use super::gate::{Gate, Opens, Roll};
 use super::memory::{self, Meter};
+use super::quiet::Quiet;
 use crate::identity::{key_of, peer_of};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -63,7 +64,7 @@ pub(super) struct Behaviour {
 #[derive(NetworkBehaviour)]
 pub(super) struct Inside {
     pub(super) gossip: Gossip,
-    pub(super) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(super) kad: Quiet,
     pub(super) streams: libp2p_stream::Behaviour,
     dcutr: dcutr::Behaviour,
     autonat: autonat::v2::client::Behaviour,
@@ -205,7 +206,7 @@ impl Inside {
         kad.set_mode(Some(kad::Mode::Server));
         Ok(Inside {
             gossip: gossip(network)?,
-            kad,
+            kad: Quiet::new(kad),
             streams: libp2p_stream::Behaviour::new(),
             dcutr: dcutr::Behaviour::new(own),
             autonat: autonat::v2::client::Behaviour::default(),

@@ -6,12 +6,15 @@ use crate::identity::peer_of;
 use libp2p::Multiaddr;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use quorate_core::ids::PeerKey;
-use quorate_core::limits::{ADDRESSES_MAX, MDNS_STRANGERS_MAX, REDIAL_MS_MAX};
+use quorate_core::limits::{
+    ADDRESSES_MAX, MDNS_STRANGERS_MAX, REDIAL_MS_MAX, SWARM_WANTED_MAX, SWARM_WANTED_MS,
+};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1_000);
 const LAST_PAUSE: Duration = Duration::from_millis(REDIAL_MS_MAX);
+const WANTED_FOR: Duration = Duration::from_millis(SWARM_WANTED_MS);
 
 struct Pace {
     next: Instant,
@@ -52,6 +55,8 @@ pub(super) struct Dials {
     relays: BTreeMap<PeerKey, Pace>,
     /// Nodes of the LAN that were no members when they were tried.
     strangers: BTreeMap<PeerKey, Instant>,
+    /// Members that the node needs to be connected to, until then.
+    wanted: BTreeMap<PeerKey, Instant>,
     next_lookup: Instant,
 }
 
@@ -63,6 +68,7 @@ impl Dials {
             hints: BTreeMap::new(),
             relays: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            wanted: BTreeMap::new(),
             next_lookup: now,
         }
     }
@@ -98,6 +104,19 @@ impl Dials {
         }
         let pace = self.members.entry(*member).or_insert(Pace::new(now));
         pace.is_due(now).then(|| dial(member, ways))
+    }
+
+    /// It is dialled soon, whoever else is connected.
+    pub(super) fn want(&mut self, now: Instant, member: PeerKey) {
+        self.wanted.retain(|_, until| *until > now);
+        if self.wanted.len() < SWARM_WANTED_MAX || self.wanted.contains_key(&member) {
+            self.wanted.insert(member, now + WANTED_FOR);
+            self.members.remove(&member);
+        }
+    }
+
+    pub(super) fn is_wanted(&self, now: Instant, member: &PeerKey) -> bool {
+        self.wanted.get(member).is_some_and(|until| *until > now)
     }
 
     /// It was due, but libp2p is at it already, perhaps by worse ways.
@@ -158,6 +177,7 @@ impl Dials {
         self.members.retain(|key, _| is_member(key));
         self.hints.retain(|key, _| is_member(key));
         self.relays.retain(|key, _| is_member(key));
+        self.wanted.retain(|key, _| is_member(key));
     }
 }
 
@@ -204,6 +224,22 @@ mod tests {
             due && *s >= 10
         });
         assert_eq!(tried.collect::<Vec<u64>>(), [10, 11, 13, 17]);
+    }
+
+    #[test]
+    fn so_many_are_wanted_and_no_more() {
+        let now = Instant::now();
+        let mut dials = Dials::new(now, vec![]);
+        let key = |n: usize| [n as u8; 32];
+        for n in 0..=SWARM_WANTED_MAX {
+            dials.want(now, key(n));
+        }
+        assert!(dials.is_wanted(now, &key(SWARM_WANTED_MAX - 1)));
+        assert!(!dials.is_wanted(now, &key(SWARM_WANTED_MAX)));
+        let later = now + WANTED_FOR;
+        assert!(!dials.is_wanted(later, &key(0)), "for a minute");
+        dials.want(later, key(SWARM_WANTED_MAX));
+        assert!(dials.is_wanted(later, &key(SWARM_WANTED_MAX)));
     }
 
     #[test]

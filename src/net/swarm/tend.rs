@@ -7,7 +7,6 @@ use super::reach::{ip_of, multiaddr_of};
 use super::task::Task;
 use crate::identity::{key_of, peer_of};
 use libp2p::Multiaddr;
-use libp2p::kad::K_VALUE;
 use libp2p::multiaddr::Protocol;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{
@@ -106,12 +105,13 @@ impl Task {
         let mut room = SWARM_LINKS_MAX.saturating_sub(linked.count());
         let mut dials = SWARM_DIALS_MAX.saturating_sub(self.dialling);
         let up = self.moment().up;
-        let members: Vec<PeerKey> = self.book.members().copied().collect();
+        let members = std::mem::take(&mut self.order);
         let mut is_missing = false;
-        for key in members {
+        for &key in &members {
             // Who fell silent may have lost only its connection to us; nobody else would tell us so soon.
-            let is_wanted = room > 0 || self.book.is_silent(&key, up);
-            let is_there = key == self.own || self.links.peers.contains_key(&key);
+            let is_wanted =
+                room > 0 || self.dials.is_wanted(now, &key) || self.book.is_silent(&key, up);
+            let is_there = self.links.peers.contains_key(&key);
             if dials == 0 || is_there || !is_wanted {
                 continue;
             }
@@ -132,6 +132,7 @@ impl Task {
                 self.dials.not_dialled(now, &key);
             }
         }
+        self.order = members;
         if is_missing && self.dials.may_look_up(now) {
             self.look_up();
         }
@@ -148,14 +149,14 @@ impl Task {
         let turn = self.started.elapsed().as_secs() as usize / 10;
         if let Some(key) = missing.get(turn % missing.len().max(1)) {
             let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-            kad.get_closest_peers(peer_of(key));
+            kad.look_up(peer_of(key));
         }
     }
 
     pub(super) fn routes(&mut self) -> Vec<PeerKey> {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
         let mut routes = Vec::new();
-        for bucket in kad.kbuckets() {
+        for bucket in kad.table().kbuckets() {
             let known = bucket.iter().map(|entry| *entry.node.key.preimage());
             routes.extend(known.filter_map(|peer| key_of(&peer)));
         }
@@ -205,29 +206,19 @@ impl Task {
         }
     }
 
-    /// Members ask each other where a member is. With the ways through relays, too: libp2p dials nobody
-    /// twice at once, and while Kademlia tries one by the others we may not.
+    /// Members ask each other where a member is.
     pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, gone: &[PeerKey]) {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
         for node in gone {
-            kad.remove_peer(&peer_of(node));
+            kad.table().remove_peer(&peer_of(node));
         }
         let Some(advert) = met.and_then(|node| self.book.advert_of(&node)) else {
             return;
         };
         let node = peer_of(&advert.node);
-        // For one more than fits, libp2p would dial one that is in and not connected.
-        let bucket = kad.kbucket(node);
-        let is_full = bucket.is_some_and(|bucket| {
-            bucket.num_entries() >= K_VALUE.get()
-                && !bucket.iter().any(|entry| *entry.node.key.preimage() == node)
-        });
-        if is_full {
-            return;
-        }
         let told = advert.addresses.iter();
         for address in told.filter_map(|a| multiaddr_of(a, Some(&advert.node))) {
-            kad.add_address(&node, address);
+            kad.table().add_address(&node, address);
         }
     }
 }
