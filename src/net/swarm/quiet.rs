@@ -25,10 +25,7 @@ pub(super) struct Quiet {
 
 impl Quiet {
     pub(super) fn new(kad: Kad) -> Quiet {
-        Quiet {
-            kad,
-            lookup: None,
-        }
+        Quiet { kad, lookup: None }
     }
 
     pub(super) fn table(&mut self) -> &mut Kad {
@@ -123,7 +120,9 @@ impl NetworkBehaviour for Quiet {
             let event = ready!(self.kad.poll(cx));
             match &event {
                 ToSwarm::Dial { opts } if self.lookup.is_none() => self.refuse(opts),
-                ToSwarm::GenerateEvent(kad::Event::OutboundQueryProgressed { id, step, .. }) => {
+                ToSwarm::GenerateEvent(kad::Event::OutboundQueryProgressed {
+                    id, step, ..
+                }) => {
                     self.lookup.take_if(|lookup| lookup == id && step.last);
                     return Poll::Ready(event);
                 }
