@@ -459,6 +459,18 @@ pub const LEDGER_HALT_BYTES_MAX: u64 =
     (PARTICIPANTS_MAX * (HALTS_PER_AUTHOR_MAX + 1) * (HALT_BYTES_MAX + 64)) as u64;
 /// Bytes of a node's log from which on it is written anew, without what is over, when it is opened.
 pub const LEDGER_SPARSE_BYTES: u64 = 1 << 20;
+/// Seconds between two checkpoints of the witnesses: a fifth of what an apply may be behind, so that a lost one stops nothing.
+pub const CHECKPOINT_EVERY_S: u64 = 60;
+/// Bytes of the reason in a line of the audit log: it says which halt, and is not the place to read it.
+pub const AUDIT_REASON_BYTES_MAX: usize = 256;
+/// Bytes of the lines in one part of an audit log: about six thousand decisions, written anew never.
+pub const AUDIT_PART_BYTES_MAX: usize = 1 << 20;
+/// Parts that a node keeps: the oldest goes when the next begins.
+pub const AUDIT_PARTS_MAX: u64 = 16;
+/// Bytes of an exported audit log: all parts, and what stands around them.
+pub const AUDIT_EXPORT_BYTES_MAX: usize = AUDIT_PARTS_MAX as usize * AUDIT_PART_BYTES_MAX + 1024;
+/// Decisions that wait for the disk. Beyond it they are counted, and the count is written down.
+pub const AUDIT_WAITING_MAX: usize = 1024;
 /// Halts in the latch beside those in the log: one holds the node, the others say who else.
 pub const LATCHED_HALTS_MAX: usize = 8;
 /// Bytes of a latch, whatever it holds: it is written in place, so a full disk cannot keep a halt out.

@@ -2,7 +2,7 @@
 //! guests here, and the owner says what is given.
 
 use super::handle::random;
-use super::{AcquireError, Command, Dropped, Node};
+use super::{AcquireError, Command, Dropped, Node, Note};
 use crate::expert::{EventSender, Expert};
 use quorate_core::donor::Donor;
 use quorate_core::governance::Rights;
@@ -170,6 +170,11 @@ impl Node {
     /// What governance lets this node do now.
     pub async fn set_rights(&self, rights: Rights) {
         self.tell(Command::Rights(rights)).await;
+    }
+
+    /// Where decisions about permits are written down; None: nowhere, since there is no mesh.
+    pub async fn set_audit(&self, notes: Option<mpsc::Sender<Note>>) {
+        self.tell(Command::Audit(notes)).await;
     }
 
     /// What the owner gives, from the settings.

@@ -11,12 +11,14 @@
 //! It never waits for anything but its inputs. Experts' threads wait for it, which is the
 //! back-pressure; clients' channels have room for everything they can be told.
 
+mod audit;
 mod experts;
 mod guest;
 mod guests;
 mod handle;
 mod status;
 
+pub use audit::Note;
 pub use guest::{Answers, Guest, GuestOps, Offer};
 pub use handle::{
     AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
@@ -101,6 +103,7 @@ pub(crate) enum Command {
         why: String,
     },
     Rights(Rights),
+    Audit(Option<mpsc::Sender<Note>>),
     Donate(Donor),
     Pause(bool),
 }
@@ -163,6 +166,7 @@ pub fn start(
     let driver = Driver {
         node: node::Node::new(settings.config.clone(), Rights::alone()),
         rights: Rights::alone(),
+        audit: audit::Audit::default(),
         residency: Residency::new(settings.memory_budget_bytes, settings.keep_alive),
         settings,
         models,
@@ -206,6 +210,7 @@ struct Driver {
     started: Instant,
     node: node::Node,
     rights: Rights,
+    audit: audit::Audit,
     residency: Residency,
     experts: Experts,
     guests: Guests,
@@ -360,11 +365,7 @@ impl Driver {
             reply,
         } = submission;
         let session = spec.session;
-        let permit = match &experts {
-            node::Experts::These(_) => Ok(self.rights.local()),
-            node::Experts::Mesh { .. } => self.rights.mesh(),
-        };
-        let permit = match permit {
+        let permit = match self.permit(session, &experts) {
             Ok(permit) => permit,
             Err(halted) => {
                 let why = RefusedError::Halted(halted.to_string());
@@ -442,6 +443,7 @@ impl Driver {
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
                 node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
+                node::Output::Decided(decision) => self.note(decision),
             };
             if let Some(input) = failed {
                 let mut more = Vec::new();
