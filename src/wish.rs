@@ -7,7 +7,7 @@ use quorate_core::ids::Token;
 use quorate_core::law::{Law, ListLaw, Sampler, Transforms};
 use quorate_core::limits;
 use quorate_core::team::Sets;
-use quorate_core::weights::Strategy;
+use quorate_core::weights::Weighing;
 
 /// A request as typed: `None` where the client said nothing.
 #[derive(Clone, Debug, Default)]
@@ -33,7 +33,7 @@ pub struct Asked {
 }
 
 /// How a `mesh` request is answered. Other models are asked alone, whatever this says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Together {
     /// Who said what of every token is told with it.
     pub provenance: bool,
@@ -42,8 +42,8 @@ pub struct Together {
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
     pub guessing: Guessing,
-    /// How weights are learned from the prompt.
-    pub weights: Strategy,
+    /// How weights are learned from the prompt, and whether they follow the answer.
+    pub weights: Weighing,
     /// So many experts may lie: no token without one more who supports it, and a mean without the extremes.
     pub robust: Option<u32>,
     /// All that decided the answer is told at its end, for a replay.
@@ -71,11 +71,9 @@ impl Together {
 
     /// `weights`, as clients spell it.
     pub fn weighed(self, name: &str) -> Result<Together, Invalid> {
-        let weights = Strategy::named(name).filter(|s| *s != Strategy::Gate);
-        let weights = weights.ok_or_else(|| {
-            let message = format!(
-                "quorate.weights must be uniform, single, bayes, share, convex or meta, not \"{name}\""
-            );
+        let weights = Weighing::named(name).ok_or_else(|| {
+            let known = Weighing::SPELLINGS;
+            let message = format!("quorate.weights must be {known}, not \"{name}\"");
             Invalid::value("quorate.weights", message)
         })?;
         Ok(Together { weights, ..self })
@@ -109,7 +107,7 @@ impl Default for Together {
             k: None,
             sets: None,
             guessing: Guessing::Stream,
-            weights: Strategy::Uniform,
+            weights: Weighing::default(),
             robust: None,
             record: false,
         }
@@ -233,6 +231,7 @@ impl Asked {
             Some(liars) => law.robust(liars),
             None => law,
         };
+        let law = law.weighed(self.weighing()?);
         let model = checked_model(self.model)?;
         let prompt = self
             .prompt
@@ -290,6 +289,27 @@ impl Asked {
             shape: self.shape,
             together: self.together,
         })
+    }
+
+    /// How experts are weighed where weights count.
+    fn weighing(&self) -> Result<Weighing, Invalid> {
+        let Together {
+            weights,
+            sets,
+            robust,
+            ..
+        } = self.together;
+        let together = matches!(sets, None | Some(Sets::A)) && robust.is_none();
+        if weights.follows() && (!together || self.shape != Shape::Free) {
+            let message = "weights follow an answer where a set of experts writes it together: without other \
+                           semantics than A, hand-over, robust mode, a response format or tools";
+            return Err(Invalid::value("quorate.weights", message));
+        }
+        let takes_turns = matches!(sets, Some(Sets::Turns { .. }));
+        match takes_turns || robust.is_some() {
+            true => Ok(Weighing::default()),
+            false => Ok(weights),
+        }
     }
 
     fn law(&self, defaults: &Defaults) -> Result<Law, Invalid> {

@@ -61,7 +61,6 @@ pub(super) async fn asked(
             sets: together.sets.unwrap_or(Sets::A),
             k_max: together.k,
             guessing: together.guessing,
-            weights: together.weights,
         }),
     }
 }

@@ -7,6 +7,7 @@
 
 mod child;
 mod heard;
+mod hostile;
 mod http;
 mod machines;
 mod mesh;
@@ -18,6 +19,7 @@ mod wan;
 mod weights;
 
 pub use child::{Child, child};
+pub use hostile::{HostileRow, hostile};
 pub use mesh::{MeshOptions, MeshReport, mesh};
 pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, wan};
 pub use weights::{WeightsReport, weights};

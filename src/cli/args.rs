@@ -239,7 +239,8 @@ pub(super) struct AnswerFlags {
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
     /// With `mesh`: how much each expert counts is learned from the prompt by this rule: uniform, single,
-    /// bayes, share, convex or meta [default: uniform]
+    /// bayes, share, convex or meta [default: uniform]. `follow` goes on to learn from the answer, as does
+    /// any of them with `:follow(SHARE,LAG)` behind it
     #[arg(long, value_name = "RULE")]
     pub(super) weights: Option<String>,
     /// With `mesh`: one expert speaks at a time, and hands over now and then. Fastest over a distance
@@ -499,6 +500,8 @@ pub(super) enum Bench {
     Wan(BenchWan),
     /// What learned weights cost the router, without any model
     Weights(ReadVerb),
+    /// What one liar among four experts gets into a text under each way of mixing, without any model
+    Hostile(ReadVerb),
 }
 
 #[derive(Debug, Args)]

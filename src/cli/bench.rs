@@ -26,6 +26,11 @@ pub(super) fn weights(_: &ReadVerb) -> Outcome {
 }
 
 #[cfg(not(feature = "llama"))]
+pub(super) fn hostile(_: &ReadVerb) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
 fn without_llama() -> crate::error::Failure {
     crate::error::Failure::new(
         crate::error::Kind::Failed,
@@ -34,7 +39,7 @@ fn without_llama() -> crate::error::Failure {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::{mesh, solo, wan, weights};
+pub(super) use with_llama::{hostile, mesh, solo, wan, weights};
 
 #[cfg(feature = "llama")]
 mod with_llama {
@@ -221,6 +226,26 @@ mod with_llama {
             "weights of {} experts, {} awake: {:.1} us a token; a prompt of {} tokens: {:.1} us a token",
             report.experts, report.awake, report.token_us, report.prompt_tokens, report.prompt_us
         ))
+    }
+
+    pub(in crate::cli) fn hostile(args: &ReadVerb) -> Outcome {
+        let rows = bench::hostile();
+        if args.json {
+            return term::json(&rows);
+        }
+        let mut table =
+            "attack         mixing                  injected  texts hit      TV  its weight\n"
+                .to_owned();
+        for row in rows {
+            let injected = 100.0 * f64::from(row.injected) / f64::from(row.tokens.max(1));
+            let weight = row.liar_weight.map_or("-".into(), |w| format!("{w:.2}"));
+            let _ = writeln!(
+                table,
+                "{:<14} {:<23} {injected:>6.1} % {:>8.0} %  {:>6.3}  {weight:>10}",
+                row.attack, row.mixing, row.texts_hit_pct, row.tv
+            );
+        }
+        term::line(table.trim_end())
     }
 
     fn mesh_table(r: &MeshReport) -> String {

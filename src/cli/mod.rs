@@ -109,6 +109,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
             bench::wan(&context((&args.machine).into(), Voice::Command)?, args)
         }
         Verb::Bench(Bench::Weights(args)) => bench::weights(args),
+        Verb::Bench(Bench::Hostile(args)) => bench::hostile(args),
         Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),

@@ -35,6 +35,14 @@ struct RawRow {
     ln_total: f64,
 }
 
+impl RawRow {
+    fn ln_p(&self, token: Token) -> LnP {
+        let logit = self.logits.get(token as usize).copied();
+        let logit = logit.unwrap_or(f32::NEG_INFINITY);
+        LnP::floor(f64::from(logit - self.top) - self.ln_total)
+    }
+}
+
 /// One position's distribution. Buffers are kept from one `measure` to the next.
 #[derive(Debug, Default)]
 pub struct Distribution {
@@ -49,6 +57,8 @@ pub struct Distribution {
     adjusted: Vec<f32>,
     /// Present if untransformed values were asked for and differ.
     raw: Option<RawRow>,
+    /// They do not differ.
+    is_neutral: bool,
 }
 
 /// ln p of a given token, untransformed: evidence. Costs two passes and keeps nothing.
@@ -89,7 +99,8 @@ impl Distribution {
             return Err(NotFinite);
         }
         self.truncate(transforms);
-        self.raw = if keep_raw && !transforms.is_neutral() {
+        self.is_neutral = transforms.is_neutral();
+        self.raw = if keep_raw && !self.is_neutral {
             Some(self.raw_row(logits)?)
         } else {
             None
@@ -115,6 +126,14 @@ impl Distribution {
             .raw_top
             .map(|top| self.raw_of(&said, &query.want, top));
         (said, raw)
+    }
+
+    /// The untransformed ln p of a token, if it was kept.
+    pub fn untransformed(&self, token: Token) -> Option<LnP> {
+        match &self.raw {
+            Some(row) => Some(row.ln_p(token)),
+            None => self.is_neutral.then(|| self.whole().ln_p(token)),
+        }
     }
 
     fn truncated(&self) -> View<'_> {
@@ -196,14 +215,7 @@ impl Distribution {
     fn raw_of(&self, said: &Said, want: &Want, top: u8) -> Raw {
         let top = usize::from(top.min(RAW_TOP_MAX));
         let of = |v: Token| match &self.raw {
-            Some(row) => {
-                let logit = row
-                    .logits
-                    .get(v as usize)
-                    .copied()
-                    .unwrap_or(f32::NEG_INFINITY);
-                LnP::floor(f64::from(logit - row.top) - row.ln_total)
-            }
+            Some(row) => row.ln_p(v),
             None => self.whole().ln_p(v),
         };
         let best = match &self.raw {

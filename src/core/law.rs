@@ -1,6 +1,7 @@
 //! The law of a response: everything its text is a function of, declared before the first token.
 
 use crate::ids::Token;
+use crate::weights::{Situation, Strategy, Weighing};
 use std::fmt;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -10,7 +11,11 @@ pub struct Law {
     pub lists: ListLaw,
     /// So many experts may lie: no sum of weights, but a trimmed mean of plain lists.
     pub robust: Option<u8>,
+    pub weights: Weighing,
 }
+
+/// A text drawn at a lower temperature is one of most likely tokens, as far as evidence goes.
+const LOW_TEMPERATURE: f32 = 0.5;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampler {
@@ -173,6 +178,7 @@ impl Law {
             },
             lists,
             robust: None,
+            weights: Weighing::default(),
         })
     }
 
@@ -210,6 +216,30 @@ impl Law {
         })
     }
 
+    #[must_use]
+    pub fn weighed(self, weights: Weighing) -> Law {
+        Law { weights, ..self }
+    }
+
+    /// Whose text the response is, as evidence about its experts.
+    pub fn situation(&self) -> Situation {
+        let following = self.weights.following;
+        let is_low = self.transforms.temperature < LOW_TEMPERATURE;
+        match self.sampler {
+            Sampler::Greedy => Situation::Greedy(following),
+            _ if is_low => Situation::Greedy(following),
+            _ => Situation::Sampled(following),
+        }
+    }
+
+    /// No list is needed of those whose weight cannot change the decision. Where weights follow, what every
+    /// one of them says is evidence.
+    pub fn decides_early(&self) -> bool {
+        self.robust.is_none()
+            && !self.weights.follows()
+            && matches!(self.sampler, Sampler::Greedy | Sampler::Rejection)
+    }
+
     /// With another sampler, for a law that draws at all: greedy stays greedy.
     #[must_use]
     pub fn sampled(self, sampler: Sampler) -> Law {
@@ -241,7 +271,17 @@ impl fmt::Display for Law {
         if let Some(liars) = self.robust {
             write!(f, " robust={liars}")?;
         }
-        write!(f, " weights=frozen temperature={}", t.temperature)?;
+        f.write_str(" weights=")?;
+        let Weighing {
+            strategy,
+            following,
+        } = self.weights;
+        match (strategy, self.weights.follows()) {
+            (Strategy::Uniform, false) => write!(f, "{following}")?,
+            (_, false) => write!(f, "{}:{following}", strategy.name())?,
+            (_, true) => write!(f, "{}:{}", strategy.name(), self.situation())?,
+        }
+        write!(f, " temperature={}", t.temperature)?;
         let mut step = |name: &str, value: f32, off: f32| {
             if value == off {
                 Ok(())
@@ -344,5 +384,47 @@ mod tests {
             law.to_string(),
             "seeded tau=0.0625 weights=frozen temperature=0.8 top_k=40"
         );
+    }
+
+    #[test]
+    fn the_declaration_names_how_experts_are_weighed_and_whose_text_it_is() {
+        let named = |temperature, weights: &str| {
+            let transforms = Transforms {
+                temperature,
+                ..Transforms::NEUTRAL
+            };
+            let law = Law::new(transforms, ListLaw::default()).unwrap();
+            let law = law.weighed(Weighing::named(weights).unwrap()).to_string();
+            let from = law.find("weights=").unwrap();
+            law[from..].split(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(named(1.0, "uniform"), "weights=frozen");
+        assert_eq!(named(1.0, "meta"), "weights=meta:frozen");
+        assert_eq!(named(1.0, "follow"), "weights=meta:sampled:follow(0.02,0)");
+        assert_eq!(
+            named(0.0, "bayes:follow(0.1,8)"),
+            "weights=bayes:greedy:follow(0.1,8)"
+        );
+        assert_eq!(
+            named(0.4, "uniform:follow"),
+            "weights=uniform:greedy:follow(0.02,0)"
+        );
+        for bad in [
+            "",
+            "gate",
+            "gate:follow",
+            "follow(",
+            "follow(0,1)",
+            "follow(1.5,1)",
+            "follow(NaN,1)",
+            "follow(0.1,257)",
+            "follow(0.1,-1)",
+            "follow(0.1)",
+            "meta:follow:follow",
+            "meta:",
+            ":follow",
+        ] {
+            assert_eq!(Weighing::named(bad), None, "{bad}");
+        }
     }
 }

@@ -61,6 +61,11 @@ pub const GUESSES_MAX: usize = 48;
 pub const REPEAT_TOKENS_MIN: usize = 3;
 /// Tokens that weights on given text may lag behind: at 32 a pilot had lost all of the gain.
 pub const WEIGHT_LAG_MAX: u32 = 256;
+/// Tokens of an answer after which an expert outside the set says what it thinks of them: a pilot chose
+/// anew every 16.
+pub const CATCH_UP_TOKENS: usize = 16;
+/// Tokens that are scored with one opinion: twice a catch-up, for those that were behind.
+pub const SCORES_MAX: u16 = 32;
 /// Tokens of an expert's published profile: 4 KB beside its advert, and what tells domains apart.
 pub const PROFILE_TOKENS_MAX: usize = 512;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
@@ -492,9 +497,12 @@ const _: () = {
         "a full list fits an opinion"
     );
     assert!(
-        LIST_ENTRIES_MAX as usize * (3 + 2 + 2) + RAW_TOP_MAX as usize * (3 + 2) + 64
+        LIST_ENTRIES_MAX as usize * (3 + 2 + 2)
+            + RAW_TOP_MAX as usize * (3 + 2)
+            + SCORES_MAX as usize * 2
+            + 66
             <= OPINION_BYTES_MAX,
-        "and so do the untransformed values, with token ids below 2^21"
+        "and so do the untransformed values and the scores, with token ids below 2^21"
     );
     assert!(SCALARS_MAX * 4 + RAW_TOP_MAX as usize * 5 + 24 <= OPINION_BYTES_MAX);
     assert!(PLANE_TOKENS_MAX * 5 + GOVERNANCE_HEAD_BYTES_MAX + (64 << 10) <= OPEN_BYTES_MAX);

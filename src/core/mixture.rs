@@ -368,6 +368,7 @@ impl Mixture {
                         position,
                         said,
                         raw,
+                        scored: Vec::new(),
                     });
                 }
                 Some(Next::Ask(wants)) => {
@@ -439,6 +440,7 @@ impl Mixture {
                 position: point.position,
                 query: Query {
                     want,
+                    scores: 0,
                     ..point.query.clone()
                 },
             };

@@ -17,7 +17,6 @@ use crate::seeded::Secret;
 use crate::select::{self, Wanted};
 use crate::team::{Plan, Sets};
 use crate::vocab::Vocab;
-use crate::weights::{self, Rule};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -49,8 +48,6 @@ pub enum Experts {
         /// The expert of this process that has part.
         local: Option<ExpertId>,
         sets: Sets,
-        /// How weights are learned from the prompt.
-        weights: weights::Strategy,
         /// Fewer than the mesh config allows, if the client wants that.
         k_max: Option<u32>,
     },
@@ -338,14 +335,9 @@ impl Node {
     }
 
     fn plan(&self, now: Micros, request: &Request) -> Plan {
-        let (local, sets, strategy, k_max) = match &request.experts {
+        let (local, sets, k_max) = match &request.experts {
             Experts::These(weights) => return Plan::fixed(weights),
-            Experts::Mesh {
-                local,
-                sets,
-                weights,
-                k_max,
-            } => (*local, *sets, *weights, *k_max),
+            Experts::Mesh { local, sets, k_max } => (*local, *sets, *k_max),
         };
         let spec = &request.spec;
         let needs = spec.prompt.len() as u32 + spec.max_tokens;
@@ -363,7 +355,6 @@ impl Node {
             spares: self.config.get(Key::RouterSpares) as usize,
             sets,
             patience: self.patience(),
-            rule: rule(strategy, sets),
             script: None,
         }
     }
@@ -509,15 +500,6 @@ impl Node {
         let rounds = (self.waiting.len() / self.slots() + 1) as u64;
         (rounds * self.mean_session_us / 1_000_000).clamp(1, 120) as u32
     }
-}
-
-/// Equal weights need no scores; and who speaks when is drawn before all of them could be in.
-fn rule(strategy: weights::Strategy, sets: Sets) -> Option<Rule> {
-    let learns = strategy != weights::Strategy::Uniform && !matches!(sets, Sets::Turns { .. });
-    learns.then(|| Rule {
-        strategy,
-        ..Rule::default()
-    })
 }
 
 fn never_ran(why: String) -> Event {

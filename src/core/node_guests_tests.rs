@@ -219,6 +219,7 @@ fn a_guest_of_the_mesh_is_answered_by_its_experts_until_a_halt() {
             position: 2,
             said: Said::Scalars(vec![LnP::floor(libm::log(p))]),
             raw: None,
+            scored: Vec::new(),
         }];
         let event = ExpertEvent::Opinions {
             session,

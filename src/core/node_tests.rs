@@ -61,6 +61,7 @@ fn answer(session: u128, position: u32) -> Input {
         position,
         said: Said::List(list),
         raw: None,
+        scored: Vec::new(),
     }];
     let session = SessionId(session);
     Input::FromExpert(FromExpert {
@@ -312,6 +313,7 @@ fn opinion_of(session: u8, position: u32, said: Said) -> Input {
         position,
         said,
         raw: None,
+        scored: Vec::new(),
     }];
     let event = ExpertEvent::Opinions {
         session,
@@ -454,7 +456,6 @@ fn k_is_what_the_mesh_has_voted_for() {
         experts: Experts::Mesh {
             local: None,
             sets: Sets::A,
-            weights: crate::weights::Strategy::Uniform,
             k_max: None,
         },
         ..request(session, rights.mesh().unwrap())

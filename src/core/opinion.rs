@@ -21,15 +21,28 @@ pub struct Query {
     pub untruncated: bool,
     /// Also say untransformed log-probabilities of what is listed, and of this many top tokens.
     pub raw_top: Option<u8>,
+    /// Also say the untransformed ln p of so many tokens before the position: evidence, where weights
+    /// follow the text. An expert that cannot says nothing.
+    pub scores: u16,
 }
 
 impl Query {
+    /// Nothing but what is thought of the last so many tokens.
+    pub fn catch_up(scores: u16) -> Query {
+        Query {
+            want: Want::Scalars(Vec::new()),
+            scores,
+            ..Query::plain(1.0, 1)
+        }
+    }
+
     pub fn plain(mass: f64, max: u16) -> Query {
         Query {
             want: Want::Plain { mass, max },
             mask: None,
             untruncated: false,
             raw_top: None,
+            scores: 0,
         }
     }
 
@@ -39,6 +52,7 @@ impl Query {
             mask: None,
             untruncated: false,
             raw_top: None,
+            scores: 0,
         }
     }
 }
@@ -173,6 +187,8 @@ pub struct Opinion {
     pub position: Position,
     pub said: Said,
     pub raw: Option<Raw>,
+    /// What it thinks of the tokens right before the position, if it was asked.
+    pub scored: Vec<LnP>,
 }
 
 /// Untransformed log-probabilities at temperature 1, for `logprobs` and for evidence.

@@ -57,6 +57,10 @@ fn by_key(key: PositionKey, r: impl Iterator<Item = (Token, f64)>) -> Verdict {
         .map_or(Verdict::NoMass, |(v, _)| Verdict::Token(v))
 }
 
+/// Whoever believes a token less than this does not support it, so no token comes that every honest expert
+/// believes less.
+pub const SUPPORT_MIN: f64 = 1e-4;
+
 /// The mixture that `f` liars cannot move far: a token needs f + 1 supporters, and its value is the
 /// mean without the f highest and the f lowest. Weights do not count: a liar's may be large.
 pub fn robust(voices: &[Voice<'_>], f: usize) -> Vec<(Token, f64)> {
@@ -67,7 +71,8 @@ pub fn robust(voices: &[Voice<'_>], f: usize) -> Vec<(Token, f64)> {
         }
     }
     let kept = voices.len().saturating_sub(2 * f);
-    let trimmed = said.into_iter().filter(|(_, values)| values.len() > f);
+    let supported = |values: &[f64]| values.iter().filter(|p| **p >= SUPPORT_MIN).count() > f;
+    let trimmed = said.into_iter().filter(|(_, values)| supported(values));
     trimmed
         .filter_map(|(token, mut values)| {
             values.resize(voices.len(), 0.0);

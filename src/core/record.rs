@@ -13,12 +13,12 @@ use crate::generate::{
     Decided, Event, Finish, Generate, Guessing, Input, MaskAnswer, Notes, Output, Spec,
 };
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
-use crate::law::Sampler;
+use crate::lnp::LnP;
 use crate::opinion::{ExpertEvent, FromExpert, Opinion, Said, Scope};
 use crate::pace::{Pace, Patience};
 use crate::team::{BadPlan, Candidate, Plan, Schedule, Sets};
 use crate::vocab::{Piece, Vocab};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod bytes;
@@ -64,6 +64,10 @@ pub enum Mismatch {
     },
     #[error("position {position}: the answers that decided are not those of the recording")]
     Answers { position: Position },
+    #[error(
+        "position {position}: the weights that follow from what was said are not those of the recording"
+    )]
+    Weights { position: Position },
     #[error(
         "position {position}: the experts or the weights that decide from here on are not those of the schedule"
     )]
@@ -126,7 +130,8 @@ impl Replay<'_> {
         self.carry_out(&mut out)?;
         while let Some(decided) = self.recording.decided.get(self.done) {
             let at = self.done;
-            for (n, (_, expert, said)) in decided.answers.iter().enumerate() {
+            self.catch_up(session, at + 1, &mut out)?;
+            for (n, (question, expert, said)) in decided.answers.iter().enumerate() {
                 if self.done > at {
                     self.check_left_over(decided, n)?;
                     break;
@@ -135,21 +140,9 @@ impl Replay<'_> {
                     position: decided.position,
                     said: said.clone(),
                     raw: None,
+                    scored: told(decided, *question, *expert),
                 };
-                let event = ExpertEvent::Opinions {
-                    session,
-                    epoch: 0,
-                    opinions: vec![opinion],
-                    compute_us: 0,
-                    bytes: 0,
-                };
-                let from = FromExpert {
-                    expert: *expert,
-                    event,
-                };
-                self.machine
-                    .handle(Micros(0), Input::FromExpert(from), &mut out);
-                self.carry_out(&mut out)?;
+                self.say(session, *expert, opinion, &mut out)?;
             }
             if self.done == at {
                 return Err(Mismatch::Undecided {
@@ -160,15 +153,54 @@ impl Replay<'_> {
         Ok(())
     }
 
+    fn say(
+        &mut self,
+        session: SessionId,
+        expert: ExpertId,
+        opinion: Opinion,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Mismatch> {
+        let event = ExpertEvent::Opinions {
+            session,
+            epoch: 0,
+            opinions: vec![opinion],
+            compute_us: 0,
+            bytes: 0,
+        };
+        let from = FromExpert { expert, event };
+        self.machine.handle(Micros(0), Input::FromExpert(from), out);
+        self.carry_out(out)
+    }
+
+    /// What came late and counts from a recorded position on was there before it.
+    fn catch_up(
+        &mut self,
+        session: SessionId,
+        at: usize,
+        out: &mut Vec<Output>,
+    ) -> Result<(), Mismatch> {
+        let next = self.recording.decided.get(at);
+        let late = next.and_then(|decided| decided.weighed.as_ref());
+        for evidence in late.into_iter().flat_map(|weighed| &weighed.caught_up) {
+            let position = evidence.position.saturating_add(evidence.ln_p.len() as u32);
+            let opinion = Opinion {
+                position,
+                said: Said::Scalars(Vec::new()),
+                raw: None,
+                scored: evidence.ln_p.clone(),
+            };
+            self.say(session, evidence.expert, opinion, out)?;
+        }
+        Ok(())
+    }
+
     /// Where a law decides early, an expert that was lost may have held up a decision for which the
     /// answers before its loss were enough. What came meanwhile from the others changes nothing; what
     /// anybody else says, or says twice, was never there.
     fn check_left_over(&self, decided: &Decided, from: usize) -> Result<(), Mismatch> {
         let position = decided.position;
         let law = &self.recording.law;
-        let early = law.robust.is_none()
-            && !self.recording.logprobs
-            && matches!(law.sampler, Sampler::Greedy | Sampler::Rejection);
+        let early = law.decides_early() && !self.recording.logprobs;
         let schedule = self.recording.schedule.iter();
         let set = schedule.take_while(|c| c.position <= position).last();
         let in_set = |expert: &ExpertId| {
@@ -235,6 +267,9 @@ impl Replay<'_> {
                 if !same {
                     return Err(Mismatch::Answers { position });
                 }
+                if decided.weighed != recorded.weighed {
+                    return Err(Mismatch::Weights { position });
+                }
                 self.done += 1;
             }
             Event::Token(token) => self.text += &token.text,
@@ -292,16 +327,26 @@ fn parted(got: &str, recorded: &str) -> Mismatch {
     }
 }
 
-/// Everybody who ever decided, under the recorded schedule.
+/// What an expert thought of the tokens before, with its first answer.
+fn told(decided: &Decided, question: u32, expert: ExpertId) -> Vec<LnP> {
+    let weighed = decided.weighed.as_ref().filter(|_| question == 0);
+    let mut told = weighed.into_iter().flat_map(|weighed| &weighed.told);
+    let told = told.find(|told| told.expert == expert);
+    told.map_or_else(Vec::new, |told| told.ln_p.clone())
+}
+
+/// Everybody who ever decided, under the recorded schedule, or had a weight where weights follow.
 fn plan(recording: &Recording) -> Plan {
-    let everybody: BTreeSet<ExpertId> = recording
-        .schedule
-        .iter()
-        .flat_map(|change| change.set.iter().map(|(expert, _)| *expert))
-        .collect();
-    let candidates = everybody.into_iter().map(|expert| Candidate {
+    let scheduled = recording.schedule.iter().flat_map(|change| &change.set);
+    let first = recording.decided.first();
+    let start = first.and_then(|decided| decided.weighed.as_ref());
+    let start = start.into_iter().flat_map(|weighed| &weighed.start);
+    let mut everybody: BTreeMap<ExpertId, f64> =
+        scheduled.map(|(expert, _)| (*expert, 0.0)).collect();
+    everybody.extend(start.copied());
+    let candidates = everybody.into_iter().map(|(expert, weight)| Candidate {
         expert,
-        weight: 0.0,
+        weight,
         local: Some(expert) == recording.local,
         pace: Pace::default(),
     });
@@ -315,7 +360,6 @@ fn plan(recording: &Recording) -> Plan {
             percent: 200,
             floor_us: 0,
         },
-        rule: None,
         script: Some(recording.schedule.clone()),
     }
 }

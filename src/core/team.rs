@@ -9,6 +9,7 @@
 //! The set at a position, with its weights, is part of the law: every change is written down with the
 //! first position that it decides. Decision 0006 has the rules; nothing here knows what a list is.
 
+mod follow;
 mod turn;
 mod weigh;
 
@@ -17,7 +18,8 @@ use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
 use crate::pace::{Pace, Patience, after};
 use crate::seeded::Secret;
 use crate::turns::Chain;
-use crate::weights::{Rule, Weights};
+use crate::weights::{Weighing, Weights, restricted};
+use follow::Follow;
 
 /// One expert that a request may turn to.
 #[derive(Clone, Debug)]
@@ -42,6 +44,16 @@ pub enum Sets {
     Turns { sigma_ppm: u32 },
 }
 
+impl Sets {
+    fn asked_at_once(self, k: usize, spares: usize) -> usize {
+        match self {
+            Sets::A => k,
+            Sets::B => k + spares,
+            Sets::Turns { .. } => 1,
+        }
+    }
+}
+
 /// The mixture from a position on, in expert-id order. Weights sum to one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
@@ -60,9 +72,8 @@ pub struct Plan {
     pub spares: usize,
     pub sets: Sets,
     pub patience: Patience,
-    /// Weights are learned from the prompt by this rule. None: they are those of the candidates.
-    pub rule: Option<Rule>,
-    /// A schedule to follow instead of making one: a replay.
+    /// A schedule to follow instead of making one: a replay. Weights that follow the text set out from those
+    /// of the candidates then.
     pub script: Option<Schedule>,
 }
 
@@ -84,7 +95,6 @@ impl Plan {
                 percent: 200,
                 floor_us: 0,
             },
-            rule: None,
             script: None,
         }
     }
@@ -109,6 +119,10 @@ pub enum BadPlan {
         "experts take turns only where a seed draws, without a grammar and without robust mode"
     )]
     Turns,
+    #[error(
+        "weights follow the text where a set of experts speaks together, without a grammar and without robust mode"
+    )]
+    Follow,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -266,12 +280,20 @@ pub(crate) struct Team {
     patience: Patience,
     script: Option<Schedule>,
     learned: Option<Weights>,
+    /// Nobody is chosen yet: everybody is asked what it thinks of the prompt.
+    choosing: bool,
+    follow: Option<Follow>,
     schedule: Schedule,
 }
 
 impl Team {
-    /// `secret` draws who speaks, where experts take turns.
-    pub(crate) fn new(plan: Plan, secret: &Secret) -> Result<Team, BadPlan> {
+    /// `secret` draws who speaks, where experts take turns. The answer begins at `from`.
+    pub(crate) fn new(
+        plan: Plan,
+        weighing: Weighing,
+        from: Position,
+        secret: &Secret,
+    ) -> Result<Team, BadPlan> {
         let count = plan.candidates.len();
         if count == 0 || plan.k == 0 {
             return Err(BadPlan::Nobody);
@@ -292,9 +314,7 @@ impl Team {
         if !plan.candidates.iter().all(|c| good(c.weight)) {
             return Err(BadPlan::Weight);
         }
-        let learned = plan.rule.filter(|_| plan.script.is_none());
-        let learned = learned.map(|rule| Weights::new(rule, count, None));
-        let learned = learned.transpose().map_err(|_| BadPlan::Rule)?;
+        let learned = weigh::learned(&plan, weighing)?;
         let mut by_id: Vec<usize> = (0..count).collect();
         by_id.sort_by_key(|&i| plan.candidates[i].expert);
         let expert = |i: usize| plan.candidates[i].expert;
@@ -315,8 +335,11 @@ impl Team {
             overdue: None,
             reads: None,
         });
+        let members: Vec<Member> = members.collect();
+        let follow = Follow::new(&plan, weighing, from, &members)?;
+        let choosing = learned.is_some() && count > plan.sets.asked_at_once(plan.k, plan.spares);
         Ok(Team {
-            members: members.collect(),
+            members,
             order,
             group: Vec::new(),
             k: plan.k,
@@ -331,6 +354,8 @@ impl Team {
             patience: plan.patience,
             script: plan.script,
             learned,
+            choosing,
+            follow,
             schedule: Vec::new(),
         })
     }
@@ -358,16 +383,25 @@ impl Team {
     }
 
     fn asked_at_once(&self) -> usize {
-        match self.sets {
-            Sets::A => self.k,
-            Sets::B => self.k + self.spares,
-            Sets::Turns { .. } => 1,
-        }
+        self.sets.asked_at_once(self.k, self.spares)
     }
 
-    /// The weights of these members, restricted and renormalised; uniform if nobody has any. Those of
-    /// a schedule are what this gave once: dividing again would move the last bit.
+    /// The weights of these members at the undecided position.
     pub(crate) fn weights(&self, set: &[usize]) -> Vec<f64> {
+        let followed = self.follow.as_ref().and_then(|follow| follow.now(set));
+        followed.map_or_else(|| self.declared(set), <[f64]>::to_vec)
+    }
+
+    /// Those that a schedule says: restricted and renormalised; uniform if nobody has any. What was learned
+    /// is restricted strategy by strategy, and those of a schedule are what this gave once: dividing again
+    /// would move the last bit.
+    fn declared(&self, set: &[usize]) -> Vec<f64> {
+        if let Some(start) = self.follow.as_ref().and_then(Follow::start) {
+            return restricted(start, set);
+        }
+        if let Some(learned) = self.learned.as_ref().filter(|_| self.has_scores()) {
+            return learned.frozen(set);
+        }
         let total: f64 = set.iter().map(|&i| self.members[i].weight).sum();
         if self.script.is_some() && (total - 1.0).abs() <= ROUNDING {
             return set.iter().map(|&i| self.members[i].weight).collect();
@@ -384,9 +418,19 @@ impl Team {
 
     /// A new position is to be decided: places that are free go to whoever is warm.
     pub(crate) fn begin(&mut self, position: Position) {
+        if let Some(follow) = &mut self.follow {
+            follow.take_in(position);
+        }
         if self.script.is_some() {
             return self.follow_script(position);
         }
+        if self.choosing {
+            if self.group.is_empty() {
+                self.group = (0..self.members.len()).collect();
+            }
+            return;
+        }
+        self.choose_again(position);
         if self.chain.is_some() {
             self.take_turns(position);
         }
@@ -435,7 +479,9 @@ impl Team {
     /// Members that should be warm and are not asked yet: they get the text.
     pub(crate) fn sleeping_spares(&self) -> Vec<usize> {
         let spares = match self.sets {
-            _ if self.script.is_some() => 0,
+            _ if self.script.is_some() || self.choosing => 0,
+            // Whoever sleeps hears the text as well, and says what it thinks of it.
+            Sets::A if self.follow.is_some() => self.members.len(),
             Sets::A => self.spares,
             Sets::B => 0,
             // Whoever may be given the word hears every token.
@@ -456,11 +502,16 @@ impl Team {
 
     /// Spares that can take what was decided.
     pub(crate) fn warm_spares(&self) -> Vec<usize> {
-        let warm = |i: &usize| self.members[*i].standing == Standing::Warm;
-        let all = 0..self.members.len();
-        all.filter(|i| !self.group.contains(i))
-            .filter(warm)
-            .collect()
+        let warm = |i: &&usize| self.members[**i].standing == Standing::Warm;
+        let outside = self.order.iter().filter(|i| !self.group.contains(i));
+        // Everybody who was asked what it thinks of the prompt is warm.
+        let most = match (&self.learned, &self.follow) {
+            (Some(_), None) => self.spares,
+            _ => self.members.len(),
+        };
+        let mut spares: Vec<usize> = outside.filter(warm).take(most).copied().collect();
+        spares.sort_unstable();
+        spares
     }
 
     // --- losses ---------------------------------------------------------------------------------
@@ -512,7 +563,7 @@ impl Team {
         self.members
             .iter_mut()
             .for_each(|m| m.is_outweighed = false);
-        if self.script.is_none() {
+        if self.script.is_none() && !self.choosing {
             self.fill(|_| true);
         }
         if self.group.is_empty() {
@@ -592,7 +643,7 @@ impl Team {
     // --- the schedule ---------------------------------------------------------------------------
 
     fn write_down(&mut self, position: Position) {
-        if self.sets != Sets::B {
+        if self.sets != Sets::B && !self.choosing {
             let group = self.group.clone();
             self.write_set(position, &group);
         }
@@ -600,13 +651,16 @@ impl Team {
 
     /// These decided the position. Where the first answers count, this is how the set is known.
     pub(crate) fn decided(&mut self, position: Position, set: &[usize]) {
+        if let Some(follow) = &mut self.follow {
+            follow.decided(position);
+        }
         if self.sets == Sets::B && !set.is_empty() {
             self.write_set(position, set);
         }
     }
 
     fn write_set(&mut self, position: Position, set: &[usize]) {
-        let weights = self.weights(set);
+        let weights = self.declared(set);
         let experts = set.iter().map(|&i| self.members[i].expert);
         let set: Vec<(ExpertId, f64)> = experts.zip(weights).collect();
         if self.schedule.last().is_some_and(|c| c.position == position) {

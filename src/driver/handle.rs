@@ -16,7 +16,6 @@ use quorate_core::opinion::Scope;
 use quorate_core::residency;
 use quorate_core::seeded::Secret;
 use quorate_core::team::Sets;
-use quorate_core::weights::Strategy;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,8 +51,6 @@ pub enum Asked {
         /// Fewer than the mesh config allows, if the client wants that.
         k_max: Option<u32>,
         guessing: Guessing,
-        /// How their weights are learned from the prompt.
-        weights: Strategy,
     },
 }
 
@@ -311,15 +308,9 @@ impl Node {
         }
         let experts = match generation.asked {
             Asked::Own => Experts::These(vec![(facts.id, 1.0)]),
-            Asked::Mesh {
-                sets,
-                k_max,
-                weights,
-                ..
-            } => Experts::Mesh {
+            Asked::Mesh { sets, k_max, .. } => Experts::Mesh {
                 local: Some(facts.id),
                 sets,
-                weights,
                 k_max,
             },
         };

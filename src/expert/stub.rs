@@ -202,7 +202,10 @@ impl StubThread {
             }
             ExpertOp::Open(open) => {
                 let row = (0, Distribution::new());
-                let scores = open.score.then(|| self.scores(&open.prompt)).transpose()?;
+                let scores = open
+                    .score
+                    .then(|| self.scores(&open.prompt, 1))
+                    .transpose()?;
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
                     tokens: [open.prompt, open.answered].concat(),
@@ -330,14 +333,15 @@ impl StubThread {
         Ok(events)
     }
 
-    fn scores(&self, prompt: &[Token]) -> Result<Vec<LnP>, ExpertFailure> {
+    /// What it thinks of a text from a token on.
+    fn scores(&self, prompt: &[Token], first: usize) -> Result<Vec<LnP>, ExpertFailure> {
         let of = |at: usize| {
             let prefix = self.options.prefix.bytes().map(Token::from);
             let whole = prefix.chain(prompt[..at].iter().copied());
             let logits = logits(&self.key, whole, self.options.end_logit);
             score(&logits, prompt[at]).map_err(|_| ExpertFailure::NotFinite)
         };
-        (1..prompt.len()).map(of).collect()
+        (first..prompt.len()).map(of).collect()
     }
 
     fn opinion(
@@ -367,10 +371,13 @@ impl StubThread {
         }
         let (said, raw) = state.row.1.answer(query);
         state.choice = lead::choice(query, &said);
+        let text = state.tokens[..position as usize].to_vec();
+        let first = text.len().saturating_sub(query.scores.into()).max(1);
         Ok(Opinion {
             position,
             said,
             raw,
+            scored: self.scores(&text, first)?,
         })
     }
 }

@@ -6,7 +6,7 @@ use quorate_core::chat::{Message, Role};
 use quorate_core::generate::Guessing;
 use quorate_core::limits;
 use quorate_core::team::Sets;
-use quorate_core::weights::Strategy;
+use quorate_core::weights::Weighing;
 
 /// One request as typed; `Asked::check` does the rest.
 pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
@@ -55,7 +55,7 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         } else {
             Guessing::Stream
         },
-        weights: Strategy::Uniform,
+        weights: Weighing::default(),
         robust: mesh.robust,
         record: false, // recordings are files, and gRPC messages are small
     };

@@ -35,6 +35,7 @@ fn opinion(name: ExpertId, tokens: &[Token], query: &Query) -> Opinion {
         position: tokens.len() as u32,
         said,
         raw,
+        scored: Vec::new(),
     }
 }
 

@@ -99,6 +99,7 @@ fn bare_loop(prompt: &[Token], count: usize) -> Vec<Token> {
             position: 0,
             said: list,
             raw,
+            scored: Vec::new(),
         };
         said.push(best(&opinion));
         if said.len() == count {

@@ -276,6 +276,7 @@ fn opinions(epoch: u32, list: List) -> Vec<u8> {
         position: 1,
         said: Said::List(list),
         raw: None,
+        scored: Vec::new(),
     };
     let event = ExpertEvent::Opinions {
         session: SESSION,

@@ -8,7 +8,7 @@ use quorate_core::chat::Tool;
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
 use quorate_core::team::Sets;
-use quorate_core::weights::Strategy;
+use quorate_core::weights::Weighing;
 use serde_json::Value;
 
 /// Tokens of a completion whose client did not say: OpenAI's number. A plain text has no natural end,
@@ -148,7 +148,7 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
             Some(false) => Guessing::Never,
             None | Some(true) => Guessing::Stream,
         },
-        weights: Strategy::Uniform,
+        weights: Weighing::default(),
         robust: fields.count("robust")?,
         record: fields.flag("record")?.unwrap_or(false),
     };

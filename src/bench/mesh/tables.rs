@@ -111,6 +111,7 @@ impl Tables {
             position,
             said,
             raw,
+            scored: Vec::new(),
         })
     }
 }

@@ -409,6 +409,7 @@ fn opinion(
         position,
         said: said.clone(),
         raw: None,
+        scored: Vec::new(),
     })
 }
 

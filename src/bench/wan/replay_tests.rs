@@ -26,6 +26,7 @@ fn recording() -> Recording {
         token: 10 + at,
         mask: None,
         answers: vec![(0, FIRST, says(10 + at)), (0, SECOND, says(110 + at))],
+        weighed: None,
     });
     Recording {
         prompt: PROMPT.to_vec(),

@@ -146,6 +146,7 @@ impl Generate {
         let warm = |i: &usize| self.team.members[*i].standing == Standing::Warm;
         self.spec.guessing != Guessing::Never
             && !self.spec.grammar
+            && !self.team.is_choosing()
             && matches!(self.state, State::Asking(_))
             && self.asked_again == 0
             && !self.ahead.tempo.rests()
@@ -358,6 +359,7 @@ impl Generate {
         }
         self.ahead.counts.wasted += part.asked.saturating_sub(keep + 1) as u32;
         part.epoch += 1;
+        part.catches_up = false;
         part.sent = keep;
         part.asked = keep;
         part.owed = 0;

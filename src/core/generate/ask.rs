@@ -4,7 +4,7 @@
 use super::{Finish, Generate, Output, Part, State, Trouble};
 use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
-use crate::limits::DRAFT_TOKENS_MAX;
+use crate::limits::{CATCH_UP_TOKENS, DRAFT_TOKENS_MAX};
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{ExpertFailure, ExpertOp, Open, Query};
@@ -45,6 +45,8 @@ impl Generate {
             }
         };
         query.raw_top = self.spec.logprobs;
+        let is_first = position as usize == self.spec.prompt.len();
+        query.scores = u16::from(self.team.follows() && !is_first);
         query
     }
 
@@ -55,6 +57,14 @@ impl Generate {
         query.mask = mask;
         self.team.begin(self.position());
         self.first_question = Some(query.clone());
+        self.team.choose(self.position());
+        if self.team.is_choosing() {
+            for i in self.team.group().to_vec() {
+                self.team.asked_for_scores(i, self.position(), now);
+            }
+            self.state = State::Asking(query);
+            return;
+        }
         let group = self.team.group().to_vec();
         for i in 0..self.parts.len() {
             if !group.contains(&i) {
@@ -83,16 +93,22 @@ impl Generate {
             self.open(i, out);
         }
         let (here, position) = (self.answer.len(), self.position());
+        let mut query = query.clone();
+        query.scores = self.team.scores_owed(i, position);
+        let behind = here - self.parts[i].sent.min(here);
+        if behind > 1 {
+            self.team.members[i].reads.get_or_insert(behind);
+        }
         if self.parts[i].asked > here {
             let ask = ExpertOp::Ask {
                 session: self.spec.session,
                 epoch: self.parts[i].epoch,
                 position,
-                query: query.clone(),
+                query,
             };
             out.push(Output::ToExpert(self.team.members[i].expert, ask));
         } else {
-            self.draft(i, here, vec![query.clone()], out);
+            self.draft(i, here, vec![query], out);
             self.parts[i].asked = here + 1;
         }
         let part = &mut self.parts[i];
@@ -158,10 +174,26 @@ impl Generate {
             self.open(i, out);
         }
         for i in self.team.warm_spares() {
-            if self.parts[i].sent < self.answer.len() {
+            if self.team.follows() {
+                self.catch_up(i, out);
+            } else if self.parts[i].sent < self.answer.len() {
                 self.draft(i, self.answer.len(), Vec::new(), out);
             }
         }
+    }
+
+    /// Whoever is outside a set whose weights follow the text reads it in pieces, and says what it thinks of
+    /// each.
+    fn catch_up(&mut self, i: usize, out: &mut Vec<Output>) {
+        let part = &mut self.parts[i];
+        if part.catches_up || part.sent + CATCH_UP_TOKENS > self.answer.len() {
+            return;
+        }
+        part.catches_up = true;
+        let end = part.sent + CATCH_UP_TOKENS;
+        let position = (self.spec.prompt.len() + end) as Position;
+        let query = Query::catch_up(self.team.scores_owed(i, position));
+        self.draft(i, end, vec![query], out);
     }
 
     /// A second question, to those whose answers decide.
@@ -188,7 +220,18 @@ impl Generate {
             let why = format!("it scored {} of {expected} tokens", ln_p.len());
             return self.lose(i, Trouble::Lied(why), now, out);
         }
-        if self.team.scored(i, ln_p, self.position()) {
+        let position = self.position();
+        if self.team.is_choosing()
+            && let Some(answered) = self.team.members[i].answered(position, now)
+        {
+            out.push(Output::Heard {
+                expert: self.team.members[i].expert,
+                answered,
+                compute_us: 0,
+                bytes: 0,
+            });
+        }
+        if self.team.scored(i, ln_p, position) {
             // Second questions followed from other weights.
             self.go_on(now, out);
         }
@@ -242,9 +285,13 @@ impl Generate {
         if let Some(why) = self.team.last_words().or_else(outvoted) {
             return self.finish(Finish::Failed(why), now, out);
         }
+        self.team.forget_told();
         let Some(query) = self.first_question.clone() else {
             return; // no question yet: the next one goes to the new set
         };
+        if self.team.is_choosing() {
+            return self.ask(query.mask, now, out);
+        }
         // The old set's second questions are not the new one's: from the first one again.
         let anew = self.asked_again > 0;
         if anew {

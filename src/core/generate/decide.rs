@@ -28,13 +28,23 @@ impl Generate {
             }
             self.take_early(now, out);
             let (position, here) = (opinion.position, self.position());
-            if position > here {
+            if opinion.said == Said::Scalars(Vec::new()) {
+                self.caught_up(i, opinion);
+            } else if position > here {
                 if let Some(costs) = self.answered(i, position, costs, now, out) {
                     self.ahead.keep(i, opinion, costs);
                 }
             } else if position == here {
                 self.on_opinion(i, opinion, costs, now, out);
             } // else nobody waits for it any more
+        }
+    }
+
+    /// What somebody outside the set thinks of the text that it has read.
+    fn caught_up(&mut self, i: usize, opinion: Opinion) {
+        let was_asked = std::mem::take(&mut self.parts[i].catches_up) || self.team.is_scripted();
+        if was_asked && opinion.position <= self.position() {
+            self.team.caught_up(i, opinion.position, opinion.scored);
         }
     }
 
@@ -203,6 +213,7 @@ impl Generate {
         let verdict = match &self.state {
             State::Asking(_) => match self.deciding_set() {
                 Some(set) => {
+                    self.follow(&set);
                     let verdict = self.verdict(&set);
                     self.set = set;
                     verdict
@@ -235,6 +246,19 @@ impl Generate {
         }
     }
 
+    /// Where weights follow the text: what the set thinks of the token before came with its answers.
+    fn follow(&mut self, set: &[usize]) {
+        if !self.team.follows() {
+            return;
+        }
+        let told = |&i: &usize| {
+            let opinion = self.parts[i].opinion.as_ref();
+            (i, opinion.map_or_else(Vec::new, |o| o.scored.clone()))
+        };
+        let told: Vec<(usize, Vec<LnP>)> = set.iter().map(told).collect();
+        self.team.follow(self.position(), &told);
+    }
+
     /// Those whose lists count, in expert-id order; None while more are needed.
     fn deciding_set(&self) -> Option<Vec<usize>> {
         let group = self.team.group();
@@ -242,9 +266,7 @@ impl Generate {
         match self.team.sets {
             Sets::A | Sets::Turns { .. } => {
                 // Log-probabilities are those of the whole mixture.
-                let may_be_early = self.spec.law.robust.is_none()
-                    && self.spec.logprobs.is_none()
-                    && matches!(self.spec.law.sampler, Sampler::Greedy | Sampler::Rejection);
+                let may_be_early = self.spec.law.decides_early() && self.spec.logprobs.is_none();
                 let enough = !group.is_empty() && (may_be_early || group.iter().all(here));
                 enough.then(|| group.to_vec())
             }

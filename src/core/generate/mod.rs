@@ -19,7 +19,7 @@ mod decide;
 mod provenance;
 
 pub use ahead::{Guesses, Guessing};
-pub use provenance::{Decided, Provenance, Voted};
+pub use provenance::{Decided, Evidence, Provenance, Voted, Weighed};
 
 use crate::alarm::Sign;
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
@@ -198,6 +198,8 @@ struct Part {
     exact: Option<Vec<LnP>>,
     /// Its place among the answers about the undecided position.
     arrival: u32,
+    /// It is asked what it thinks of tokens that it read outside the set.
+    catches_up: bool,
     /// The position about which it was heard last: a second list about it is no second sign.
     weighed: Option<Position>,
     costs: Costs,
@@ -298,7 +300,13 @@ impl Generate {
         if takes_turns && (!draws || spec.grammar) {
             return Err(BadPlan::Turns);
         }
-        let mut team = Team::new(plan, &spec.secret)?;
+        let weighing = spec.law.weights;
+        let together = plan.sets == Sets::A && spec.law.robust.is_none();
+        if weighing.follows() && (!together || spec.grammar) {
+            return Err(BadPlan::Follow);
+        }
+        let from = spec.prompt.len() as Position;
+        let mut team = Team::new(plan, weighing, from, &spec.secret)?;
         team.least = spec.law.voices_needed();
         let ahead = ahead::Ahead::new(team.members.len());
         let stops = spec
@@ -358,6 +366,7 @@ impl Generate {
         self.team.begin(self.position());
         for i in self.team.group().to_vec() {
             self.open(i, out);
+            self.team.asked_for_scores(i, self.position(), now);
         }
         if self.spec.max_tokens == 0 {
             return self.finish(Finish::Length, now, out);
@@ -459,9 +468,11 @@ impl Generate {
         let position = self.position();
         self.measure_tempo(now, token);
         self.team.decided(position, &self.set);
+        let weighed = self.team.weighed();
         let (team, set) = (&self.team, &self.set);
         let counts = |expert: &ExpertId| team.at(*expert).is_some_and(|i| set.contains(&i));
-        out.extend(self.log.decided(position, token, counts));
+        let decided = self.log.decided(position, token, weighed, counts);
+        out.extend(decided);
         if self.vocab.ends_turn(token) {
             return self.finish(Finish::Stop, now, out);
         }
@@ -538,6 +549,10 @@ impl Generate {
 
 #[cfg(test)]
 mod ahead_tests;
+#[cfg(test)]
+mod follow_tests;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod net_tests;
 #[cfg(test)]

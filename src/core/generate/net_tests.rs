@@ -1,9 +1,9 @@
 //! A network of table experts in virtual time: how they answer, are late, lie and leave.
 
-use super::tests::{Table, law, spec, table, vocab};
+use super::tests::{Table, VOCAB, law, spec, table, vocab};
 use super::*;
 use crate::limits::GUESSES_MAX;
-use crate::opinion::Query;
+use crate::opinion::{Entry, List, Query, Said, Want};
 use crate::pace::{Pace, Patience};
 use crate::team::{Candidate, Sets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +42,8 @@ pub(super) struct Mischief {
     pub(super) unasked: bool,
     /// Claims to compute longer than it does.
     pub(super) boasts: bool,
+    /// From this position on it is sure of what it believes least.
+    pub(super) injects_from: Option<Position>,
 }
 
 pub(super) const CALM: Ways = Ways {
@@ -59,6 +61,7 @@ pub(super) const CALM: Ways = Ways {
         false_lists: false,
         unasked: false,
         boasts: false,
+        injects_from: None,
     },
 };
 
@@ -113,7 +116,6 @@ pub(super) fn plan(names: &[u8], k: usize, spares: usize) -> Plan {
             percent: 200,
             floor_us: 50_000,
         },
-        rule: None,
         script: None,
     }
 }
@@ -251,7 +253,7 @@ fn misbehave(
     mischief: Mischief,
     mut events: Vec<ExpertEvent>,
     queries: &[Query],
-    table: &Table,
+    table: &mut Table,
     mut other: Table,
     opened: ExpertOp,
 ) -> Vec<ExpertEvent> {
@@ -271,6 +273,9 @@ fn misbehave(
         if mischief.false_lists && position % 3 == 0 {
             opinions[0] = other.opinion(position, query);
         }
+        if mischief.injects_from.is_some_and(|from| position >= from) {
+            opinions[0].said = sure_of_the_least(table, position, query);
+        }
         if mischief.boasts {
             *compute_us = 100_000;
         }
@@ -285,6 +290,28 @@ fn misbehave(
     let times = if mischief.twice { 2 } else { 1 };
     let every = events.iter().flat_map(|e| std::iter::repeat_n(e, times));
     extra.into_iter().chain(every.cloned()).collect()
+}
+
+/// A list of one token, which an honest expert that believes what others do would never draw.
+fn sure_of_the_least(table: &mut Table, position: Position, query: &Query) -> Said {
+    let all = Query {
+        want: Want::Scalars((1..VOCAB).collect()),
+        ..query.clone()
+    };
+    let Said::Scalars(believed) = table.opinion(position, &all).said else {
+        panic!("asked for values");
+    };
+    let least = (1..VOCAB)
+        .zip(believed)
+        .max_by_key(|(_, ln_p)| ln_p.to_wire());
+    let entry = Entry {
+        token: least.expect("there are tokens").0,
+        ln_p: LnP::CERTAIN,
+    };
+    Said::List(List {
+        entries: vec![entry],
+        bound: 0.0,
+    })
 }
 
 /// All opinions in one message.

@@ -2,6 +2,7 @@
 
 use super::{Event, Generate, Notes, Output};
 use crate::ids::{ExpertId, Position, Token};
+use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{List, Opinion, Raw, Said};
 use std::collections::BTreeMap;
@@ -38,6 +39,29 @@ pub struct Decided {
     pub token: Token,
     pub mask: Option<Arc<Mask>>,
     pub answers: Vec<(u32, ExpertId, Said)>,
+    /// Where weights follow the text.
+    pub weighed: Option<Box<Weighed>>,
+}
+
+/// How the weights of a position came about.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weighed {
+    /// What the text sets out from, of everybody; at its first position only.
+    pub start: Vec<(ExpertId, f64)>,
+    /// Those of the set, in expert-id order.
+    pub weights: Vec<f64>,
+    /// What others said late of tokens before; it counts from here on.
+    pub caught_up: Vec<Evidence>,
+    /// What the set said of them with its answers.
+    pub told: Vec<Evidence>,
+}
+
+/// An expert's ln p of tokens that were decided, from a position on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evidence {
+    pub expert: ExpertId,
+    pub position: Position,
+    pub ln_p: Vec<LnP>,
 }
 
 /// Collects what a recording of the undecided position needs, if anybody wants one.
@@ -85,6 +109,7 @@ impl Log {
         &mut self,
         position: Position,
         token: Token,
+        weighed: Option<Weighed>,
         counts: impl Fn(&ExpertId) -> bool,
     ) -> Option<Output> {
         let mut answers = std::mem::take(&mut self.answers);
@@ -94,6 +119,7 @@ impl Log {
             token,
             mask: self.mask.take(),
             answers,
+            weighed: weighed.map(Box::new),
         };
         self.on
             .then(|| Output::Event(Event::Decided(Box::new(decided))))

@@ -8,8 +8,9 @@ use crate::law::{ListLaw, Sampler};
 use crate::opinion::{Entry, List, Said};
 use crate::record;
 use crate::team::Sets;
-use crate::weights::{self, Rule};
+use crate::weights::{Following, Strategy, Weighing};
 use proptest::prelude::*;
+use proptest::strategy::Strategy as _;
 use std::collections::{BTreeMap, VecDeque};
 
 fn guessing(seed: u64, max_tokens: u32, law: Law) -> Spec {
@@ -90,6 +91,35 @@ fn sets(which: usize, law: &Law) -> Sets {
     }
 }
 
+/// Learned and not, frozen and following.
+fn weighings() -> impl proptest::strategy::Strategy<Value = Weighing> {
+    let strategies = vec![Strategy::Uniform, Strategy::Bayes, Strategy::Meta];
+    let follow = prop_oneof![
+        2 => Just(None),
+        3 => (0.01f64..0.3, prop_oneof![Just(0u32), Just(4), Just(8)]).prop_map(Some),
+    ];
+    (prop::sample::select(strategies), follow).prop_map(|(strategy, follow)| Weighing {
+        strategy,
+        following: follow.map_or(Following::Frozen, |(share, lag)| Following::Follow {
+            share,
+            lag,
+        }),
+    })
+}
+
+/// Weights do not follow where they do not count, nor where one speaks at a time or whoever is first.
+fn weighed(law: Law, sets: Sets, weighing: Weighing) -> Law {
+    let may_follow = sets == Sets::A && law.robust.is_none();
+    let following = match may_follow {
+        true => weighing.following,
+        false => Following::Frozen,
+    };
+    law.weighed(Weighing {
+        following,
+        ..weighing
+    })
+}
+
 type Troubles = Vec<(u64, u64, usize)>;
 
 fn troubles() -> impl proptest::strategy::Strategy<Value = Troubles> {
@@ -112,7 +142,7 @@ proptest! {
     #[test]
     fn no_law_and_no_trouble_moves_a_byte(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, common in 0.5f32..1.0, own: bool,
-        which in 0usize..6, by in 0usize..4, logprobs: bool, learns: bool, blocks: bool, troubles in troubles(),
+        which in 0usize..7, by in 0usize..4, logprobs: bool, weighing in weighings(), blocks: bool, troubles in troubles(),
     ) {
         let ways = places(&troubles, common);
         let law = laws(which);
@@ -120,7 +150,7 @@ proptest! {
         let mut plan = far(&NAMES, k, spares);
         plan.candidates[0].local = own;
         plan.sets = sets(by, &law);
-        plan.rule = learns.then(|| Rule { strategy: weights::Strategy::Bayes, ..Rule::default() });
+        let law = weighed(law, plan.sets, weighing);
         let spec = Spec {
             logprobs: logprobs.then_some(2),
             guessing: if blocks { Guessing::Blocks } else { Guessing::Stream },
@@ -145,19 +175,19 @@ proptest! {
     #[test]
     fn liars_cost_time_and_no_recording_falls(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, own: bool, which in 0usize..7, by in 0usize..4,
-        logprobs: bool, learns: bool, ahead: bool, troubles in troubles(),
+        logprobs: bool, weighing in weighings(), ahead: bool, troubles in troubles(),
         mischief in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()), 5),
     ) {
         let mut ways = places(&troubles, 0.9);
         for ((_, ways), (twice, false_lists, unasked, boasts)) in ways.iter_mut().zip(mischief).skip(1) {
-            ways.mischief = Mischief { twice, false_lists, unasked, boasts };
+            ways.mischief = Mischief { twice, false_lists, unasked, boasts, injects_from: None };
         }
         let law = laws(which);
         let k = if law.robust.is_some() { k.max(3) } else { k };
         let mut plan = far(&NAMES, k, spares);
         plan.candidates[0].local = own;
         plan.sets = sets(by, &law);
-        plan.rule = learns.then(|| Rule { strategy: weights::Strategy::Meta, ..Rule::default() });
+        let law = weighed(law, plan.sets, weighing);
         let spec = Spec {
             logprobs: logprobs.then_some(1),
             guessing: if ahead { Guessing::Stream } else { Guessing::Never },
@@ -274,6 +304,7 @@ fn sung(spec: Spec, plan: Plan, shared: bool) -> (usize, Guesses) {
             bound: 0.0,
         }),
         raw: None,
+        scored: Vec::new(),
     };
     machine.start(Micros(0), &mut out);
     loop {

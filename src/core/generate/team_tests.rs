@@ -141,6 +141,7 @@ fn busy_and_lying_experts_cost_a_question_and_not_the_text() {
                 bound: 0.0,
             }),
             raw: None,
+            scored: Vec::new(),
         }],
         compute_us: 0,
         bytes: 0,

@@ -5,11 +5,11 @@ use super::tests::{law, table};
 use super::*;
 use crate::opinion::{Query, Said};
 use crate::record;
-use crate::weights::{Rule, Strategy};
+use crate::weights::{Strategy, Weighing};
 use proptest::prelude::*;
 
 /// What expert `name` alone would write, greedily.
-fn written_by(name: u8, tokens: usize) -> Vec<Token> {
+pub(super) fn written_by(name: u8, tokens: usize) -> Vec<Token> {
     let mut table = table(name);
     table.tokens = vec![5, 6, 7];
     for _ in 0..tokens {
@@ -27,17 +27,18 @@ fn written_by(name: u8, tokens: usize) -> Vec<Token> {
     table.tokens
 }
 
-fn learning(names: &[u8], k: usize, spares: usize, strategy: Strategy) -> Plan {
-    Plan {
-        rule: Some(Rule {
-            strategy,
-            ..Rule::default()
-        }),
-        ..plan(names, k, spares)
+fn learning(spec: Spec, strategy: Strategy) -> Spec {
+    let weights = Weighing {
+        strategy,
+        ..Weighing::default()
+    };
+    Spec {
+        law: spec.law.clone().weighed(weights),
+        ..spec
     }
 }
 
-fn knowing(prompt: Vec<Token>, seed: u64) -> Spec {
+pub(super) fn knowing(prompt: Vec<Token>, seed: u64) -> Spec {
     Spec {
         prompt,
         ..long(seed)
@@ -54,7 +55,7 @@ fn who_wrote_the_prompt_counts_most() {
         Strategy::Meta,
     ] {
         let spec = knowing(written_by(2, 12), 4);
-        let story = live(spec, learning(&[1, 2, 3], 3, 0, strategy), &ways, 1);
+        let story = live(learning(spec, strategy), plan(&[1, 2, 3], 3, 0), &ways, 1);
         assert_eq!(story.tokens.len(), 30);
         let set = &story.schedule[0].set;
         let of = |name: u8| {
@@ -74,7 +75,12 @@ fn who_wrote_the_prompt_counts_most() {
 fn who_weighs_nothing_is_not_asked() {
     let ways = [(1, CALM), (2, CALM), (3, CALM)];
     let spec = knowing(written_by(2, 40), 4);
-    let story = live(spec, learning(&[1, 2, 3], 3, 0, Strategy::Bayes), &ways, 1);
+    let story = live(
+        learning(spec, Strategy::Bayes),
+        plan(&[1, 2, 3], 3, 0),
+        &ways,
+        1,
+    );
     assert_eq!(story.schedule[0].set, [(ExpertId([2; 32]), 1.0)]);
     assert!(story.provenance.iter().skip(1).all(|p| p.asked.len() == 1));
     // When it leaves, the others have their say again.
@@ -84,7 +90,12 @@ fn who_weighs_nothing_is_not_asked() {
     };
     let ways = [(1, CALM), (2, gone), (3, CALM)];
     let spec = knowing(written_by(2, 40), 4);
-    let story = live(spec, learning(&[1, 2, 3], 3, 0, Strategy::Bayes), &ways, 1);
+    let story = live(
+        learning(spec, Strategy::Bayes),
+        plan(&[1, 2, 3], 3, 0),
+        &ways,
+        1,
+    );
     assert_eq!(story.tokens.len(), 30);
     let last = &story.schedule.last().unwrap().set;
     assert!(
@@ -100,9 +111,9 @@ fn scores_of_another_prompt_are_a_lie() {
         ln_p: vec![],
     };
     let mut machine = Generate::new(
-        knowing(vec![5, 6, 7], 1),
+        learning(knowing(vec![5, 6, 7], 1), Strategy::Bayes),
         super::tests::vocab(),
-        learning(&[1, 2], 2, 0, Strategy::Bayes),
+        plan(&[1, 2], 2, 0),
         0,
         Micros(0),
     )
@@ -153,7 +164,8 @@ proptest! {
         }).collect();
         let guessing = if ahead { Guessing::Stream } else { Guessing::Never };
         let spec = Spec { law: law(1.0), guessing, ..knowing(written_by(known, tokens), seed) };
-        let story = live(spec.clone(), learning(&NAMES, k, spares, strategy), &ways, net);
+        let spec = learning(spec, strategy);
+        let story = live(spec.clone(), plan(&NAMES, k, spares), &ways, net);
         let again = replayed(spec.clone(), plan(&NAMES, k, spares), &ways, &story.schedule);
         prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
         let recording = super::record_tests::recording(&spec, &story, None);

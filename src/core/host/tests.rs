@@ -63,6 +63,7 @@ fn said(guest: u128, expert: ExpertId) -> Input {
         position: 3,
         said: Said::Scalars(vec![]),
         raw: None,
+        scored: Vec::new(),
     };
     Input::FromExpert(FromExpert {
         expert,

@@ -118,6 +118,7 @@ impl Mixture {
         let wants: Vec<Want> = queries.iter().map(|q| blend::first(&q.want)).collect();
         let inner = queries.iter().zip(&wants).map(|(query, want)| Query {
             want: want.clone(),
+            scores: 0, // it says nothing of tokens before
             ..query.clone()
         });
         let inner: Vec<Query> = inner.collect();

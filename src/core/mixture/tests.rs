@@ -183,6 +183,7 @@ impl World {
             mask: None,
             untruncated,
             raw_top: None,
+            scores: 0,
         };
         let total: f64 = weights.iter().map(|(_, w)| w).sum();
         let mut sorted = weights.to_vec();

@@ -4,13 +4,13 @@
 //! the replay that must fail.
 
 use super::Recording;
-use crate::generate::Decided;
+use crate::generate::{Decided, Evidence, Weighed};
 use crate::governance::codec::{Malformed, Reader, Writer, hash};
 use crate::ids::{ExpertId, Token};
 use crate::law::{Law, ListLaw, Sampler, Transforms};
 use crate::limits::{
     BIAS_ENTRIES_MAX, CANDIDATES_MAX, LIST_ENTRIES_MAX, PIECE_BYTES_MAX, PLANE_TOKENS_MAX,
-    RECORDING_BYTES_MAX, SECOND_QUESTIONS_MAX, SET_CHANGES_MAX, STOP_STRING_BYTES_MAX,
+    RECORDING_BYTES_MAX, SCORES_MAX, SECOND_QUESTIONS_MAX, SET_CHANGES_MAX, STOP_STRING_BYTES_MAX,
     STOP_STRINGS_MAX, TEAM_MAX, VOCABULARY_MAX,
 };
 use crate::lnp::LnP;
@@ -18,11 +18,12 @@ use crate::mask::Mask;
 use crate::opinion::{Entry, List, Said};
 use crate::team::{Change, Schedule};
 use crate::vocab::Piece;
+use crate::weights::{Following, Strategy, Weighing};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The name of the format, and its version.
-const TAG: &[u8] = b"quorate recording 1\n";
+const TAG: &[u8] = b"quorate recording 2\n";
 const TRAILER: &str = "quorate 2026 recording";
 const HASH_BYTES: usize = 32;
 /// Experts that ever decided, as a replay takes them.
@@ -130,9 +131,16 @@ pub(super) fn spell(recording: &Recording) -> Vec<u8> {
 fn experts(recording: &Recording) -> Vec<ExpertId> {
     let scheduled = recording.schedule.iter().flat_map(|change| &change.set);
     let answered = recording.decided.iter().flat_map(|d| &d.answers);
+    let weighed = recording.decided.iter().flat_map(|d| &d.weighed);
+    let said = weighed
+        .clone()
+        .flat_map(|w| w.caught_up.iter().chain(&w.told));
+    let start = weighed.flat_map(|w| &w.start);
     let all: BTreeSet<ExpertId> = scheduled
         .map(|(expert, _)| *expert)
         .chain(answered.map(|(_, expert, _)| *expert))
+        .chain(said.map(|evidence| evidence.expert))
+        .chain(start.map(|(expert, _)| *expert))
         .collect();
     all.into_iter().collect()
 }
@@ -147,6 +155,14 @@ fn write_law(out: &mut Writer, law: &Law) {
     match law.robust {
         Some(liars) => out.u8(1).u8(liars),
         None => out.u8(0),
+    };
+    let strategy = Strategy::ALL
+        .iter()
+        .position(|s| *s == law.weights.strategy);
+    out.u8(strategy.unwrap_or(Strategy::ALL.len()) as u8);
+    match law.weights.following {
+        Following::Frozen => out.u8(0),
+        Following::Follow { share, lag } => out.u8(1).u64(share.to_bits()).u32(lag),
     };
     let t = &law.transforms;
     let float = |out: &mut Writer, value: f32| {
@@ -191,6 +207,12 @@ fn write_decided(out: &mut Writer, decided: &Decided, index: impl Fn(&ExpertId) 
             write_tokens(out, mask.words());
         }
     }
+    match &decided.weighed {
+        Some(weighed) => write_weighed(out.u8(1), weighed, &index),
+        None => {
+            out.u8(0);
+        }
+    }
     out.u16(decided.answers.len() as u16);
     for (question, expert, said) in &decided.answers {
         out.u8(*question as u8).u8(index(expert));
@@ -207,6 +229,27 @@ fn write_decided(out: &mut Writer, decided: &Decided, index: impl Fn(&ExpertId) 
                 for value in values {
                     out.u16(value.to_wire());
                 }
+            }
+        }
+    }
+}
+
+fn write_weighed(out: &mut Writer, weighed: &Weighed, index: impl Fn(&ExpertId) -> u8) {
+    out.u8(weighed.start.len() as u8);
+    for (expert, weight) in &weighed.start {
+        out.u8(index(expert)).u64(weight.to_bits());
+    }
+    out.u8(weighed.weights.len() as u8);
+    for weight in &weighed.weights {
+        out.u64(weight.to_bits());
+    }
+    for all in [&weighed.caught_up, &weighed.told] {
+        out.u8(all.len() as u8);
+        for evidence in all {
+            out.u8(index(&evidence.expert)).u32(evidence.position);
+            out.u8(evidence.ln_p.len() as u8);
+            for ln_p in &evidence.ln_p {
+                out.u16(ln_p.to_wire());
             }
         }
     }
@@ -292,6 +335,7 @@ fn read_law(reader: &mut Reader<'_>) -> Result<Law, Malformed> {
         _ => return Err(Malformed::Range("the sampler")),
     };
     let robust = read_flag(reader)?.then(|| reader.u8()).transpose()?;
+    let weights = read_weighing(reader)?;
     let float = |reader: &mut Reader<'_>| reader.u32().map(f32::from_bits);
     let mut transforms = Transforms {
         repeat_penalty: float(reader)?,
@@ -322,7 +366,26 @@ fn read_law(reader: &mut Reader<'_>) -> Result<Law, Malformed> {
     Ok(Law {
         sampler,
         robust,
+        weights,
         ..law
+    })
+}
+
+fn read_weighing(reader: &mut Reader<'_>) -> Result<Weighing, Malformed> {
+    let strategy = Strategy::ALL.get(usize::from(reader.u8()?)).copied();
+    let strategy = strategy.ok_or(Malformed::Range("how weights are learned"))?;
+    let following = match read_flag(reader)? {
+        false => Following::Frozen,
+        true => Following::Follow {
+            share: f64::from_bits(reader.u64()?),
+            lag: reader.u32()?,
+        },
+    };
+    let good = following.check();
+    good.map_err(|_| Malformed::Range("how weights follow"))?;
+    Ok(Weighing {
+        strategy,
+        following,
     })
 }
 
@@ -352,15 +415,19 @@ fn read_schedule(reader: &mut Reader<'_>, experts: &[ExpertId]) -> Result<Schedu
             if set.last().is_some_and(|(last, _)| *last >= expert) {
                 return Err(Malformed::Order("the experts of a set"));
             }
-            let weight = f64::from_bits(reader.u64()?);
-            if !(0.0..=1.0).contains(&weight) {
-                return Err(Malformed::Range("a weight"));
-            }
-            set.push((expert, weight));
+            set.push((expert, read_weight(reader)?));
         }
         schedule.push(Change { position, set });
     }
     Ok(schedule)
+}
+
+fn read_weight(reader: &mut Reader<'_>) -> Result<f64, Malformed> {
+    let weight = f64::from_bits(reader.u64()?);
+    match (0.0..=1.0).contains(&weight) {
+        true => Ok(weight),
+        false => Err(Malformed::Range("a weight")),
+    }
 }
 
 fn read_expert(reader: &mut Reader<'_>, experts: &[ExpertId]) -> Result<ExpertId, Malformed> {
@@ -412,6 +479,9 @@ fn read_decided(
     let position = reader.u32()?;
     let token = read_token(reader, vocabulary)?;
     let mask = read_mask(reader, vocabulary, room)?.map(Arc::new);
+    let weighed = read_flag(reader)?
+        .then(|| read_weighed(reader, experts))
+        .transpose()?;
     let answers = count(reader.u16()?.into(), ANSWERS_MAX, "the answers")?;
     let answers = (0..answers).map(|_| {
         let question = u32::from(reader.u8()?);
@@ -426,7 +496,46 @@ fn read_decided(
         token,
         mask,
         answers: answers.collect::<Result<_, Malformed>>()?,
+        weighed: weighed.map(Box::new),
     })
+}
+
+fn read_weighed(reader: &mut Reader<'_>, experts: &[ExpertId]) -> Result<Weighed, Malformed> {
+    let mut start: Vec<(ExpertId, f64)> = Vec::new();
+    for _ in 0..count(reader.u8()?.into(), CANDIDATES_MAX, "the first weights")? {
+        let expert = read_expert(reader, experts)?;
+        if start.last().is_some_and(|(last, _)| *last >= expert) {
+            return Err(Malformed::Order("the experts that have weights"));
+        }
+        start.push((expert, read_weight(reader)?));
+    }
+    let weights = count(reader.u8()?.into(), TEAM_MAX, "the weights of a set")?;
+    let weights = (0..weights).map(|_| read_weight(reader));
+    let weights = weights.collect::<Result<_, _>>()?;
+    Ok(Weighed {
+        start,
+        weights,
+        caught_up: read_evidence(reader, experts)?,
+        told: read_evidence(reader, experts)?,
+    })
+}
+
+fn read_evidence(
+    reader: &mut Reader<'_>,
+    experts: &[ExpertId],
+) -> Result<Vec<Evidence>, Malformed> {
+    let all = count(reader.u8()?.into(), CANDIDATES_MAX, "the evidence")?;
+    let evidence = (0..all).map(|_| {
+        let (expert, position) = (read_expert(reader, experts)?, reader.u32()?);
+        let n = count(reader.u8()?.into(), SCORES_MAX.into(), "the evidence")?;
+        let ln_p = (0..n).map(|_| reader.u16().map(LnP::from_wire));
+        Ok(Evidence {
+            expert,
+            position,
+            ln_p: ln_p.collect::<Result<_, Malformed>>()?,
+        })
+    });
+    evidence.collect()
 }
 
 /// A few bytes may name a mask of 128 KiB: all masks together have the room of a recording.

@@ -1,13 +1,15 @@
 //! A recording's one spelling: it comes back, and nothing else is taken.
 
 use super::*;
+use crate::generate::{Evidence, Weighed};
 use crate::governance::codec::Malformed;
-use crate::law::{Law, ListLaw, Transforms};
+use crate::law::{Law, ListLaw, Sampler, Transforms};
 use crate::limits::{PIECE_BYTES_MAX, RECORDING_BYTES_MAX, TEAM_MAX, VOCABULARY_MAX};
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{Entry, List};
 use crate::team::Change;
+use crate::weights::{self, Following, Weighing};
 use proptest::prelude::*;
 
 const VOCAB: u32 = 90;
@@ -28,10 +30,48 @@ fn said() -> impl Strategy<Value = Said> {
     prop_oneof![list, values.prop_map(Said::Scalars)]
 }
 
+fn evidence() -> impl Strategy<Value = Vec<Evidence>> {
+    let ln_p = prop::collection::vec(any::<u16>().prop_map(LnP::from_wire), 0..5);
+    let one = (0u8..20, any::<u32>(), ln_p).prop_map(|(name, position, ln_p)| Evidence {
+        expert: ExpertId([name; 32]),
+        position,
+        ln_p,
+    });
+    prop::collection::vec(one, 0..4)
+}
+
+fn weighed() -> impl Strategy<Value = Weighed> {
+    let start = prop::collection::btree_map(0u8..20, 0.0f64..=1.0, 0..5);
+    let weights = prop::collection::vec(0.0f64..=1.0, 0..5);
+    (start, weights, evidence(), evidence()).prop_map(|(start, weights, caught_up, told)| Weighed {
+        start: start
+            .into_iter()
+            .map(|(n, w)| (ExpertId([n; 32]), w))
+            .collect(),
+        weights,
+        caught_up,
+        told,
+    })
+}
+
+fn weighing() -> impl Strategy<Value = Weighing> {
+    let follow = (0.001f64..=1.0, 0u32..=256);
+    let strategy = prop::sample::select(&weights::Strategy::ALL[..]);
+    (strategy, prop::option::of(follow)).prop_map(|(strategy, follow)| Weighing {
+        strategy,
+        following: follow.map_or(Following::Frozen, |(share, lag)| Following::Follow {
+            share,
+            lag,
+        }),
+    })
+}
+
 fn decided() -> impl Strategy<Value = Decided> {
     let mask = prop::option::of(prop::collection::vec(any::<u32>(), 3));
     let answers = prop::collection::vec((0u32..4, 0u8..5, said()), 0..6);
-    (any::<u32>(), 0..VOCAB, mask, answers).prop_map(|(position, token, mask, answers)| {
+    let weighed = prop::option::of(weighed());
+    let rest = (answers, weighed);
+    (any::<u32>(), 0..VOCAB, mask, rest).prop_map(|(position, token, mask, (answers, weighed))| {
         let answers = answers.into_iter();
         let answers = answers.map(|(question, name, said)| (question, ExpertId([name; 32]), said));
         Decided {
@@ -39,6 +79,7 @@ fn decided() -> impl Strategy<Value = Decided> {
             token,
             mask: mask.map(|words| Arc::new(Mask::new(words, VOCAB))),
             answers: answers.collect(),
+            weighed: weighed.map(Box::new),
         }
     })
 }
@@ -52,9 +93,9 @@ fn law() -> impl Strategy<Value = Law> {
     ];
     let numbers = (0.1f32..9.0, 0.01f32..1.0, 0.0f32..1.0, any::<u32>());
     let bias = prop::collection::vec((0..VOCAB, -100.0f32..100.0), 0..4);
-    let rest = (samplers, prop::option::of(any::<u8>()));
+    let rest = (samplers, prop::option::of(any::<u8>()), weighing());
     (rest, numbers, bias).prop_map(
-        |((sampler, robust), (temperature, top_p, min_p, n), bias)| {
+        |((sampler, robust, weights), (temperature, top_p, min_p, n), bias)| {
             let transforms = Transforms {
                 temperature,
                 top_p,
@@ -66,6 +107,7 @@ fn law() -> impl Strategy<Value = Law> {
             Law {
                 sampler,
                 robust,
+                weights,
                 ..Law::new(transforms, ListLaw::default()).unwrap()
             }
         },
@@ -182,7 +224,7 @@ proptest! {
     #[test]
     fn noise_is_refused(noise in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(decode(&noise).is_err());
-        let mut bytes = b"quorate recording 1\n".to_vec();
+        let mut bytes = b"quorate recording 2\n".to_vec();
         bytes.extend(noise);
         let trailer = crate::governance::codec::hash("quorate 2026 recording", &bytes);
         bytes.extend(trailer);
@@ -269,6 +311,7 @@ fn masks_cannot_fill_the_memory() {
             token: 0,
             mask: Some(mask),
             answers: vec![],
+            weighed: None,
         };
         let mut recording = plain();
         recording.vocabulary = VOCABULARY_MAX;

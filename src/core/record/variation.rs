@@ -89,6 +89,7 @@ mod tests {
                 token: 1,
                 mask: None,
                 answers: answers.collect(),
+                weighed: None,
             }],
             vocabulary: 8,
             pieces: vec![],

@@ -103,10 +103,15 @@ impl Table {
 
     pub(crate) fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
         let (said, raw) = self.row(position).answer(query);
+        let first = (position as usize)
+            .saturating_sub(query.scores.into())
+            .max(1);
+        let of = |at: usize| score(&self.logits(at), self.tokens[at]).expect("a byte is finite");
         Opinion {
             position,
             said,
             raw,
+            scored: (first..position as usize).map(of).collect(),
         }
     }
 

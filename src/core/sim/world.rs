@@ -221,7 +221,6 @@ impl World {
             false => Experts::Mesh {
                 local: Some(machine.expert),
                 sets: Sets::A,
-                weights: crate::weights::Strategy::Uniform,
                 k_max: None,
             },
         };

@@ -1,14 +1,51 @@
-//! Weights learned from what the members think of the prompt, frozen after it.
+//! Weights learned from what everybody thinks of the prompt, who is chosen by them, and who is not asked
+//! because it weighs nothing.
 
-use super::{Sets, Team};
-use crate::ids::Position;
+use super::{BadPlan, Plan, Sets, Standing, Team};
+use crate::ids::{Micros, Position};
 use crate::lnp::LnP;
-use crate::weights::{Following, Situation};
+use crate::weights::{Following, Rule, Situation, Strategy, Weighing, Weights};
+
+/// Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
+/// be in.
+pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, BadPlan> {
+    let takes_turns = matches!(plan.sets, Sets::Turns { .. });
+    let is_equal = weighing.strategy == Strategy::Uniform || plan.candidates.len() < 2;
+    if is_equal || takes_turns || plan.script.is_some() {
+        return Ok(None);
+    }
+    let rule = Rule {
+        strategy: weighing.strategy,
+        ..Rule::default()
+    };
+    let learned = Weights::new(rule, plan.candidates.len(), None);
+    learned.map(Some).map_err(|_| BadPlan::Rule)
+}
+
+/// What is said of given text goes into weights that do not change after it.
+const FROZEN: Situation = Situation::Sampled(Following::Frozen);
 
 impl Team {
     /// Whoever opens a session says what it thinks of the prompt.
     pub(crate) fn learns(&self) -> bool {
         self.learned.is_some()
+    }
+
+    /// Everybody is asked what it thinks of the prompt, and nobody about the first position yet.
+    pub(crate) fn is_choosing(&self) -> bool {
+        self.choosing
+    }
+
+    pub(super) fn has_scores(&self) -> bool {
+        self.members.iter().any(|m| m.has_scored)
+    }
+
+    /// It has been sent the prompt, and has its time to say what it thinks of it.
+    pub(crate) fn asked_for_scores(&mut self, i: usize, position: Position, now: Micros) {
+        let member = &mut self.members[i];
+        if self.choosing && !member.has_scored && !member.owes(position) {
+            member.ask(position, now);
+        }
     }
 
     /// ln p of the prompt's tokens but the first, by one member. Returns whether that changed the set or
@@ -29,24 +66,64 @@ impl Team {
         true
     }
 
-    /// Weighs the set by what its members said of the prompt; those that have not spoken count as all did
-    /// before the first word. Once all have, whoever weighs nothing is not asked.
-    pub(super) fn weigh(&mut self, position: Position) {
-        let Some(learned) = &mut self.learned else {
+    /// Once everybody who can has said what it thinks of the prompt: those that weigh most.
+    pub(crate) fn choose(&mut self, position: Position) {
+        let has_all = self.group.iter().all(|&i| self.members[i].has_scored);
+        let (true, true, Some(learned)) = (self.choosing, has_all, &mut self.learned) else {
             return;
         };
-        let frozen = Situation::Sampled(Following::Frozen);
-        if self.group.is_empty() || learned.begin(position, frozen).is_err() {
+        if learned.begin(position, FROZEN).is_err() {
             return;
         }
-        let weights = learned.at(position, &self.group);
+        self.choosing = false;
+        let weights = learned.start();
+        self.order
+            .sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
+        self.group.clear();
+        self.fill(|standing| *standing == Standing::Warm);
+        self.weigh(position);
+        self.write_down(position);
+    }
+
+    /// Weighs the set by what its members said of the prompt; those that have not spoken count as all did
+    /// before the first word. Once all have, whoever weighs nothing is not asked: where weights follow it
+    /// may weigh more later.
+    pub(super) fn weigh(&mut self, position: Position) {
+        let Some(learned) = self.learned.as_mut().filter(|_| !self.choosing) else {
+            return;
+        };
+        if self.group.is_empty() || learned.begin(position, FROZEN).is_err() {
+            return;
+        }
         let all = self.group.iter().all(|&i| self.members[i].has_scored);
-        for (&i, weight) in self.group.iter().zip(weights) {
-            let member = &mut self.members[i];
-            member.weight = weight;
-            member.is_outweighed = all && weight == 0.0 && self.sets == Sets::A;
+        if !all || self.sets != Sets::A || self.follow.is_some() {
+            return;
+        }
+        let has_said = |i: &usize| {
+            let member = &self.members[*i];
+            member.has_scored && member.standing == Standing::Warm
+        };
+        let pool = 0..self.members.len();
+        let pool: Vec<usize> = pool
+            .filter(|i| self.group.contains(i) || has_said(i))
+            .collect();
+        for (&i, weight) in pool.iter().zip(learned.frozen(&pool)) {
+            self.members[i].is_outweighed = weight == 0.0;
         }
         let members = &self.members;
-        self.group.retain(|&i| !members[i].is_outweighed);
+        if !self.group.iter().all(|&i| members[i].is_outweighed) {
+            self.group.retain(|&i| !members[i].is_outweighed);
+        }
+    }
+
+    /// What the answer sets out from, of everybody.
+    pub(super) fn start(&self) -> Vec<f64> {
+        match self.learned.as_ref().filter(|_| self.has_scores()) {
+            Some(learned) => learned.start(),
+            None => {
+                let all: Vec<usize> = (0..self.members.len()).collect();
+                self.declared(&all)
+            }
+        }
     }
 }

@@ -270,6 +270,91 @@ proptest! {
         }
     }
 
+    /// The router's way: K of N chosen anew every so many tokens by what was heard, sleepers' words in heaps.
+    /// No text makes that a bad bet against the best strategy, over the very same sets.
+    #[test]
+    fn chosen_sets_keep_the_promise_too(
+        stream in stream(120),
+        k in 1usize..4,
+        every in 1usize..20,
+        lag in 0u32..3,
+    ) {
+        let mut weights = Weights::new(rule(Strategy::Meta, lag), stream.experts, None).unwrap();
+        let mut set = weights.best(0, k);
+        let mut missed: Vec<(usize, usize)> = Vec::new();
+        for t in 0..stream.len() {
+            let position = t as Position;
+            if t % every == 0 {
+                for (t, k) in missed.drain(..) {
+                    weights.heard(t as Position, k, stream.ln_p(t, k));
+                }
+                set = weights.best(position, k);
+                set.sort_unstable();
+                prop_assert_eq!(set.len(), k.min(stream.experts));
+            }
+            weights.at(position, &set);
+            for k in stream.all() {
+                match set.contains(&k) {
+                    true => prop_assert!(weights.heard(position, k, stream.ln_p(t, k))),
+                    false => missed.push((t, k)),
+                }
+            }
+        }
+        weights.arrive(stream.len() as u32 + lag);
+        let tally = weights.tally();
+        let m = tally.parts.len() as f64;
+        let most = best_part(tally) + f64::from(lag + 1) * libm::log(m) + SLACK;
+        prop_assert!(tally.mixture <= most, "{} > {most}", tally.mixture);
+    }
+
+    /// Weights that follow are a function of what was heard and not taken back, whatever came when.
+    #[test]
+    fn what_was_taken_back_was_never_said(
+        stream in stream(40),
+        order in vec(any::<u16>(), 200),
+        taken_back in vec(any::<bool>(), 200),
+        asked in vec(0usize..40, 0..10),
+        lag in 0u32..9,
+    ) {
+        let start: Vec<f64> = stream.all().iter().map(|k| (k + 1) as f64).collect();
+        let start = track::restricted(&start, &stream.all());
+        let follow = Following::Follow { share: 0.1, lag };
+        let fresh = Follower::new(7, follow, &start).unwrap().unwrap();
+        let (mut clean, mut troubled) = (fresh.clone(), fresh);
+        let mut words: Vec<(usize, usize, bool)> = (0..stream.len())
+            .flat_map(|t| stream.all().into_iter().map(move |k| (t, k)))
+            .zip(taken_back)
+            .map(|((t, k), back)| (t, k, back))
+            .collect();
+        for &(t, k, back) in &words {
+            if !back {
+                clean.heard(7 + t as Position, k, stream.ln_p(t, k));
+            }
+        }
+        words.sort_by_key(|(t, k, _)| order[(t * stream.experts + k) % order.len()]);
+        let mut asked = asked.into_iter();
+        for (t, k, back) in words {
+            let position = 7 + t as Position;
+            prop_assert!(troubled.heard(position, k, stream.ln_p(t, k)));
+            if let Some(at) = asked.next() {
+                troubled.at(7 + at as Position, &stream.all());
+            }
+            if back {
+                troubled.forget(position, k);
+            }
+        }
+        for t in 0..=stream.len() + 1 {
+            let position = 7 + t as Position;
+            let given = clean.at(position, &stream.all());
+            prop_assert!((given.iter().sum::<f64>() - 1.0).abs() < 1e-9);
+            prop_assert_eq!(bits(&given), bits(&troubled.at(position, &stream.all())));
+            if t as u32 <= lag {
+                prop_assert_eq!(bits(&given), bits(&Follower::new(7, follow, &start).unwrap().unwrap().at(position, &stream.all())));
+            }
+        }
+        prop_assert!(!clean.heard(6, 0, LnP::CERTAIN), "the prompt is no generated text");
+    }
+
     /// Drawing from the mixture while following one's own draws is a hidden expert that speaks alone
     /// and is drawn anew with chance `share`: summed over every text that can be.
     #[test]

@@ -17,6 +17,7 @@
 //! strategies.
 
 mod convex;
+mod follow;
 mod gate;
 mod rule;
 mod table;
@@ -28,15 +29,17 @@ mod laws;
 mod tests;
 
 pub use convex::GUARD_NATS;
+pub use follow::Follower;
 pub use gate::{Gate, Profile};
-pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy};
+pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy, Weighing};
 
 use crate::ids::{Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};
 use crate::lnp::LnP;
 use std::collections::BTreeMap;
 use table::Table;
-use track::{Base, Heard, Share, restricted};
+pub(crate) use track::restricted;
+use track::{Base, Heard};
 
 /// What is known of a text before the first of it is fitted: fits of less say nothing.
 const FIRST_FIT: u32 = 8;
@@ -64,16 +67,6 @@ struct Declared {
 struct Fits {
     convex: Vec<f64>,
     gate: Vec<f64>,
-}
-
-/// Follows generated text.
-#[derive(Clone, Debug)]
-struct Chase {
-    from: Position,
-    lag: u32,
-    start: Share,
-    track: Share,
-    cursor: Position,
 }
 
 /// The weights of one session's experts, which are numbered in expert-id order.
@@ -106,7 +99,7 @@ pub struct Weights {
     /// hears of its own predictions before it makes the next.
     posterior: Vec<Vec<f64>>,
     tally: Tally,
-    chase: Option<Chase>,
+    follower: Option<Follower>,
 }
 
 impl Weights {
@@ -151,7 +144,7 @@ impl Weights {
                 parts: parts.iter().map(|s| (*s, 0.0)).collect(),
             },
             parts,
-            chase: None,
+            follower: None,
         })
     }
 
@@ -174,10 +167,8 @@ impl Weights {
         if position < self.cursor && self.is_given(position) {
             self.dirty = Some(self.dirty.map_or(position, |earlier| earlier.min(position)));
         }
-        if let Some(chase) = &mut self.chase
-            && (chase.from..chase.cursor).contains(&position)
-        {
-            (chase.track, chase.cursor) = (chase.start.clone(), chase.from);
+        if let Some(follower) = &mut self.follower {
+            follower.heard(position, expert, ln_p);
         }
         true
     }
@@ -191,12 +182,9 @@ impl Weights {
             self.fit();
             let all: Vec<usize> = (0..self.experts).collect();
             let start = self.mix(position, &self.of_parts(&all, 0));
-            self.chase = match following {
-                Following::Frozen => None,
-                Following::Follow { share, lag } => Some(Chase::new(position, share, lag, &start)?),
-            };
+            self.follower = Follower::new(position, following, &start)?;
         } else {
-            self.chase = None;
+            self.follower = None;
         }
         self.spans.retain(|(from, _)| *from < position);
         self.spans.push((position, situation));
@@ -398,11 +386,24 @@ impl Weights {
     }
 
     fn of_generated(&mut self, position: Position, set: &[usize]) -> Vec<f64> {
-        let weights = match &mut self.chase {
-            Some(chase) => chase.at(position, set, &self.table),
-            None => self.mix(self.span(position).0, &self.of_parts(set, 0)),
-        };
+        match &mut self.follower {
+            Some(follower) => floored(follower.at(position, set), self.rule.floor),
+            None => self.frozen(set),
+        }
+    }
+
+    /// Weights of a set as they stand since the last given token; whatever came since is not in them.
+    pub fn frozen(&self, set: &[usize]) -> Vec<f64> {
+        let (from, _) = self.spans[self.spans.len() - 1];
+        let weights = self.mix(from, &self.of_parts(set, 0));
         floored(weights, self.rule.floor)
+    }
+
+    /// Those of everybody, the smallest as well: what a text sets out from.
+    pub fn start(&self) -> Vec<f64> {
+        let all: Vec<usize> = (0..self.experts).collect();
+        let (from, _) = self.spans[self.spans.len() - 1];
+        self.mix(from, &self.of_parts(&all, 0))
     }
 
     fn copy(&self, position: Position) -> usize {
@@ -419,36 +420,6 @@ impl Weights {
     }
 }
 
-impl Chase {
-    fn new(from: Position, share: f64, lag: u32, weights: &[f64]) -> Result<Chase, BadRule> {
-        if !(share > 0.0 && share <= 1.0) {
-            return Err(BadRule::Share);
-        }
-        if lag > WEIGHT_LAG_MAX {
-            return Err(BadRule::Lag);
-        }
-        let start = Share::new(share, weights);
-        Ok(Chase {
-            from,
-            lag,
-            track: start.clone(),
-            start,
-            cursor: from,
-        })
-    }
-
-    fn at(&mut self, position: Position, set: &[usize], table: &Table) -> Vec<f64> {
-        let until = position.saturating_sub(self.lag);
-        while self.cursor < until {
-            let row = table.row(self.cursor).iter().copied();
-            self.track.learn(&Heard::of(row));
-            self.cursor += 1;
-        }
-        let blank = position.saturating_sub(self.cursor);
-        self.track.of(set, blank)
-    }
-}
-
 fn mixed(ln_beliefs: &[f64], parts: &[Vec<f64>]) -> Vec<f64> {
     let mut mixed = vec![0.0; parts.first().map_or(0, Vec::len)];
     for (belief, weights) in softmax(ln_beliefs).iter().zip(parts) {
@@ -460,7 +431,7 @@ fn mixed(ln_beliefs: &[f64], parts: &[Vec<f64>]) -> Vec<f64> {
 }
 
 /// Small weights become zero and the rest sums to one again. If all are small, all stay.
-fn floored(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
+pub(crate) fn floored(mut weights: Vec<f64>, floor: f64) -> Vec<f64> {
     let kept: f64 = weights.iter().filter(|w| **w >= floor).sum();
     if kept > 0.0 {
         for weight in &mut weights {

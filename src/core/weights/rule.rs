@@ -109,26 +109,92 @@ pub enum Situation {
 }
 
 /// What generated tokens do to weights.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Following {
+    #[default]
     Frozen,
     /// The law of a hidden expert that speaks alone and is drawn anew, from the frozen weights, with
     /// this chance at every token; uses what was said up to `lag` positions ago.
-    Follow {
-        share: f64,
-        lag: u32,
-    },
+    Follow { share: f64, lag: u32 },
+}
+
+impl Following {
+    pub fn check(self) -> Result<(), BadRule> {
+        match self {
+            Following::Follow { share, .. } if !(share > 0.0 && share <= 1.0) => {
+                Err(BadRule::Share)
+            }
+            Following::Follow { lag, .. } if lag > WEIGHT_LAG_MAX => Err(BadRule::Lag),
+            Following::Frozen | Following::Follow { .. } => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Following::Frozen => f.write_str("frozen"),
+            Following::Follow { share, lag } => write!(f, "follow({share},{lag})"),
+        }
+    }
 }
 
 impl fmt::Display for Situation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Situation::Given => f.write_str("given"),
-            Situation::Sampled(following) | Situation::Greedy(following) => match following {
-                Following::Frozen => f.write_str("frozen"),
-                Following::Follow { share, lag } => write!(f, "follow({share}, {lag})"),
-            },
+            Situation::Sampled(following) => write!(f, "sampled:{following}"),
+            Situation::Greedy(following) => write!(f, "greedy:{following}"),
         }
+    }
+}
+
+/// How a law weighs experts: what it learns of given text, and what generated text does to that.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weighing {
+    pub strategy: Strategy,
+    pub following: Following,
+}
+
+/// The share of a law that follows and does not say it: the pilot's.
+const SHARE_DEFAULT: f64 = 0.02;
+
+impl Weighing {
+    pub const SPELLINGS: &str = "uniform, single, bayes, share, convex or meta, alone or with \
+         \":follow\" or \":follow(SHARE,LAG)\" behind it; \"follow\" is \"meta:follow\"";
+
+    pub fn follows(self) -> bool {
+        self.following != Following::Frozen
+    }
+
+    /// As people spell it. The gate has no name here: it needs profiles, which nobody publishes yet.
+    pub fn named(text: &str) -> Option<Weighing> {
+        let (strategy, following) = match text.split_once(':') {
+            Some((strategy, following)) => (strategy, following),
+            None if text.starts_with("follow") => (Strategy::Meta.name(), text),
+            None => (text, "frozen"),
+        };
+        let strategy = Strategy::named(strategy).filter(|s| *s != Strategy::Gate)?;
+        let following = match following {
+            "frozen" => Following::Frozen,
+            "follow" => Following::Follow {
+                share: SHARE_DEFAULT,
+                lag: 0,
+            },
+            given => {
+                let inside = given.strip_prefix("follow(")?.strip_suffix(')')?;
+                let (share, lag) = inside.split_once(',')?;
+                Following::Follow {
+                    share: share.trim().parse().ok()?,
+                    lag: lag.trim().parse().ok()?,
+                }
+            }
+        };
+        following.check().ok()?;
+        Some(Weighing {
+            strategy,
+            following,
+        })
     }
 }
 

@@ -43,6 +43,13 @@ impl Table {
         is_new
     }
 
+    /// What was said becomes unsaid; false if it never was.
+    pub(super) fn take(&mut self, position: Position, expert: usize) -> bool {
+        let at = position as usize * self.experts + expert;
+        let cell = self.cells.get_mut(at).filter(|_| expert < self.experts);
+        cell.is_some_and(|said| said.take().is_some())
+    }
+
     /// One entry for each expert; none at all if nothing was said of this position or behind it.
     pub(super) fn row(&self, position: Position) -> &[Option<LnP>] {
         let from = position as usize * self.experts;

@@ -84,6 +84,10 @@ impl Share {
         }
     }
 
+    pub(super) fn target(&self) -> &[f64] {
+        &self.target
+    }
+
     /// Returns ln of what those who said something gave the token together.
     pub(super) fn learn(&mut self, heard: &Heard) -> f64 {
         let mut ln_r = 0.0;
@@ -179,7 +183,7 @@ impl Base {
 }
 
 /// Restricted to a set and renormalised; uniform if nobody in it has any.
-pub(super) fn restricted(weights: &[f64], set: &[usize]) -> Vec<f64> {
+pub(crate) fn restricted(weights: &[f64], set: &[usize]) -> Vec<f64> {
     let total: f64 = set.iter().map(|&k| weights[k]).sum();
     let share = |&k: &usize| match total > 0.0 {
         true => weights[k] / total,

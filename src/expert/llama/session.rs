@@ -8,13 +8,13 @@ use quorate_core::distribution::{History, NotFinite, score};
 use quorate_core::ids::{Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::lead;
-use quorate_core::limits::{DRAFT_TOKENS_MAX, GUEST_OPS_BURST};
+use quorate_core::limits::{DRAFT_TOKENS_MAX, GUEST_OPS_BURST, SCORES_MAX};
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, Open, Opinion, Query, Scope, Want,
 };
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Operations of one session that wait behind a draft: what a guest may send at once, and during a step of 100 ms.
@@ -71,6 +71,16 @@ struct Pending {
     compute: Duration,
 }
 
+impl Pending {
+    /// Does one of them ask what is thought of the token at this position?
+    fn wants_judged(&self, position: Position) -> bool {
+        let asks = |(at, query): (Position, &Query)| {
+            position < at && position + Position::from(query.scores) >= at
+        };
+        (self.first..).zip(&self.queries).any(asks)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
@@ -105,6 +115,8 @@ pub(super) struct Session {
     context: usize,
     rows: Rows,
     scores: Option<Vec<LnP>>,
+    /// What is thought of tokens of the text by their positions, as far as it may still be asked.
+    judged: BTreeMap<Position, LnP>,
     reused: Option<u32>,
     begun: Option<Instant>,
     ready: bool,
@@ -146,6 +158,7 @@ impl Session {
             context: bounds.context,
             rows: Rows::default(),
             scores: open.score.then(Vec::new),
+            judged: BTreeMap::new(),
             reused: None,
             begun: None,
             ready: false,
@@ -217,8 +230,16 @@ impl Session {
                 return false;
             };
             position >= pending.first && self.rows.at(position).is_none()
+                || self.is_unjudged(index) && pending.wants_judged(position)
         };
         self.wants_score(index) || self.pending.as_ref().is_some_and(asked)
+    }
+
+    /// The token after this one is known, and what is thought of it is not.
+    fn is_unjudged(&self, index: usize) -> bool {
+        let position = self.position_after(index);
+        let is_new = position.is_some_and(|position| !self.judged.contains_key(&position));
+        is_new && index + 1 < self.text.len()
     }
 
     fn wants_score(&self, index: usize) -> bool {
@@ -260,6 +281,11 @@ impl Session {
         let Some(position) = self.position_after(index) else {
             return Ok(());
         };
+        let pending = self.pending.as_ref();
+        if self.is_unjudged(index) && pending.is_some_and(|p| p.wants_judged(position)) {
+            let judged = score(logits, self.text[index + 1])?;
+            self.judged.insert(position, judged);
+        }
         let asked = self.pending.as_ref().and_then(|pending| {
             let nth = position.checked_sub(pending.first)?;
             Some((pending.first, pending.queries.get(nth as usize)?))
@@ -275,7 +301,8 @@ impl Session {
             prompt: self.prompt - self.private,
         };
         let mut row = pool.take();
-        row.measure(logits, &self.transforms, history, query.raw_top.is_some())?;
+        let keep_raw = query.raw_top.is_some() || query.scores > 0;
+        row.measure(logits, &self.transforms, history, keep_raw)?;
         self.rows.put(position, row, pool);
         Ok(())
     }
@@ -367,6 +394,7 @@ impl Session {
             return;
         };
         self.text.push(token);
+        self.judge(at);
         self.pending = Some(Pending {
             queries: VecDeque::from([query]),
             first: at + 1,
@@ -377,11 +405,30 @@ impl Session {
 
     fn opinion(&self, position: Position, query: &Query) -> Option<Opinion> {
         let (said, raw) = self.rows.at(position)?.answer(query);
+        let wanted = position.saturating_sub(query.scores.into())..position;
+        let known = wanted.rev().map_while(|at| self.judged.get(&at).copied());
+        let mut scored: Vec<LnP> = known.collect();
+        scored.reverse();
         Some(Opinion {
             position,
             said,
             raw,
+            scored,
         })
+    }
+
+    /// What is thought of the token at this position, if the row before it is retained. What nobody can ask
+    /// about any more is forgotten.
+    fn judge(&mut self, position: Position) {
+        let token = self.text.get(self.private + position as usize).copied();
+        let row = self.rows.at(position);
+        if let (Some(token), Some(row)) = (token, row)
+            && let Some(judged) = row.untransformed(token)
+        {
+            self.judged.insert(position, judged);
+        }
+        let oldest = position.saturating_sub(SCORES_MAX.into());
+        self.judged.retain(|at, _| *at >= oldest);
     }
 
     // --- what comes from the router -------------------------------------------------------------
@@ -523,6 +570,9 @@ impl Session {
             .iter()
             .try_for_each(|query| check_query(query, bounds))?;
         self.text.extend_from_slice(tokens);
+        if !tokens.is_empty() && queries.iter().any(|query| query.scores > 0) {
+            self.judge(position);
+        }
         let len = len + tokens.len();
         let first = (len + 1 - queries.len()) as Position;
         if first == 0 {
@@ -546,18 +596,26 @@ impl Session {
         if queries.is_empty() {
             return Ok(());
         }
-        // A row asked about that is neither retained nor still to come is computed again.
-        let cached = self.cached.saturating_sub(self.private);
-        let missing = (first as usize..=cached).find(|&at| self.rows.at(at as Position).is_none());
-        if let Some(at) = missing {
-            self.cached = self.private + at - 1;
-        }
-        self.pending = Some(Pending {
+        let pending = Pending {
             queries: queries.into(),
             first,
             since: step,
             compute: Duration::ZERO,
-        });
+        };
+        // A row asked about that is neither retained nor still to come is computed again, and so is one
+        // before a token of which it is asked what is thought.
+        let cached = self.cached.saturating_sub(self.private);
+        let is_missing = |at: &usize| {
+            let position = *at as Position;
+            let is_unjudged = self.is_unjudged(self.private + at - 1);
+            position >= first && self.rows.at(position).is_none()
+                || is_unjudged && pending.wants_judged(position)
+        };
+        let oldest = (first as usize).saturating_sub(SCORES_MAX.into()).max(1);
+        if let Some(at) = (oldest..=cached).find(is_missing) {
+            self.cached = self.private + at - 1;
+        }
+        self.pending = Some(pending);
         Ok(())
     }
 
@@ -634,6 +692,7 @@ impl Session {
         self.text.truncate(at);
         self.prompt = self.prompt.min(at);
         self.cached = self.cached.min(at);
+        self.judged.retain(|at, _| *at < position);
         self.rows.keep(|row| row <= position, pool);
         Ok(())
     }
@@ -660,6 +719,9 @@ fn check_tokens(tokens: &[Token], len: usize, bounds: Bounds) -> Result<(), Expe
 
 /// Numbers that would make the list functions spin or say nothing.
 fn check_query(query: &Query, bounds: Bounds) -> Result<(), ExpertFailure> {
+    if query.scores > SCORES_MAX {
+        return refused(format!("{} tokens are to be scored at once", query.scores));
+    }
     match &query.want {
         Want::Perturbed { tau, .. } if !(*tau > 0.0 && tau.is_finite()) => {
             refused(format!("tau {tau} is not a positive number"))

@@ -9,7 +9,7 @@ use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::limits::{
     BIAS_ENTRIES_MAX, BUSY_RETRY_MS_MAX, DRAFT_TOKENS_MAX, FAILURE_TEXT_BYTES_MAX,
     GOVERNANCE_HEAD_BYTES_MAX, LIST_ENTRIES_MAX, OPINION_BYTES_MAX, PATH_MAX, PLANE_TOKENS_MAX,
-    QUESTION_BYTES_MAX, RAW_TOP_MAX, REPEAT_LAST_N_MAX, SCALARS_MAX,
+    QUESTION_BYTES_MAX, RAW_TOP_MAX, REPEAT_LAST_N_MAX, SCALARS_MAX, SCORES_MAX,
 };
 use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, Open, Opinion, Query, Raw, Said, Scope, Want,
@@ -195,11 +195,14 @@ fn query(query: v1::Query, room: &mut usize) -> Result<Query, BadFrame> {
         Some(top) if top > u32::from(RAW_TOP_MAX) => return Err(BadFrame::Range("raw_top")),
         top => top.map(|top| top as u8),
     };
+    let scores = u16::try_from(query.scores).ok();
+    let scores = scores.filter(|scores| *scores <= SCORES_MAX);
     Ok(Query {
         want,
         mask: mask.transpose()?.map(Arc::new),
         untruncated: query.untruncated,
         raw_top,
+        scores: scores.ok_or(BadFrame::Range("scores"))?,
     })
 }
 
@@ -263,6 +266,7 @@ fn opinion(opinion: v1::Opinion, vocab: u32) -> Result<Opinion, BadFrame> {
         position: opinion.position,
         said,
         raw,
+        scored: pack::unpack_values("scores", &opinion.scored, SCORES_MAX.into())?,
     })
 }
 

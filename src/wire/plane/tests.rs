@@ -75,6 +75,7 @@ fn listed(entries: Vec<Entry>, bound: f64) -> Opinion {
         position: 300,
         said: Said::List(List { entries, bound }),
         raw: None,
+        scored: Vec::new(),
     }
 }
 
@@ -272,6 +273,7 @@ fn the_fullest_opinion_fits_and_a_fuller_one_is_not_sent() {
     };
     let mut full = listed(entries, 0.123_456_789);
     full.raw = Some(raw(256));
+    full.scored = vec![LnP::from_wire(20_000); SCORES_MAX.into()];
     let frame = framed(&opinions(vec![full.clone(); DRAFT_TOKENS_MAX]));
     assert!(frame.len() / DRAFT_TOKENS_MAX <= OPINION_BYTES_MAX);
     let got = answer(body(&frame), HERE, 1 << 21).unwrap();
@@ -284,6 +286,7 @@ fn the_fullest_opinion_fits_and_a_fuller_one_is_not_sent() {
         position: u32::MAX,
         said: Said::Scalars(vec![LnP::from_wire(20_000); count]),
         raw: Some(raw(count)),
+        scored: Vec::new(),
     };
     let frame = framed(&opinions(vec![scalars(SCALARS_MAX)]));
     assert!(answer(body(&frame), HERE, 1 << 21).is_ok());
@@ -378,6 +381,7 @@ fn a_perturbed_opinion_takes_64_bytes_on_average() {
                 position: 500 + row,
                 said,
                 raw,
+                scored: Vec::new(),
             };
             let event = ExpertEvent::Opinions {
                 session: HERE,
@@ -412,13 +416,14 @@ fn any_query() -> impl Strategy<Value = Query> {
         (0.001..=1.0, 1..=LIST_ENTRIES_MAX).prop_map(|(mass, max)| Want::Plain { mass, max }),
         prop::collection::vec(any::<Token>(), 0..=SCALARS_MAX).prop_map(Want::Scalars),
     ];
-    let raw_top = prop::option::of(0..=RAW_TOP_MAX);
-    (want, prop::option::of(any_mask()), any::<bool>(), raw_top).prop_map(
-        |(want, mask, untruncated, raw_top)| Query {
+    let rest = (prop::option::of(0..=RAW_TOP_MAX), 0..=SCORES_MAX);
+    (want, prop::option::of(any_mask()), any::<bool>(), rest).prop_map(
+        |(want, mask, untruncated, (raw_top, scores))| Query {
             want,
             mask,
             untruncated,
             raw_top,
+            scores,
         },
     )
 }
@@ -485,7 +490,12 @@ fn any_opinion() -> impl Strategy<Value = Opinion> {
     });
     let said = prop_oneof![list, any_values(SCALARS_MAX).prop_map(Said::Scalars)];
     let top = prop::collection::vec((0..VOCAB, any::<u16>()), 0..=usize::from(RAW_TOP_MAX));
-    (any::<u32>(), said, prop::option::of(top)).prop_map(|(position, said, top)| {
+    let scored = any_values(SCORES_MAX.into());
+    let rest = (prop::option::of(top), scored);
+    (any::<u32>(), said, rest).prop_map(|(position, said, (top, mut scored))| {
+        if matches!(said, Said::Scalars(_)) {
+            scored.truncate(2); // second answers have room for no more
+        }
         let count = match &said {
             Said::List(list) => list.entries.len(),
             Said::Scalars(values) => values.len(),
@@ -501,6 +511,7 @@ fn any_opinion() -> impl Strategy<Value = Opinion> {
             position,
             said,
             raw,
+            scored,
         }
     })
 }

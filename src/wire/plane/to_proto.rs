@@ -119,6 +119,7 @@ fn query(query: &Query) -> v1::Query {
         mask: query.mask.as_deref().map(pack::mask),
         untruncated: query.untruncated,
         raw_top: query.raw_top.map(u32::from),
+        scores: query.scores.into(),
     }
 }
 
@@ -162,6 +163,7 @@ fn opinion(opinion: &Opinion) -> Result<v1::Opinion, CannotSay> {
         said: Some(said),
         raw_of_said: raw.map(|raw| pack::values(&raw.of_said)),
         raw_top: raw.map_or_else(Vec::new, |raw| pack::entries(&raw.top)),
+        scored: pack::values(&opinion.scored),
     };
     fits("an opinion", out.encoded_len(), OPINION_BYTES_MAX)?;
     Ok(out)

@@ -109,6 +109,7 @@ fn a_liar_behind_it_costs_its_part_and_the_last_one_costs_the_session() {
             position: 2,
             said,
             raw: None,
+            scored: Vec::new(),
         }];
         Input::FromExpert(FromExpert {
             expert,
