@@ -463,6 +463,9 @@ pub(super) struct Eval {
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     #[arg(default_value = "research/experts/docs")]
     pub(super) docs: PathBuf,
+    /// Only these sub-folders
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    pub(super) domains: Vec<String>,
     /// A file of [[expert]] tables as in the settings; the first one is the base [default: those of
     /// the settings]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
@@ -479,6 +482,12 @@ pub(super) struct Eval {
     /// Fewer documents: minutes instead of an hour
     #[arg(long)]
     pub(super) quick: bool,
+    /// Documents that change domain [default: 128; 12 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) mixed: Option<u16>,
+    /// Documents of each domain [default: 24; 2 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) pure: Option<u16>,
     /// Draw it: an SVG file
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) plot: Option<PathBuf>,

@@ -21,7 +21,7 @@ mod with_llama {
     use crate::app::App;
     use crate::cli::term;
     use crate::config::ExpertSettings;
-    use crate::eval::{self, EvalError, Options, Report, Source};
+    use crate::eval::{self, Amounts, EvalError, Options, Report, Source};
     use crate::expert::EventSender;
     use crate::expert::llama::{LoadRequest, load};
     use crate::node::{Audience, Library};
@@ -59,6 +59,8 @@ mod with_llama {
         let source = |name: &String| source(&app.library, name, args.profiles.as_deref());
         let options = Options {
             docs: args.docs.clone(),
+            domains: args.domains.clone(),
+            amounts: amounts(args),
             experts: experts.iter().map(source).collect::<Outcome<_>>()?,
             against: args.against.as_ref().map(source).transpose()?,
             seed: args.seed,
@@ -78,6 +80,17 @@ mod with_llama {
             return term::json(&report);
         }
         show(&report)
+    }
+
+    fn amounts(args: &Eval) -> Amounts {
+        let usual = match args.quick {
+            true => Amounts::QUICK,
+            false => Amounts::WHOLE,
+        };
+        Amounts {
+            mixed: args.mixed.map_or(usual.mixed, usize::from),
+            pure_per_domain: args.pure.map_or(usual.pure_per_domain, usize::from),
+        }
     }
 
     /// Those of the list, in its order, without the one outside; else the default model alone.
@@ -174,7 +187,7 @@ mod with_llama {
     fn failure(error: EvalError) -> Failure {
         let kind = match &error {
             EvalError::Read { .. } | EvalError::Keep { .. } => Kind::Config,
-            EvalError::NoDocuments { .. } => Kind::NotFound,
+            EvalError::NoDocuments { .. } | EvalError::NoDomain { .. } => Kind::NotFound,
             EvalError::Panel(_) => Kind::Usage,
             EvalError::Expert { .. } => Kind::Failed,
         };
@@ -224,6 +237,17 @@ mod with_llama {
                 ))?;
             }
         }
+        let yes =
+            |is: Option<bool>| is.map_or("nothing to say", |is| if is { "yes" } else { "no" });
+        let verdict = &report.verdict;
+        term::line(format!(
+            "mixing pays where text changes domain: {}; costs nothing where it does not: {}; {} experts are enough: {}; default: {}",
+            yes(verdict.mixed_pays),
+            yes(verdict.pure_free),
+            report.k,
+            yes(verdict.few_suffice),
+            verdict.default.unwrap_or("as it is")
+        ))?;
         term::line(format!(
             "experts differ by {:.3} ({:.3} to {:.3}); drafts accepted {:.3} (base), {:.3} (heaviest); promises broken: {}",
             report.tv.mean,
