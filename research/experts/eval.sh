@@ -6,6 +6,7 @@ here=$(dirname "$0")
 quorate=${QUORATE:-quorate}
 panel=german,python,french,rust,sql,arithmetic,manpages
 for name in $(echo "$panel" | tr , ' ') pooled; do
-    "$quorate" adapter add "$name" "$here/adapters/$name" --base smollm2:135m >&2
+    "$quorate" adapter list | grep -q "^$name " ||
+        "$quorate" adapter add "$name" "$here/adapters/$name" --base smollm2:135m >&2
 done
 exec "$quorate" eval --docs "$here/docs" --domains "$panel" --experts "$here/experts.toml" --against pooled "$@"

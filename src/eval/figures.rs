@@ -273,6 +273,22 @@ struct Sample<'a> {
     resamples: &'a [Vec<usize>],
 }
 
+/// Where the middle 95 % of these are.
+fn middle(samples: &mut [f64]) -> [f64; 2] {
+    samples.sort_by(f64::total_cmp);
+    let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
+/// The mean of some numbers, with its bootstrap interval.
+pub(super) fn interval(all: &[f64], mut draws: Draws) -> (f64, [f64; 2]) {
+    let count = all.len();
+    let mean = |sum: f64| sum / count.max(1) as f64;
+    let mut sample = || mean((0..count).map(|_| all[draws.below(count)]).sum());
+    let mut samples: Vec<f64> = (0..RESAMPLES).map(|_| sample()).collect();
+    (mean(all.iter().sum()), middle(&mut samples))
+}
+
 impl Sample<'_> {
     /// Nats a token over these documents, with its interval.
     fn loss(&self, nats: &[f64]) -> (f64, [f64; 2]) {
@@ -290,9 +306,7 @@ impl Sample<'_> {
             .iter()
             .map(|picks| of(&mut picks.iter().map(|&at| self.documents[at])))
             .collect();
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
-        (all, [at(0.025), at(0.975)])
+        (all, middle(&mut samples))
     }
 
     fn ratio(&self, ours: &[f64], theirs: &[f64]) -> Gain {

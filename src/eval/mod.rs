@@ -13,11 +13,13 @@ mod plot;
 mod replay;
 mod report;
 mod scores;
+mod text;
 mod verdict;
 
 pub use documents::{Amounts, Skipped, Why};
 pub use plot::svg;
 pub use report::{Gain, Report, Row};
+pub use text::{TextOptions, TextReport, eval_text};
 pub use verdict::Verdict;
 
 use crate::expert::{EventSender, Expert, TokenizeError};
@@ -76,6 +78,8 @@ pub enum EvalError {
     NoDocuments { path: PathBuf, skipped: usize },
     #[error("{} has no sub-folder '{domain}'", path.display())]
     NoDomain { path: PathBuf, domain: String },
+    #[error("the tasks name programs that look at answers")]
+    Programs,
     #[error("{0}")]
     Panel(String),
     #[error("expert '{name}': {why}")]
@@ -97,7 +101,7 @@ struct Panel {
 
 /// Evaluates. Takes minutes to hours, once; blocks.
 pub fn eval(options: &Options) -> Result<Report> {
-    check(options)?;
+    check(&options.experts)?;
     let shelf = Shelf::new(&options.shelf);
     let texts = read(options)?;
     let (folder, documents, gate) = (texts.folder, texts.documents, texts.gate);
@@ -140,8 +144,8 @@ pub fn eval(options: &Options) -> Result<Report> {
     Ok(report::report(&panel, folder, options, figures, apart))
 }
 
-fn check(options: &Options) -> Result<()> {
-    let count = options.experts.len();
+fn check(experts: &[Source]) -> Result<()> {
+    let count = experts.len();
     if count == 0 || count > TEAM_MAX {
         let why = format!("a panel has 1 to {TEAM_MAX} experts, not {count}");
         return Err(EvalError::Panel(why));
