@@ -63,7 +63,7 @@ fn who_is_right_is_counted() {
         report
             .answers
             .iter()
-            .all(|a| !a.right && (1..=6).contains(&a.tokens))
+            .all(|a| !a.right && a.tokens <= 6)
     );
     assert_eq!(report.answers.len(), 2 * 5);
     let said = |task: &str, who: &str| {
