@@ -171,6 +171,11 @@ pub const EVAL_FILES_MAX: usize = 4096;
 pub const EVAL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Folders in folders of texts.
 pub const EVAL_DEPTH_MAX: usize = 16;
+/// Tasks of a file, and its bytes: each is answered by every expert.
+pub const EVAL_TASKS_MAX: usize = 1024;
+pub const EVAL_TASKS_BYTES_MAX: u64 = 4 << 20;
+/// Tokens of an answer that is judged.
+pub const EVAL_ANSWER_TOKENS_MAX: u32 = 256;
 
 // --- the token plane -----------------------------------------------------------------------------
 
