@@ -9,7 +9,7 @@ use quorate_core::law::{Law, ListLaw, Transforms};
 use quorate_core::opinion::{ExpertOp, FromExpert, Scope};
 use quorate_core::seeded::Secret;
 use quorate_core::team::{Plan, Schedule};
-use quorate_core::weights::{Rule, Strategy};
+use quorate_core::weights::{Strategy, Weighing};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +76,14 @@ impl Crew {
         let prompt = tokenize(&**base, &task.prompt).map_err(|e| wrong(e.to_string()))?;
         let prompt: Vec<Token> = base.facts().bos.into_iter().chain(prompt).collect();
         let vocab = base.facts().vocab.clone();
-        let spec = self.spec(task, prompt).map_err(wrong)?;
+        let mut spec = self.spec(task, prompt).map_err(wrong)?;
+        if let Who::Together(strategy) = who {
+            let weighing = Weighing {
+                strategy,
+                ..Weighing::default()
+            };
+            spec.law = spec.law.weighed(weighing);
+        }
         let machine = Generate::new(spec, vocab, self.plan(who), 0, Micros(0));
         let machine = machine.map_err(|error| wrong(error.to_string()))?;
         self.decide(machine).map_err(wrong)
@@ -110,14 +117,7 @@ impl Crew {
         let equal: Vec<(ExpertId, f64)> = self.ids.iter().map(|id| (*id, weight)).collect();
         match who {
             Who::Alone(nth) => Plan::fixed(&[(self.ids[nth], 1.0)]),
-            Who::Together(Strategy::Uniform) => Plan::fixed(&equal),
-            Who::Together(strategy) => Plan {
-                rule: Some(Rule {
-                    strategy,
-                    ..Rule::default()
-                }),
-                ..Plan::fixed(&equal)
-            },
+            Who::Together(_) => Plan::fixed(&equal),
         }
     }
 
