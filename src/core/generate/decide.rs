@@ -28,7 +28,8 @@ impl Generate {
             }
             self.take_early(now, out);
             let (position, here) = (opinion.position, self.position());
-            if position > here {
+            let is_early = position == here && matches!(self.state, State::Unread(..));
+            if position > here || is_early {
                 if let Some(costs) = self.answered(i, position, costs, now, out) {
                     self.ahead.keep(i, opinion, costs);
                 }
@@ -137,7 +138,7 @@ impl Generate {
             (State::Asking(_) | State::Contending(..), _) => {
                 return Err("an expert answered another question".into());
             }
-            (State::Masking | State::Done, _) => return Ok(()),
+            (State::Masking | State::Unread(..) | State::Done, _) => return Ok(()),
         }
         self.log
             .heard(self.asked_again, self.team.members[i].expert, &opinion.said);
@@ -223,7 +224,7 @@ impl Generate {
                 let Some(said) = said else { return };
                 aggregate::seeded_exact(key, contenders, &said)
             }
-            State::Masking | State::Done => return,
+            State::Masking | State::Unread(..) | State::Done => return,
         };
         match verdict {
             Verdict::Wait => self.set.clear(),
