@@ -55,6 +55,14 @@ pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
 pub const GIVE_UP_US: u64 = 30_000_000;
 /// Experts that a node knows: a mesh of 280 nodes with three each.
 pub const ROSTER_MAX: usize = 1024;
+/// Tokens that a client was told and has not read: then nothing more is decided or guessed for it until it has.
+/// A quick expert writes them in some seconds, so that who reads in bursts does not slow it down.
+pub const UNREAD_TOKENS_MAX: u32 = 256;
+/// Tokens of which a client's reading is told in one message.
+pub const READ_TOKENS: u32 = 16;
+/// A client that reads nothing for so long is cut off: it holds a place, and experts elsewhere forget a session
+/// that says nothing for longer.
+pub const UNREAD_US_MAX: u64 = 100_000_000;
 /// Tokens guessed ahead of the decision: at nine right guesses in ten, one in a hundred reaches further.
 pub const GUESSES_MAX: usize = 48;
 /// Tokens that must stand in the text a second time before what followed them is guessed again.
@@ -531,6 +539,11 @@ const _: () = {
         GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
         "who guesses ahead is no flood, also when a link stood still"
     );
+    assert!(
+        UNREAD_US_MAX + 10_000_000 < GUEST_IDLE_US_MAX,
+        "the experts are still there when a slow client has read"
+    );
+    assert!(READ_TOKENS < UNREAD_TOKENS_MAX);
     assert!(
         GUEST_EVENTS_MAX > GUESSES_MAX + 1,
         "nor is what is said about it"

@@ -75,6 +75,11 @@ pub enum Input {
     Cancel {
         session: SessionId,
     },
+    /// The client has read so many more tokens.
+    Read {
+        session: SessionId,
+        tokens: u32,
+    },
     /// An expert's mailbox was full, or the expert is gone.
     SendFailed {
         session: SessionId,
@@ -307,6 +312,9 @@ impl Node {
             Input::Cancel { session } => {
                 self.waiting.retain(|w| w.request.spec.session != session);
                 self.step(now, session, SessionInput::Cancel, out);
+            }
+            Input::Read { session, tokens } => {
+                self.step(now, session, SessionInput::Read(tokens), out)
             }
             Input::Rights(rights) => self.on_rights(now, rights, out),
         }

@@ -108,6 +108,7 @@ impl Crew {
             grammar: false,
             context: contexts.min().unwrap_or(0),
             guessing: Guessing::Never,
+            paced: false,
             notes: Notes::default(),
         })
     }
