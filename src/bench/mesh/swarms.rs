@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// They are started one after the other: each costs dozens of key exchanges.
-const BETWEEN_STARTS: Duration = Duration::from_millis(250);
+const BETWEEN_STARTS: Duration = Duration::from_millis(400);
 /// All know all within this.
 const MEETING_MAX: Duration = Duration::from_secs(300);
 /// Meshes of gossip are trimmed, and what the start has moved is at rest.

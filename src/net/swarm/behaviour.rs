@@ -82,8 +82,10 @@ pub(super) struct Wishes<'a> {
     pub(super) memory: Option<&'a Arc<Meter>>,
 }
 
+/// It is in every message, and need not tell all meshes apart: only members of one hear each other.
 pub(super) fn topic(network: NetworkId) -> gossipsub::IdentTopic {
-    gossipsub::IdentTopic::new(format!("quorate/{network}/adverts"))
+    let name = network.to_string();
+    gossipsub::IdentTopic::new(format!("adverts/{name:.8}"))
 }
 
 /// The whole stack of transports has no name that can be written.
@@ -262,6 +264,7 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
         .mesh_n_low(3)
         .mesh_n_high(6)
         .gossip_lazy(3)
+        .history_gossip(1)
         .gossip_factor(0.0)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .build()

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1_000);
 const LAST_PAUSE: Duration = Duration::from_millis(REDIAL_MS_MAX);
+/// By then the first neighbours have told who is there.
+const FIRST_LOOKUP: Duration = Duration::from_secs(10);
 const WANTED_FOR: Duration = Duration::from_millis(SWARM_WANTED_MS);
 
 struct Pace {
@@ -69,7 +71,7 @@ impl Dials {
             relays: BTreeMap::new(),
             strangers: BTreeMap::new(),
             wanted: BTreeMap::new(),
-            next_lookup: now,
+            next_lookup: now + FIRST_LOOKUP,
         }
     }
 

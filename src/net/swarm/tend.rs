@@ -22,6 +22,8 @@ const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// Between two ticks; answers that came meanwhile are looked at before anybody is given up.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
+/// Where there is room for more links.
+const DIALS_OF_A_TICK: usize = 2;
 /// A few tests of AutoNAT: the first one may have tried an address that nobody listens at.
 const HIDDEN_FOR: Duration = Duration::from_secs(15);
 
@@ -102,7 +104,9 @@ impl Task {
 
     fn dial_members(&mut self, now: Instant) {
         let linked = self.links.peers.values().filter(|peer| peer.is_open());
-        let mut room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        // What is dialled now counts when it stands: not all at once, or it would be too many.
+        let room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        let mut room = room.min(DIALS_OF_A_TICK);
         let mut dials = SWARM_DIALS_MAX.saturating_sub(self.dialling);
         let up = self.moment().up;
         let members = std::mem::take(&mut self.order);
