@@ -40,13 +40,16 @@ impl Audit {
 
     pub(super) fn open_on(disk: Disk, network: NetworkId) -> Result<Audit, DiskError> {
         let slots = read_slots(&disk)?;
-        let readable = |bytes: &Vec<u8>| Some((AuditPart::read(bytes).ok()?.0, bytes.len()));
-        let parts = slots.iter().flatten().filter_map(readable);
-        let newest = parts.map(|(part, _)| part).max_by_key(|part| part.number);
-        let Some(part) = newest else {
-            // Nothing yet, or nothing that can be read.
+        let in_place = |(at, slot): (usize, &Option<Vec<u8>>)| {
+            let (part, _) = AuditPart::read(slot.as_ref()?).ok()?;
+            (slot_of(part.number) == at).then_some(part)
+        };
+        let parts = slots.iter().enumerate().filter_map(in_place);
+        let Some(part) = parts.max_by_key(|part| part.number) else {
+            // Nothing yet, or nothing that can be read: that stays where it is, if there is room.
+            let free = slots.iter().position(Option::is_none).unwrap_or(0);
             let is_lost = slots.iter().any(Option::is_some);
-            return Audit::anew(disk, network, 0, is_lost);
+            return Audit::anew(disk, network, free as u64, is_lost);
         };
         let slot = slots[slot_of(part.number)].as_deref().unwrap_or_default();
         let whole = AuditPart::read(slot)
@@ -55,7 +58,7 @@ impl Audit {
         let len = AUDIT_HEAD_BYTES as u64 + whole.len - part.start.len;
         let rest = &slot[len as usize..];
         if part.network != network || (!rest.is_empty() && !is_torn_line(rest)) {
-            return Audit::anew(disk, network, part.number + 1, true);
+            return Audit::anew(disk, network, part.number.saturating_add(1), true);
         }
         if !rest.is_empty() {
             disk.cut(&name(part.number), len)?;
@@ -144,7 +147,7 @@ impl Audit {
     /// The next part takes the place of the oldest.
     fn turn(&mut self) -> Result<(), DiskError> {
         let next = AuditPart {
-            number: self.part.number + 1,
+            number: self.part.number.saturating_add(1),
             start: self.end,
             ..self.part
         };

@@ -2,11 +2,11 @@
 //! bounded size of which the oldest go. A line says nothing about what a session was about.
 //!
 //! ```text
-//! part      "quorate audit v1\0", network 32, number 8, where it starts in the chain (length 8, hash 32), frames
+//! part      "quorate audit v1\0", network 32, number 8, where it starts in the chain (length 8, hash 32), hash of all that 32, frames
 //! export    "quorate audit export v1\0", network 32, node 32, start 40, end 40, frames, the node's signature 64
 //! ```
 
-use super::codec::{Author, Malformed, Reader, Writer, is_signed};
+use super::codec::{Author, Malformed, Reader, Writer, hash, is_signed};
 use super::journal::{End, Purpose, Scan};
 use crate::ids::NetworkId;
 use crate::limits::{AUDIT_EXPORT_BYTES_MAX, AUDIT_PART_BYTES_MAX, AUDIT_REASON_BYTES_MAX};
@@ -14,7 +14,7 @@ use crate::limits::{AUDIT_EXPORT_BYTES_MAX, AUDIT_PART_BYTES_MAX, AUDIT_REASON_B
 const PART_TAG: &[u8] = b"quorate audit v1\0";
 const EXPORT_TAG: &[u8] = b"quorate audit export v1\0";
 /// Of a part, before its frames.
-pub const AUDIT_HEAD_BYTES: usize = PART_TAG.len() + 32 + 8 + 40;
+pub const AUDIT_HEAD_BYTES: usize = PART_TAG.len() + 32 + 8 + 40 + 32;
 
 /// Bytes of a chain, with those that went: more than any node writes in its life.
 const LENGTH_MAX: u64 = 1 << 60;
@@ -161,6 +161,8 @@ impl AuditPart {
         let mut out = Writer::default();
         out.raw(PART_TAG).raw(&self.network.0).u64(self.number);
         write_end(&mut out, self.start);
+        let sum = hash("quorate 2026 audit part", &out.0);
+        out.raw(&sum);
         out.0
     }
 
@@ -173,6 +175,10 @@ impl AuditPart {
             number: read.u64()?,
             start: read_end(&mut read)?,
         };
+        read.array::<32>()?;
+        if !bytes.starts_with(&part.encode()) {
+            return Err(Malformed::NotCanonical);
+        }
         let scan = Scan::of(read.0, part.start);
         Ok((part, scan))
     }
@@ -238,7 +244,7 @@ impl Trail {
             if part.network != all.network {
                 return Err(BadTrail::OtherMesh);
             }
-            if part.start != all.end || (at > 0 && part.number != last + 1) {
+            if part.start != all.end || (at > 0 && part.number.checked_sub(1) != Some(last)) {
                 return Err(BadTrail::Broken(part.number));
             }
             last = part.number;

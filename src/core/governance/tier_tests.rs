@@ -50,7 +50,7 @@ fn model_output_that_names_a_halt_key_a_threshold_or_a_tier_has_no_key_to_set() 
     }
     // And an action of a stream has no words in it: the tier comes from keys and numbers alone.
     let config = MeshConfig::default();
-    let patch = patch(&[(Key::ListEntriesMax, 64)]);
+    let patch = patch(&[(Key::ListEntriesMax, 250)]);
     let tier = tier(&Action::ConfigPatch(patch), &config, &Lately::new());
     assert_eq!(tier, Ok(Tier::DeployMajor));
 }
