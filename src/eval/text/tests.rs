@@ -59,12 +59,7 @@ fn who_is_right_is_counted() {
     let first = task("one", "x", "Hello", wrong) + &task("two", "y", "World", wrong);
     let report = eval_text(&options(home.path(), &first, &loads)).unwrap();
     assert_eq!(loads.swap(0, Ordering::SeqCst), 3);
-    assert!(
-        report
-            .answers
-            .iter()
-            .all(|a| !a.right && a.tokens <= 6)
-    );
+    assert!(report.answers.iter().all(|a| !a.right && a.tokens <= 6));
     assert_eq!(report.answers.len(), 2 * 5);
     let said = |task: &str, who: &str| {
         let text = &text_of(&report, task, who).text;
