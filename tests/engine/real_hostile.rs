@@ -90,6 +90,7 @@ fn numbers_that_are_no_numbers() {
             mask: None,
             untruncated: false,
             raw_top: None,
+            scores: 0,
         };
         let (tokens, queries) = (vec![], vec![query]);
         rig.submit(ExpertOp::Draft {
@@ -119,6 +120,7 @@ fn numbers_that_are_no_numbers() {
             mask: None,
             untruncated: false,
             raw_top: Some(255),
+            scores: 0,
         };
         let (tokens, queries) = (vec![], vec![query]);
         rig.submit(ExpertOp::Draft {

@@ -161,6 +161,7 @@ fn a_second_question_is_answered_from_the_same_row() {
         mask: None,
         untruncated: false,
         raw_top: None,
+        scores: 0,
     };
     rig.submit(ExpertOp::Ask {
         session,
@@ -342,6 +343,7 @@ fn scores_are_the_opinions_about_the_given_tokens() {
         mask: None,
         untruncated: false,
         raw_top: None,
+        scores: 0,
     };
     let (tokens, queries, position) = (vec![], vec![query], at as u32);
     rig.submit(ExpertOp::Draft {

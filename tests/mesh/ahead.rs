@@ -9,7 +9,6 @@ const AHEAD: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
     guessing: Guessing::Stream,
-    weights: quorate_core::weights::Strategy::Uniform,
 };
 
 /// Everybody but the first is this far away.
@@ -82,7 +81,6 @@ async fn experts_that_take_turns_are_led_over_the_plane() {
         sets: Sets::Turns { sigma_ppm: 100_000 },
         k_max: None,
         guessing,
-        weights: quorate_core::weights::Strategy::Uniform,
     };
     let plain = ask(&machines[0], turns(Guessing::Never), 60, |_| ()).await;
     let ahead = ask(&machines[0], turns(Guessing::Stream), 60, |_| ()).await;

@@ -266,7 +266,6 @@ const MESH: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
     guessing: Guessing::Never,
-    weights: quorate_core::weights::Strategy::Uniform,
 };
 
 fn set(told: &Told, at: usize) -> BTreeSet<ExpertId> {
@@ -295,7 +294,6 @@ async fn four_nodes_decide_every_token_together() {
         sets: Sets::A,
         k_max: Some(2),
         guessing: Guessing::Never,
-        weights: quorate_core::weights::Strategy::Uniform,
     };
     let two = ask(&machines[0], two, 10, |_| ()).await;
     assert_eq!(set(&two, 0).len(), 2);

@@ -36,7 +36,6 @@ pub(super) const MESH: Asked = Asked::Mesh {
     sets: Sets::A,
     k_max: None,
     guessing: Guessing::Never,
-    weights: quorate_core::weights::Strategy::Uniform,
 };
 /// To a stub, any prompt is a prompt.
 pub(super) const PROMPT: [Token; 3] = [104, 105, 33];

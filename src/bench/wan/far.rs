@@ -17,7 +17,6 @@ use quorate_core::ids::ExpertId;
 use quorate_core::link::Link;
 use quorate_core::team::Sets;
 use quorate_core::vocab::Vocab;
-use quorate_core::weights::Strategy;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -134,7 +133,6 @@ impl Far {
             sets: Sets::A,
             k_max: None,
             guessing: mode.guessing(),
-            weights: Strategy::Uniform,
         };
         let (before, begun) = (self.bytes(), cpu_time());
         let client = &self.asker.client;

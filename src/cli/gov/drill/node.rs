@@ -21,7 +21,6 @@ use quorate_core::host::Allow;
 use quorate_core::law::{Law, Transforms};
 use quorate_core::residency::KeepAlive;
 use quorate_core::team::Sets;
-use quorate_core::weights::Strategy;
 use serde_json::json;
 use std::io::BufRead;
 use std::sync::Arc;
@@ -205,7 +204,6 @@ async fn begin(
             sets: Sets::A,
             k_max: Some(1),
             guessing: Guessing::Never,
-            weights: Strategy::Uniform,
         },
         notes: Notes::default(),
     };
