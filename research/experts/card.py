@@ -7,12 +7,13 @@ import hashlib
 import json
 import sys
 
-from places import ADAPTERS, RUNS, sources
+from places import ADAPTERS, RUNS, domains_of, sources
 
 
 def packages(domain, split):
-    wanted = [s for s in sources() if s["domain"] == domain and s["split"] == split]
-    return ", ".join(f"{s['package']} {s['version']} ({s['licence']})" for s in wanted) or "arithmetic.py, seeded"
+    wanted = [s for s in sources() if s["domain"] in domains_of(domain) and s["split"] == split]
+    made = ["arithmetic.py, seeded"] if "arithmetic" in domains_of(domain) else []
+    return ", ".join([f"{s['package']} {s['version']} ({s['licence']})" for s in wanted] + made)
 
 
 def card(name):

@@ -14,6 +14,13 @@ DOCS = HERE / "docs"
 SOURCES = HERE / "sources.json"
 
 DOMAINS = ["german", "python", "french", "rust", "sql", "arithmetic", "manpages", "ops"]
+# The domains of research/mixing.md. One adapter more, POOLED, is trained on all of them together.
+PANEL = DOMAINS[:7]
+POOLED = "pooled"
+
+
+def domains_of(expert):
+    return PANEL if expert == POOLED else [expert]
 
 
 def sources():

@@ -6,6 +6,7 @@ use crate::expert::TokenizeError;
 use crate::grammar::GrammarError;
 use crate::wish::{Fault, Invalid};
 use quorate_core::chat::ChatError;
+use quorate_core::governance::{Miscast, Refusal};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
@@ -39,6 +40,8 @@ pub enum Kind {
     ModelLoadFailed,
     Busy,
     MeshHalted,
+    /// A signed entry does nothing that its bringer wanted.
+    Miscast(Miscast),
     ShuttingDown,
     DeadlineExceeded,
     /// Every expert asked has failed; alone, that is one.
@@ -102,11 +105,26 @@ impl Kind {
             Kind::ModelLoadFailed => "model_load_failed",
             Kind::Busy => "busy",
             Kind::MeshHalted => "mesh_halted",
+            Kind::Miscast(why) => miscast(why),
             Kind::ShuttingDown => "shutting_down",
             Kind::DeadlineExceeded => "deadline_exceeded",
             Kind::GenerationFailed => "generation_failed",
             Kind::Internal => "internal_error",
         }
+    }
+}
+
+fn miscast(why: Miscast) -> &'static str {
+    match why {
+        Miscast::Other(_) => "not_meant",
+        Miscast::Refused(Refusal::OtherMesh) => "other_mesh",
+        Miscast::Refused(Refusal::Stranger) => "not_a_participant",
+        Miscast::Refused(Refusal::Full) => "author_full",
+        Miscast::Gap => "feed_gap",
+        Miscast::Unknown => "proposal_unknown",
+        Miscast::Fault => "key_at_fault",
+        Miscast::NoVoice => "no_voice",
+        Miscast::Elsewhere => "signed_for_another_state",
     }
 }
 

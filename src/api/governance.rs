@@ -11,7 +11,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
-use quorate_core::governance::{Halt, Parcel, Record, Standing};
+use quorate_core::governance::{Entry, Halt, Meant, Parcel, Record, Stage, Standing, Tally};
 use serde_json::{Value, json};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -46,6 +46,31 @@ impl Governance for Service {
     ) -> Result<Response<v1::SubmitRecordsResponse>, Status> {
         let brought = bring(&self.state, records(&request.into_inner().parcel)?).await?;
         Ok(Response::new(proto(&brought)))
+    }
+
+    async fn propose(
+        &self,
+        request: Request<v1::ProposeRequest>,
+    ) -> Result<Response<v1::CastResponse>, Status> {
+        let v1::ProposeRequest { entry, vote } = request.into_inner();
+        let vote = Some(vote).filter(|vote| !vote.is_empty());
+        cast(&self.state, Meant::Proposal, &entry, vote.as_deref()).await
+    }
+
+    async fn cast_vote(
+        &self,
+        request: Request<v1::CastVoteRequest>,
+    ) -> Result<Response<v1::CastResponse>, Status> {
+        cast(&self.state, Meant::Vote, &request.into_inner().entry, None).await
+    }
+
+    async fn resume(
+        &self,
+        request: Request<v1::ResumeRequest>,
+    ) -> Result<Response<v1::CastResponse>, Status> {
+        let v1::ResumeRequest { entry, vote } = request.into_inner();
+        let vote = Some(vote).filter(|vote| !vote.is_empty());
+        cast(&self.state, Meant::Resume, &entry, vote.as_deref()).await
     }
 
     async fn get_governance(
@@ -131,12 +156,61 @@ fn records(parcel: &[u8]) -> Result<Vec<Record>, ApiError> {
     Ok(parcel.records)
 }
 
+/// An entry, and a vote after it.
+async fn cast(
+    state: &ApiState,
+    meant: Meant,
+    entry: &[u8],
+    vote: Option<&[u8]>,
+) -> Result<Response<v1::CastResponse>, Status> {
+    let mut entries = vec![(meant, signed("entry", entry)?)];
+    if let Some(vote) = vote {
+        entries.push((Meant::Vote, signed("vote", vote)?));
+    }
+    let cast = state.mesh.cast(entries).await.ok_or_else(mesh::no_mesh)?;
+    let came = cast.map_err(not_kept)?;
+    let came = came.map_err(|why| ApiError::new(Kind::Miscast(why), why.to_string()))?;
+    Ok(Response::new(v1::CastResponse {
+        entries: came.iter().map(|cast| cast.entry.0.to_vec()).collect(),
+        new: came.iter().filter(|cast| cast.is_new).count() as u32,
+        ..came
+            .last()
+            .and_then(|cast| cast.about)
+            .map_or_else(v1::CastResponse::default, tally)
+    }))
+}
+
+fn signed(param: &str, entry: &[u8]) -> Result<Entry, ApiError> {
+    Entry::decode(entry).map_err(|error| {
+        let message = format!("this is no signed entry: {error}");
+        ApiError::about(param, Kind::InvalidValue, message)
+    })
+}
+
+fn tally(tally: Tally) -> v1::CastResponse {
+    let stage = match tally.stage {
+        Stage::Open => v1::cast_response::Stage::Open,
+        Stage::Accepted => v1::cast_response::Stage::Accepted,
+        Stage::PassedOver => v1::cast_response::Stage::PassedOver,
+        Stage::Ahead => v1::cast_response::Stage::Ahead,
+    };
+    v1::CastResponse {
+        proposal: tally.proposal.0.to_vec(),
+        stage: stage.into(),
+        yes: tally.yes as u32,
+        needed: tally.needed as u32,
+        ..v1::CastResponse::default()
+    }
+}
+
+fn not_kept(why: String) -> ApiError {
+    let message = format!("taken and passed on, but not written down here: {why}");
+    ApiError::new(Kind::Internal, message)
+}
+
 async fn bring(state: &ApiState, records: Vec<Record>) -> Result<Brought, ApiError> {
     let brought = state.mesh.bring(records).await.ok_or_else(mesh::no_mesh)?;
-    brought.map_err(|why| {
-        let message = format!("taken and passed on, but not written down here: {why}");
-        ApiError::new(Kind::Internal, message)
-    })
+    brought.map_err(not_kept)
 }
 
 fn proto(brought: &Brought) -> v1::SubmitRecordsResponse {

@@ -13,6 +13,7 @@ use axum::extract::{Request as HttpRequest, State};
 use axum::middleware::{self, Next};
 use axum::response::Response as HttpResponse;
 use quorate_core::generate::{Event, Finish};
+use quorate_core::governance::{Miscast, Refusal};
 use quorate_core::limits;
 use std::pin::Pin;
 use std::time::Duration;
@@ -226,7 +227,9 @@ impl From<ApiError> for Status {
             Kind::InvalidApiKey => Code::Unauthenticated,
             Kind::ForbiddenHost | Kind::ForbiddenOrigin => Code::PermissionDenied,
             Kind::ModelNotFound => Code::NotFound,
-            Kind::ModelNotInstalled | Kind::ModelTooLarge | Kind::MeshHalted => {
+            Kind::Miscast(Miscast::Other(_)) => Code::InvalidArgument,
+            Kind::Miscast(Miscast::Refused(Refusal::Full)) => Code::ResourceExhausted,
+            Kind::ModelNotInstalled | Kind::ModelTooLarge | Kind::MeshHalted | Kind::Miscast(_) => {
                 Code::FailedPrecondition
             }
             Kind::BodyTooLarge | Kind::Busy => Code::ResourceExhausted,

@@ -199,6 +199,8 @@ fn peer_object(peer: &PeerView, neighbours: &[Neighbour], roster: &[Known]) -> V
     let state = match (peer.is_member, peer.link) {
         (false, _) => "stranger",
         (true, Some(_)) => "here",
+        // Not every member of a large mesh is a neighbour, and behind a router not every one is reached.
+        (true, None) if peer.is_here => "heard of",
         (true, None) => "silent",
     };
     let experts = neighbours.iter().filter(|n| n.peer == peer.key);

@@ -67,6 +67,7 @@ impl Text {
             grammar: false,
             context: u32::MAX,
             guessing: Guessing::Never,
+            paced: false,
             notes: Notes {
                 provenance: false,
                 record: true,

@@ -1,6 +1,7 @@
 //! The command line exactly as typed. Nothing here is checked beyond its form; `config` and the
 //! verbs do that.
 
+use super::eval::args::Eval;
 use super::gov::args::Gov;
 use super::testnet::{Millis, Percent};
 use crate::config::{KeepAlive, Lasting, Listen, MemorySize};
@@ -450,41 +451,6 @@ pub(super) struct Join {
     /// What `quorate invite` printed on a node of the mesh; line breaks in it do no harm
     #[arg(required = true)]
     pub(super) invite: Vec<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Every expert scores every text once; scores are kept, so a second run computes weights only, and an
-interrupted one goes on. research/mixing.md says what is measured, and why.")]
-pub(super) struct Eval {
-    /// A folder of texts, with one sub-folder for each domain
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    #[arg(default_value = "research/experts/docs")]
-    pub(super) docs: PathBuf,
-    /// A file of [[expert]] tables as in the settings; the first one is the base [default: those of
-    /// the settings]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) experts: Option<PathBuf>,
-    /// An expert of the list that stands outside of the mixture, to compare with
-    #[arg(long, value_name = "NAME")]
-    pub(super) against: Option<String>,
-    /// A folder with NAME.txt of what an expert was made from, for the gate
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(super) profiles: Option<PathBuf>,
-    /// Of all draws: documents, positions, intervals
-    #[arg(long, value_name = "N", default_value_t = 6)]
-    pub(super) seed: u64,
-    /// Fewer documents: minutes instead of an hour
-    #[arg(long)]
-    pub(super) quick: bool,
-    /// Draw it: an SVG file
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(super) plot: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) machine: MachineFlags,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -264,7 +264,7 @@ mod with_llama {
              over loopback      {:.3} of the local rate\n\
              an expert lost     {:.0} ms (deadline {:.0} ms, an answer {:.0} ms; closed: {:.0} ms)\n\
              8 routers          fairness {:.2} (sessions {:.2}), {:.3} of four experts' own rate\n\
-             {} idle swarms    {:.0} bytes/s of gossip a node, {:.0} in all; look-ups {:.2} hops, {} at most\n\
+             idle swarms        {}\n\
              simulated meshes   {}",
             r.naive_tps,
             r.bytes_mean,
@@ -287,16 +287,27 @@ mod with_llama {
             r.fairness,
             r.fairness_sessions,
             r.aggregate_ratio,
-            r.idle_nodes,
-            r.gossip_bytes_per_s,
-            r.idle_all_bytes_per_s,
-            r.lookup_hops_mean,
-            r.lookup_hops_max,
+            idle_row(r),
             if r.sim_sizes_ok {
                 "good"
             } else {
                 "BROKEN: see quorate sim mesh"
             },
+        )
+    }
+
+    fn idle_row(r: &MeshReport) -> String {
+        if let Some(why) = r.missing.get("gossip_bytes_per_s") {
+            return format!("not measured: {why}");
+        }
+        format!(
+            "{}, {:.0} links each: {:.0} bytes/s of gossip a node, {:.0} in all; look-ups {:.2} hops, {} at most",
+            r.idle_nodes,
+            r.idle_links,
+            r.gossip_bytes_per_s,
+            r.idle_all_bytes_per_s,
+            r.lookup_hops_mean,
+            r.lookup_hops_max,
         )
     }
 

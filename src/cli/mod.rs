@@ -6,6 +6,7 @@ use crate::error::{Failure, Kind, Outcome};
 use args::{Adapter, Bench, Cli, Expert, Mesh, Sim, Testnet, Verb};
 use clap::{CommandFactory, Parser};
 use context::{Context, Voice};
+use eval::args::{Eval, EvalVerb};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -110,6 +111,10 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
         }
         Verb::Bench(Bench::Weights(args)) => bench::weights(args),
         Verb::Bench(Bench::Hostile(args)) => bench::hostile(args),
+        Verb::Eval(Eval {
+            verb: Some(EvalVerb::Text(args)),
+            ..
+        }) => eval::eval_text(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Eval(args) => eval::eval(&context((&args.machine).into(), Voice::Command)?, args),
         Verb::Sim(Sim::Gov(args)) => sim::gov(args),
         Verb::Sim(Sim::Mesh(args)) => sim::mesh(args),

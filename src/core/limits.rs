@@ -55,6 +55,14 @@ pub const DEADLINE_READ_MAX_US: u64 = 120_000_000;
 pub const GIVE_UP_US: u64 = 30_000_000;
 /// Experts that a node knows: a mesh of 280 nodes with three each.
 pub const ROSTER_MAX: usize = 1024;
+/// Tokens that a client was told and has not read: then nothing more is decided or guessed for it until it has.
+/// A quick expert writes them in some seconds, so that who reads in bursts does not slow it down.
+pub const UNREAD_TOKENS_MAX: u32 = 256;
+/// Tokens of which a client's reading is told in one message.
+pub const READ_TOKENS: u32 = 16;
+/// A client that reads nothing for so long is cut off: it holds a place, and experts elsewhere forget a session
+/// that says nothing for longer.
+pub const UNREAD_US_MAX: u64 = 100_000_000;
 /// Tokens guessed ahead of the decision: at nine right guesses in ten, one in a hundred reaches further.
 pub const GUESSES_MAX: usize = 48;
 /// Tokens that must stand in the text a second time before what followed them is guessed again.
@@ -171,6 +179,11 @@ pub const EVAL_FILES_MAX: usize = 4096;
 pub const EVAL_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Folders in folders of texts.
 pub const EVAL_DEPTH_MAX: usize = 16;
+/// Tasks of a file, and its bytes: each is answered by every expert.
+pub const EVAL_TASKS_MAX: usize = 1024;
+pub const EVAL_TASKS_BYTES_MAX: u64 = 4 << 20;
+/// Tokens of an answer that is judged.
+pub const EVAL_ANSWER_TOKENS_MAX: u32 = 256;
 
 // --- the token plane -----------------------------------------------------------------------------
 
@@ -381,9 +394,13 @@ pub const SYNC_PAGES_MAX: u32 = 64;
 /// Bytes of an answer to an invite: a genesis, and a chain of admissions.
 pub const WELCOME_BYTES_MAX: usize = RECORD_BYTES_MAX + 4096;
 
-/// Members that a node dials of itself; who dials in comes on top. Enough for every member of a small
-/// mesh, so that a crash is noticed by its pings.
-pub const SWARM_LINKS_MAX: usize = 48;
+/// Members that a node dials of itself; who dials in comes on top. Every member of a small mesh, so that
+/// all notice a crash by its pings; those of twelve links are 1 KB/s, and what an idle node can afford.
+pub const SWARM_LINKS_MAX: usize = 12;
+/// Members beyond those that the node wants to be connected to: no other way leads to their experts.
+pub const SWARM_WANTED_MAX: usize = 64;
+/// They are wanted for so long after they were asked for.
+pub const SWARM_WANTED_MS: u64 = 60_000;
 /// Swarm connections in all: members, and strangers at the door.
 pub const SWARM_CONNECTIONS_MAX: u32 = 256;
 /// Connections in the middle of a handshake, from others: each costs a key exchange.
@@ -425,7 +442,7 @@ pub const LEAVE_MS_MAX: u64 = 1_000;
 
 const _: () = {
     assert!(SYNC_FLIGHTS_MAX * SYNC_BYTES_MAX <= 2 << 20);
-    assert!(SWARM_LINKS_MAX + STRANGERS_MAX < SWARM_CONNECTIONS_MAX as usize);
+    assert!(SWARM_LINKS_MAX + SWARM_WANTED_MAX + STRANGERS_MAX < SWARM_CONNECTIONS_MAX as usize);
     assert!(ADMISSION_CHAIN_MAX * 256 + RECORD_BYTES_MAX < WELCOME_BYTES_MAX);
     assert!(SYNC_IDS_MAX * 32 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
@@ -460,6 +477,18 @@ pub const LEDGER_HALT_BYTES_MAX: u64 =
     (PARTICIPANTS_MAX * (HALTS_PER_AUTHOR_MAX + 1) * (HALT_BYTES_MAX + 64)) as u64;
 /// Bytes of a node's log from which on it is written anew, without what is over, when it is opened.
 pub const LEDGER_SPARSE_BYTES: u64 = 1 << 20;
+/// Seconds between two checkpoints of the witnesses: a fifth of what an apply may be behind, so that a lost one stops nothing.
+pub const CHECKPOINT_EVERY_S: u64 = 60;
+/// Bytes of the reason in a line of the audit log: it says which halt, and is not the place to read it.
+pub const AUDIT_REASON_BYTES_MAX: usize = 256;
+/// Bytes of the lines in one part of an audit log: about six thousand decisions, written anew never.
+pub const AUDIT_PART_BYTES_MAX: usize = 1 << 20;
+/// Parts that a node keeps: the oldest goes when the next begins.
+pub const AUDIT_PARTS_MAX: u64 = 16;
+/// Bytes of an exported audit log: all parts, and what stands around them.
+pub const AUDIT_EXPORT_BYTES_MAX: usize = AUDIT_PARTS_MAX as usize * AUDIT_PART_BYTES_MAX + 1024;
+/// Decisions that wait for the disk. Beyond it they are counted, and the count is written down.
+pub const AUDIT_WAITING_MAX: usize = 1024;
 /// Halts in the latch beside those in the log: one holds the node, the others say who else.
 pub const LATCHED_HALTS_MAX: usize = 8;
 /// Bytes of a latch, whatever it holds: it is written in place, so a full disk cannot keep a halt out.
@@ -510,6 +539,11 @@ const _: () = {
         GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
         "who guesses ahead is no flood, also when a link stood still"
     );
+    assert!(
+        UNREAD_US_MAX + 10_000_000 < GUEST_IDLE_US_MAX,
+        "the experts are still there when a slow client has read"
+    );
+    assert!(READ_TOKENS < UNREAD_TOKENS_MAX);
     assert!(
         GUEST_EVENTS_MAX > GUESSES_MAX + 1,
         "nor is what is said about it"

@@ -6,7 +6,7 @@ use crate::config::{Key, MeshConfig};
 use crate::generate::{
     Finish, Generate, Guesses, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
 };
-use crate::governance::{Permit, Rights};
+use crate::governance::{self, Decision, Permit, Rights};
 use crate::host::{self, GuestId, Host};
 use crate::ids::{ExpertId, Micros, SessionId, Token};
 use crate::law::Sampler;
@@ -24,6 +24,8 @@ use std::sync::Arc;
 mod guests;
 #[path = "node_mixtures.rs"]
 mod mixtures;
+#[path = "node_rights.rs"]
+mod rights;
 
 pub use crate::generate::Event;
 
@@ -73,6 +75,11 @@ pub enum Input {
     Cancel {
         session: SessionId,
     },
+    /// The client has read so many more tokens.
+    Read {
+        session: SessionId,
+        tokens: u32,
+    },
     /// An expert's mailbox was full, or the expert is gone.
     SendFailed {
         session: SessionId,
@@ -114,6 +121,8 @@ pub enum Output {
         expert: ExpertId,
         suspicion: Suspicion,
     },
+    /// A permit was granted, refused or taken back: for the audit log.
+    Decided(Decision),
 }
 
 /// Why a request is not even queued.
@@ -154,6 +163,7 @@ pub struct Node {
     /// What the mesh has voted for; without one, what this node was started with.
     config: MeshConfig,
     config_alone: MeshConfig,
+    of_mesh: Option<governance::Running>,
     rights: Rights,
     running: BTreeMap<SessionId, Running>,
     waiting: VecDeque<Waiting>,
@@ -179,6 +189,7 @@ impl Node {
             secrets: VecDeque::new(),
             roster: Roster::default(),
             config_alone: config.clone(),
+            of_mesh: None,
             config,
             rights,
             running: BTreeMap::new(),
@@ -302,6 +313,9 @@ impl Node {
                 self.waiting.retain(|w| w.request.spec.session != session);
                 self.step(now, session, SessionInput::Cancel, out);
             }
+            Input::Read { session, tokens } => {
+                self.step(now, session, SessionInput::Read(tokens), out)
+            }
             Input::Rights(rights) => self.on_rights(now, rights, out),
         }
         self.owner_first(now, out);
@@ -320,40 +334,6 @@ impl Node {
             self.step(now, session, SessionInput::Lost { expert, why }, out);
         }
         self.guest(now, host::Input::ExpertGone { expert }, out);
-    }
-
-    fn on_rights(&mut self, now: Micros, rights: Rights, out: &mut Vec<Output>) {
-        self.config = match rights.standing() {
-            Some(standing) => standing.snapshot().config.clone(),
-            None => self.config_alone.clone(),
-        };
-        self.rights = rights;
-        self.guests_under_rights(now, out);
-        let refused = |permit: Permit| {
-            self.rights
-                .check(permit)
-                .err()
-                .map(|halted| halted.to_string())
-        };
-        let stopped: Vec<(SessionId, String)> = self
-            .running
-            .iter()
-            .filter_map(|(id, r)| Some((*id, refused(r.permit)?)))
-            .collect();
-        let mut kept = VecDeque::new();
-        for waiting in std::mem::take(&mut self.waiting) {
-            match self.rights.check(waiting.request.permit) {
-                Ok(()) => kept.push_back(waiting),
-                Err(halted) => out.push(Output::Event {
-                    session: waiting.request.spec.session,
-                    event: never_ran(halted.to_string()),
-                }),
-            }
-        }
-        self.waiting = kept;
-        for (session, why) in stopped {
-            self.step(now, session, SessionInput::Abort(why), out);
-        }
     }
 
     /// Others say themselves when they have none.

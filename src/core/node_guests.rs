@@ -1,6 +1,7 @@
 //! Where the owner's sessions and other people's meet: who is told of what, and who makes way.
 
 use super::{Input, Node, Output};
+use crate::governance::{About, Decision};
 use crate::host::{self, GuestId, Host, Owner};
 use crate::ids::Micros;
 use std::collections::{BTreeMap, VecDeque};
@@ -42,8 +43,16 @@ impl Node {
         out: &mut Vec<Output>,
     ) -> host::Input {
         match self.rights.mesh() {
-            Ok(permit) => self.host_permit = Some(permit),
-            Err(halted) => visit.refused = Some(halted.to_string()),
+            Ok(permit) => {
+                self.host_permit = Some(permit);
+                out.push(Output::Decided(Decision::granted(About::Guest(visit.peer))));
+            }
+            Err(halted) => {
+                let why = halted.to_string();
+                let refused = Decision::refused(About::Guest(visit.peer), &why);
+                out.push(Output::Decided(refused));
+                visit.refused = Some(why);
+            }
         }
         // While there are no guests the host hears only whether the owner is busy.
         let owner = host::Input::Owner(self.owner_wants());
@@ -111,6 +120,8 @@ impl Node {
         {
             self.host_permit = None;
             let why = halted.to_string();
+            let here = self.host.loads().map(|load| About::Guest(load.peer));
+            out.extend(here.map(|peer| Output::Decided(Decision::taken_back(peer, &why))));
             self.guest_only(now, host::Input::Halt { why }, out);
         }
     }

@@ -29,6 +29,7 @@ fn request(session: u128, permit: Permit) -> Request {
         logprobs: None,
         grammar: false,
         guessing: Guessing::Never,
+        paced: false,
         notes: Default::default(),
         context: 16,
     };

@@ -97,6 +97,7 @@ pub fn replay(recording: &Recording) -> Result<String, Mismatch> {
         grammar: recording.grammar,
         context: recording.context,
         guessing: Guessing::Never,
+        paced: false,
         notes: Notes {
             record: true,
             provenance: false,

@@ -148,6 +148,13 @@ impl Tempo {
         (libm::round(g) as usize).clamp(1, GUESSES_MAX)
     }
 
+    /// Nobody was asked for so long: that is no part of what a stream takes.
+    pub fn waited(&mut self, us: u64) {
+        if let Mode::Stream { since, .. } = &mut self.mode {
+            *since = Micros(since.0.saturating_add(us));
+        }
+    }
+
     /// A position was decided; `trip_us` if nothing was under way when it was asked about.
     pub fn decided(&mut self, now: Micros, trip_us: Option<u64>) {
         match &mut self.mode {

@@ -2,7 +2,7 @@
 //! guests here, and the owner says what is given.
 
 use super::handle::random;
-use super::{AcquireError, Command, Dropped, Node};
+use super::{AcquireError, Command, Node, Note, Notice};
 use crate::expert::{EventSender, Expert};
 use quorate_core::donor::Donor;
 use quorate_core::governance::Rights;
@@ -48,7 +48,7 @@ pub struct Guest {
 pub struct GuestOps {
     guest: GuestId,
     commands: mpsc::Sender<Command>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    notices: mpsc::UnboundedSender<Notice>,
 }
 
 impl GuestOps {
@@ -67,7 +67,7 @@ impl GuestOps {
 impl Drop for GuestOps {
     fn drop(&mut self) {
         // A node that is gone has nothing left to end.
-        self.dropped.send(Dropped::Guest(self.guest)).ok();
+        self.notices.send(Notice::Guest(self.guest)).ok();
     }
 }
 
@@ -127,7 +127,7 @@ impl Node {
         let ops = GuestOps {
             guest,
             commands: self.commands.clone(),
-            dropped: self.dropped.clone(),
+            notices: self.notices.clone(),
         };
         let visit = quorate_core::host::Visit {
             guest,
@@ -170,6 +170,11 @@ impl Node {
     /// What governance lets this node do now.
     pub async fn set_rights(&self, rights: Rights) {
         self.tell(Command::Rights(rights)).await;
+    }
+
+    /// Where decisions about permits are written down; None: nowhere, since there is no mesh.
+    pub async fn set_audit(&self, notes: Option<mpsc::Sender<Note>>) {
+        self.tell(Command::Audit(notes)).await;
     }
 
     /// What the owner gives, from the settings.

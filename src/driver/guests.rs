@@ -1,5 +1,6 @@
 //! The loop's side of guests and of experts of other nodes.
 
+use super::audit::Audit;
 use super::{Command, Driver, Lease};
 use crate::driver::experts::Gone;
 use crate::expert::ExpertFacts;
@@ -64,6 +65,7 @@ impl Driver {
                 self.rights = rights.clone();
                 self.step(node::Input::Rights(rights));
             }
+            Command::Audit(notes) => self.audit = Audit::to(notes),
             Command::Donate(donor) => {
                 self.guests.donor = donor;
                 self.on_donor();

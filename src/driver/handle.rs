@@ -3,13 +3,14 @@
 
 pub use tape::Tape;
 
-use crate::driver::{Command, Dropped, NodeStatus, Offer, Submission};
+use crate::driver::{Command, NodeStatus, Notice, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
 use quorate_core::generate::{Event, Guessing, Notes, Spec};
 use quorate_core::ids::{ExpertId, SessionId, Token};
 use quorate_core::law::{Law, ListLaw};
+use quorate_core::limits::{READ_TOKENS, UNREAD_TOKENS_MAX};
 use quorate_core::node;
 use quorate_core::node::Experts;
 use quorate_core::opinion::Scope;
@@ -61,14 +62,14 @@ pub struct Lease(Arc<Held>);
 struct Held {
     name: String,
     expert: Arc<dyn Expert>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    notices: mpsc::UnboundedSender<Notice>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         // A node that is gone needs no goodbye.
-        self.dropped
-            .send(Dropped::Lease {
+        self.notices
+            .send(Notice::Lease {
                 name: std::mem::take(&mut self.name),
             })
             .ok();
@@ -79,12 +80,12 @@ impl Lease {
     pub(super) fn new(
         name: String,
         expert: Arc<dyn Expert>,
-        dropped: mpsc::UnboundedSender<Dropped>,
+        notices: mpsc::UnboundedSender<Notice>,
     ) -> Lease {
         Lease(Arc::new(Held {
             name,
             expert,
-            dropped,
+            notices,
         }))
     }
 
@@ -109,7 +110,9 @@ impl Lease {
 pub struct GenerationStream {
     session: SessionId,
     events: mpsc::Receiver<Event>,
-    dropped: mpsc::UnboundedSender<Dropped>,
+    /// Tokens read that the loop has not heard of.
+    read: u32,
+    notices: mpsc::UnboundedSender<Notice>,
     tape: Option<Tape>,
     /// The model stays while anybody listens.
     _lease: Lease,
@@ -122,6 +125,12 @@ impl GenerationStream {
         if let Some(tape) = &self.tape {
             tape.hear(&event);
         }
+        self.read += u32::from(matches!(event, Event::Token(_)));
+        if self.read == READ_TOKENS {
+            let (session, tokens) = (self.session, std::mem::take(&mut self.read));
+            // A node that is gone says nothing more.
+            self.notices.send(Notice::Read { session, tokens }).ok();
+        }
         Some(event)
     }
 }
@@ -129,8 +138,8 @@ impl GenerationStream {
 impl Drop for GenerationStream {
     fn drop(&mut self) {
         // A node that is gone has nothing left to cancel.
-        self.dropped
-            .send(Dropped::Stream {
+        self.notices
+            .send(Notice::Stream {
                 session: self.session,
             })
             .ok();
@@ -242,7 +251,7 @@ pub struct Models {
 #[derive(Clone)]
 pub struct Node {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) dropped: mpsc::UnboundedSender<Dropped>,
+    pub(super) notices: mpsc::UnboundedSender<Notice>,
     pub(super) models: Models,
     pub(super) events: EventSender,
     pub(super) lists: ListLaw,
@@ -301,6 +310,7 @@ impl Node {
                 Asked::Own => Guessing::Never, // nobody is far away
                 Asked::Mesh { guessing, .. } => guessing,
             },
+            paced: true,
             notes,
         };
         if let Some(tape) = &self.tape {
@@ -314,9 +324,10 @@ impl Node {
                 k_max,
             },
         };
-        // Room for every event it can have: the loop never waits for a slow client.
+        // Room for all that it is told before it reads: the loop never waits for a slow client.
         let each = 1 + usize::from(notes.record);
-        let (events_tx, events) = mpsc::channel(each * (max_tokens as usize + 1) + 8);
+        let unread = max_tokens.min(UNREAD_TOKENS_MAX) as usize;
+        let (events_tx, events) = mpsc::channel(each * (unread + 1) + 8);
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             spec,
@@ -335,7 +346,8 @@ impl Node {
         Ok(GenerationStream {
             session,
             events,
-            dropped: self.dropped.clone(),
+            read: 0,
+            notices: self.notices.clone(),
             tape: self.tape.clone(),
             _lease: lease.clone(),
         })

@@ -2,21 +2,23 @@
 //!
 //! ```text
 //!  handles ──commands──▶┐                      ┌──▶ expert mailboxes (try_send)
-//!  dropped handles ────▶│  loop                │
+//!  handles' notices ───▶│  loop                │
 //!  experts ──events────▶│  core::Node          ├──▶ clients' event channels (try_send)
 //!  blocking threads ───▶│  core::Residency     ├──▶ blocking threads: load, unload, masks
 //!  tick ───────────────▶┘                      └──▶ replies
 //! ```
 //!
 //! It never waits for anything but its inputs. Experts' threads wait for it, which is the
-//! back-pressure; clients' channels have room for everything they can be told.
+//! back-pressure; clients' channels have room for all that they are told before they read.
 
+mod audit;
 mod experts;
 mod guest;
 mod guests;
 mod handle;
 mod status;
 
+pub use audit::Note;
 pub use guest::{Answers, Guest, GuestOps, Offer};
 pub use handle::{
     AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
@@ -101,6 +103,7 @@ pub(crate) enum Command {
         why: String,
     },
     Rights(Rights),
+    Audit(Option<mpsc::Sender<Note>>),
     Donate(Donor),
     Pause(bool),
 }
@@ -114,11 +117,13 @@ pub(crate) struct Submission {
     reply: oneshot::Sender<Result<(), RefusedError>>,
 }
 
-/// A handle that went away. Its channel has no bound of its own, because a destructor cannot wait:
-/// there is at most one message for each lease, stream and guest alive, and those are bounded.
-pub(crate) enum Dropped {
+/// A handle went away, or its text was read. The channel has no bound of its own, because a destructor cannot
+/// wait: there is at most one message for each lease, stream and guest alive, and those are bounded, and
+/// for a stream also one for every `READ_TOKENS` of the tokens that it may be told before it reads.
+pub(crate) enum Notice {
     Lease { name: String },
     Stream { session: SessionId },
+    Read { session: SessionId, tokens: u32 },
     Guest(GuestId),
 }
 
@@ -147,14 +152,14 @@ pub fn start(
     let (commands_tx, commands) = mpsc::channel(DRIVER_INBOX_MAX);
     #[expect(
         clippy::disallowed_methods,
-        reason = "bounded by the handles alive, see `Dropped`"
+        reason = "bounded by the handles alive and what they are told, see `Notice`"
     )]
-    let (dropped_tx, dropped) = mpsc::unbounded_channel();
+    let (notices_tx, notices) = mpsc::unbounded_channel();
     let (events_tx, events) = mpsc::channel(DRIVER_INBOX_MAX);
     let (done_tx, done) = mpsc::channel(DRIVER_INBOX_MAX);
     let handle = Node {
         commands: commands_tx,
-        dropped: dropped_tx.clone(),
+        notices: notices_tx.clone(),
         models: models.clone(),
         events: events_tx.clone(),
         lists: settings.config.lists(),
@@ -163,6 +168,7 @@ pub fn start(
     let driver = Driver {
         node: node::Node::new(settings.config.clone(), Rights::alone()),
         rights: Rights::alone(),
+        audit: audit::Audit::default(),
         residency: Residency::new(settings.memory_budget_bytes, settings.keep_alive),
         settings,
         models,
@@ -176,11 +182,11 @@ pub fn start(
         unsent_closes: Vec::new(),
         events_tx,
         done_tx,
-        dropped_tx,
+        notices_tx,
     };
     let inputs = Inputs {
         commands,
-        dropped,
+        notices,
         events,
         done,
     };
@@ -189,7 +195,7 @@ pub fn start(
 
 struct Inputs {
     commands: mpsc::Receiver<Command>,
-    dropped: mpsc::UnboundedReceiver<Dropped>,
+    notices: mpsc::UnboundedReceiver<Notice>,
     events: mpsc::Receiver<FromExpert>,
     done: mpsc::Receiver<Done>,
 }
@@ -206,6 +212,7 @@ struct Driver {
     started: Instant,
     node: node::Node,
     rights: Rights,
+    audit: audit::Audit,
     residency: Residency,
     experts: Experts,
     guests: Guests,
@@ -219,7 +226,7 @@ struct Driver {
     unsent_closes: Vec<(ExpertId, SessionId)>,
     events_tx: mpsc::Sender<FromExpert>,
     done_tx: mpsc::Sender<Done>,
-    dropped_tx: mpsc::UnboundedSender<Dropped>,
+    notices_tx: mpsc::UnboundedSender<Notice>,
 }
 
 impl Driver {
@@ -229,7 +236,7 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(dropped) = inputs.dropped.recv() => self.on_dropped(dropped),
+                Some(notice) = inputs.notices.recv() => self.on_notice(notice),
                 Some(done) = inputs.done.recv() => self.on_done(done),
                 Some(event) = inputs.events.recv() => self.on_event(event),
                 Some(command) = inputs.commands.recv() => self.on_command(command),
@@ -255,10 +262,10 @@ impl Driver {
     /// Takes what else is there, in order of attention, a bounded number of each kind.
     fn drain(&mut self, inputs: &mut Inputs) {
         for _ in 0..INPUTS_PER_TURN {
-            let Ok(dropped) = inputs.dropped.try_recv() else {
+            let Ok(notice) = inputs.notices.try_recv() else {
                 break;
             };
-            self.on_dropped(dropped);
+            self.on_notice(notice);
         }
         for _ in 0..INPUTS_PER_TURN {
             let Ok(done) = inputs.done.try_recv() else {
@@ -280,11 +287,14 @@ impl Driver {
 
     // --- inputs -----------------------------------------------------------------------------
 
-    fn on_dropped(&mut self, dropped: Dropped) {
-        match dropped {
-            Dropped::Lease { name } => self.reside(residency::Input::Release { name }),
-            Dropped::Stream { session } => self.step(node::Input::Cancel { session }),
-            Dropped::Guest(guest) => self.guest_left(guest),
+    fn on_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Lease { name } => self.reside(residency::Input::Release { name }),
+            Notice::Stream { session } => self.step(node::Input::Cancel { session }),
+            Notice::Read { session, tokens } => {
+                self.step(node::Input::Read { session, tokens });
+            }
+            Notice::Guest(guest) => self.guest_left(guest),
         }
     }
 
@@ -360,11 +370,7 @@ impl Driver {
             reply,
         } = submission;
         let session = spec.session;
-        let permit = match &experts {
-            node::Experts::These(_) => Ok(self.rights.local()),
-            node::Experts::Mesh { .. } => self.rights.mesh(),
-        };
-        let permit = match permit {
+        let permit = match self.permit(session, &experts) {
             Ok(permit) => permit,
             Err(halted) => {
                 let why = RefusedError::Halted(halted.to_string());
@@ -442,6 +448,7 @@ impl Driver {
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
                 node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
+                node::Output::Decided(decision) => self.note(decision),
             };
             if let Some(input) = failed {
                 let mut more = Vec::new();
@@ -541,7 +548,7 @@ impl Driver {
             return;
         };
         // If the caller has left, dropping the lease releases the model.
-        let lease = Lease::new(name, expert.clone(), self.dropped_tx.clone());
+        let lease = Lease::new(name, expert.clone(), self.notices_tx.clone());
         if let Some(waiter) = self.tickets.remove(&ticket) {
             waiter.reply.send(Ok(lease)).ok();
         }

@@ -44,6 +44,7 @@ async fn submit(node: &Node, expert: &Arc<dyn Expert>, session: u128) -> mpsc::R
             grammar: false,
             context: facts.context,
             guessing: Guessing::Never,
+            paced: false,
             notes: quorate_core::generate::Notes::default(),
         },
         vocab: facts.vocab.clone(),

@@ -18,25 +18,23 @@ const SEGMENT_TOKENS: (usize, usize) = (64, 192);
 /// The beginning that is not counted.
 const PROMPT_TOKENS: usize = 64;
 
-/// How many documents of each kind.
-pub(super) struct Amounts {
-    mixed: usize,
-    pure_per_domain: usize,
+/// How many documents of each kind, at most. Fewer are the first of more.
+#[derive(Clone, Copy, Debug)]
+pub struct Amounts {
+    pub mixed: usize,
+    pub pure_per_domain: usize,
 }
 
 impl Amounts {
-    pub(super) fn of(quick: bool) -> Amounts {
-        match quick {
-            true => Amounts {
-                mixed: 12,
-                pure_per_domain: 2,
-            },
-            false => Amounts {
-                mixed: 128,
-                pure_per_domain: 24,
-            },
-        }
-    }
+    /// The protocol's.
+    pub const WHOLE: Amounts = Amounts {
+        mixed: 128,
+        pure_per_domain: 24,
+    };
+    pub const QUICK: Amounts = Amounts {
+        mixed: 12,
+        pure_per_domain: 2,
+    };
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,14 +96,14 @@ type Tokens<'a> = dyn Fn(&str) -> std::result::Result<Vec<Token>, TokenizeError>
 
 impl Folder {
     /// A domain is a sub-folder with all that is in it, by name; files beside them are a domain of
-    /// the folder's own name.
-    pub(super) fn read(path: &Path, tokens: &Tokens<'_>) -> Result<Folder> {
+    /// the folder's own name. Where domains are named, nothing else is read.
+    pub(super) fn read(path: &Path, only: &[String], tokens: &Tokens<'_>) -> Result<Folder> {
         let mut folder = Folder {
             domains: Vec::new(),
             skipped: Vec::new(),
         };
         let (mut own, mut left) = (Vec::new(), EVAL_FILES_MAX);
-        for entry in listed(path)? {
+        for entry in chosen(path, only)? {
             if entry.is_dir() {
                 let mut files = Vec::new();
                 walk(&entry, EVAL_DEPTH_MAX, &mut left, &mut files)?;
@@ -148,7 +146,7 @@ impl Folder {
         Ok(())
     }
 
-    /// Pure documents, domain by domain, then mixed ones. Fewer of them are the first of more.
+    /// Pure documents, domain by domain, then mixed ones.
     pub(super) fn draw(&self, seed: u64, amounts: &Amounts, bos: Option<Token>) -> Vec<Document> {
         let mut drawn = Vec::new();
         for (nth, domain) in self.domains.iter().enumerate() {
@@ -201,6 +199,25 @@ fn window<'a>(file: &'a [Token], wanted: usize, draws: &mut Draws) -> &'a [Token
     let wanted = wanted.min(file.len());
     let from = draws.within(0, file.len() - wanted);
     &file[from..from + wanted]
+}
+
+/// What is listed in a folder of texts, or the sub-folders that are named.
+fn chosen(path: &Path, only: &[String]) -> Result<Vec<PathBuf>> {
+    let all = listed(path)?;
+    if only.is_empty() {
+        return Ok(all);
+    }
+    let is_named = |entry: &PathBuf, name: &str| {
+        entry.is_dir() && entry.file_name().is_some_and(|file| file == name)
+    };
+    if let Some(missing) = only.iter().find(|n| !all.iter().any(|e| is_named(e, n))) {
+        return Err(EvalError::NoDomain {
+            path: path.to_owned(),
+            domain: missing.clone(),
+        });
+    }
+    let named = |entry: &PathBuf| only.iter().any(|name| is_named(entry, name));
+    Ok(all.into_iter().filter(named).collect())
 }
 
 /// Sorted; hidden files and links are left out.

@@ -4,6 +4,7 @@ use super::documents::{Document, Domain};
 use super::draws::Draws;
 use super::replay::{Setting, alone, broken, replay};
 use super::report::{Gain, LagRow, Row};
+use super::verdict::{Facts, Verdict};
 use super::{EvalError, Options, Panel, Result};
 use quorate_core::weights::Strategy;
 
@@ -35,6 +36,20 @@ pub(super) struct Figures {
     pub(super) violations: usize,
 }
 
+impl Figures {
+    pub(super) fn verdict(&self) -> Verdict {
+        Verdict::of(&Facts {
+            rows: &self.rows,
+            k: self.k,
+            mixed: self.mixed,
+            mixed_by_prompt: self.mixed_by_prompt,
+            pure: self.pure,
+            kept: self.kept,
+            violations: self.violations,
+        })
+    }
+}
+
 pub(super) fn ks(experts: usize) -> Vec<usize> {
     let mut ks: Vec<usize> = KS.iter().map(|k| (*k).min(experts)).collect();
     ks.dedup();
@@ -62,6 +77,7 @@ pub(super) fn figures(panel: &Panel, domains: &[Domain], options: &Options) -> R
             resamples: &resamples,
         };
         let oracle = column(&columns, "oracle", 1);
+        let default = column(&columns, DEFAULT.0.name(), default_k(experts));
         for column in &columns {
             let (nats, ci) = sample.loss(&column.nats);
             let row = Row {
@@ -72,6 +88,7 @@ pub(super) fn figures(panel: &Panel, domains: &[Domain], options: &Options) -> R
                 nats,
                 ci,
                 vs_oracle: sample.ratio(&column.nats, &oracle.nats),
+                vs_default: sample.ratio(&column.nats, &default.nats),
             };
             match column.lag {
                 0 => rows.push(row),
@@ -114,8 +131,9 @@ fn kept(rows: &[Row], k: usize, largest: usize) -> Option<f64> {
         rows.iter().find(row).map(|r| r.nats)
     };
     let (oracle, meta) = (of("oracle", 1)?, DEFAULT.0.name());
-    let share = (oracle - of(meta, k)?) / (oracle - of(meta, largest)?);
-    share.is_finite().then_some(share)
+    let (gain, most) = (oracle - of(meta, k)?, oracle - of(meta, largest)?);
+    // Where nothing is gained nothing can be kept.
+    (most > 0.0).then(|| gain / most)
 }
 
 fn counted(document: &Document) -> f64 {
@@ -255,6 +273,22 @@ struct Sample<'a> {
     resamples: &'a [Vec<usize>],
 }
 
+/// Where the middle 95 % of these are.
+fn middle(samples: &mut [f64]) -> [f64; 2] {
+    samples.sort_by(f64::total_cmp);
+    let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
+    [at(0.025), at(0.975)]
+}
+
+/// The mean of some numbers, with its bootstrap interval.
+pub(super) fn interval(all: &[f64], mut draws: Draws) -> (f64, [f64; 2]) {
+    let count = all.len();
+    let mean = |sum: f64| sum / count.max(1) as f64;
+    let mut sample = || mean((0..count).map(|_| all[draws.below(count)]).sum());
+    let mut samples: Vec<f64> = (0..RESAMPLES).map(|_| sample()).collect();
+    (mean(all.iter().sum()), middle(&mut samples))
+}
+
 impl Sample<'_> {
     /// Nats a token over these documents, with its interval.
     fn loss(&self, nats: &[f64]) -> (f64, [f64; 2]) {
@@ -272,9 +306,7 @@ impl Sample<'_> {
             .iter()
             .map(|picks| of(&mut picks.iter().map(|&at| self.documents[at])))
             .collect();
-        samples.sort_by(f64::total_cmp);
-        let at = |share: f64| samples[((samples.len() - 1) as f64 * share).round() as usize];
-        (all, [at(0.025), at(0.975)])
+        (all, middle(&mut samples))
     }
 
     fn ratio(&self, ours: &[f64], theirs: &[f64]) -> Gain {

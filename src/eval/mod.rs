@@ -13,13 +13,17 @@ mod plot;
 mod replay;
 mod report;
 mod scores;
+mod text;
+mod verdict;
 
-pub use documents::{Skipped, Why};
+pub use documents::{Amounts, Skipped, Why};
 pub use plot::svg;
 pub use report::{Gain, Report, Row};
+pub use text::{TextOptions, TextReport, eval_text};
+pub use verdict::Verdict;
 
 use crate::expert::{EventSender, Expert, TokenizeError};
-use documents::{Amounts, Document, Folder};
+use documents::{Document, Folder};
 use quorate_core::chat::Segment;
 use quorate_core::ids::{ExpertId, Fingerprint, Token};
 use quorate_core::limits::TEAM_MAX;
@@ -45,11 +49,15 @@ type Load = dyn Fn(EventSender) -> std::result::Result<Arc<dyn Expert>, String>;
 
 pub struct Options {
     pub docs: PathBuf,
+    /// Sub-folders of it; none: all of it.
+    pub domains: Vec<String>,
+    pub amounts: Amounts,
     /// The first one is the base.
     pub experts: Vec<Source>,
     /// Stands outside of the mixture.
     pub against: Option<Source>,
     pub seed: u64,
+    /// Whole distributions are compared at fewer positions.
     pub quick: bool,
     /// Where scores are kept.
     pub shelf: PathBuf,
@@ -68,6 +76,10 @@ pub enum EvalError {
     Keep { path: PathBuf, why: String },
     #[error("{} holds no text that can be evaluated ({skipped} files left out)", path.display())]
     NoDocuments { path: PathBuf, skipped: usize },
+    #[error("{} has no sub-folder '{domain}'", path.display())]
+    NoDomain { path: PathBuf, domain: String },
+    #[error("the tasks name programs that look at answers")]
+    Programs,
     #[error("{0}")]
     Panel(String),
     #[error("expert '{name}': {why}")]
@@ -89,7 +101,7 @@ struct Panel {
 
 /// Evaluates. Takes minutes to hours, once; blocks.
 pub fn eval(options: &Options) -> Result<Report> {
-    check(options)?;
+    check(&options.experts)?;
     let shelf = Shelf::new(&options.shelf);
     let texts = read(options)?;
     let (folder, documents, gate) = (texts.folder, texts.documents, texts.gate);
@@ -132,8 +144,8 @@ pub fn eval(options: &Options) -> Result<Report> {
     Ok(report::report(&panel, folder, options, figures, apart))
 }
 
-fn check(options: &Options) -> Result<()> {
-    let count = options.experts.len();
+fn check(experts: &[Source]) -> Result<()> {
+    let count = experts.len();
     if count == 0 || count > TEAM_MAX {
         let why = format!("a panel has 1 to {TEAM_MAX} experts, not {count}");
         return Err(EvalError::Panel(why));
@@ -154,9 +166,8 @@ fn read(options: &Options) -> Result<Texts> {
     let base = &options.experts[0];
     let expert = loaded(base, events)?;
     let tokens = |text: &str| tokenize(&*expert, text);
-    let mut folder = Folder::read(&options.docs, &tokens)?;
-    let amounts = Amounts::of(options.quick);
-    let documents = folder.draw(options.seed, &amounts, expert.facts().bos);
+    let mut folder = Folder::read(&options.docs, &options.domains, &tokens)?;
+    let documents = folder.draw(options.seed, &options.amounts, expert.facts().bos);
     if documents.is_empty() {
         return Err(EvalError::NoDocuments {
             path: options.docs.clone(),

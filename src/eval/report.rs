@@ -3,6 +3,7 @@
 use super::apart::Apart;
 use super::documents::{Folder, Skipped};
 use super::figures::{DEFAULT, Figures};
+use super::verdict::Verdict;
 use super::{Options, Panel};
 use serde::Serialize;
 
@@ -17,6 +18,8 @@ pub struct Row {
     pub nats: f64,
     pub ci: [f64; 2],
     pub vs_oracle: Gain,
+    /// Against the candidate for the default, document by document.
+    pub vs_default: Gain,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -71,6 +74,8 @@ pub struct Report {
     pub tv: Variation,
     pub alpha: Alpha,
     pub guarantee_violations: usize,
+    /// What the decision rule of the protocol makes of it.
+    pub verdict: Verdict,
 
     pub strategy: &'static str,
     pub k: usize,
@@ -102,6 +107,7 @@ pub(super) fn report(
         .filter(|d| d.domain.is_none())
         .count();
     Report {
+        verdict: figures.verdict(),
         rows: figures.rows,
         gain_vs_best_single: Gains {
             mixed: figures.mixed,

@@ -53,6 +53,8 @@ fn options(docs: &Path, shelf: &Path, loads: &Arc<AtomicUsize>) -> Options {
         docs: docs.to_owned(),
         experts: ["a", "b", "c"].map(|name| source(name, loads)).into(),
         against: Some(source("d", loads)),
+        domains: Vec::new(),
+        amounts: Amounts::QUICK,
         seed: SEED,
         quick: true,
         shelf: shelf.to_owned(),
@@ -137,6 +139,38 @@ fn the_report_has_what_the_protocol_says() {
 }
 
 #[test]
+fn what_is_asked_for_is_what_is_looked_at() {
+    let home = tempfile::tempdir().unwrap();
+    let docs = home.path().join("docs");
+    texts(&docs);
+    let loads = Arc::default();
+    let usual = options(&docs, &home.path().join("shelf"), &loads);
+    let some = Options {
+        domains: vec!["poems".into(), "logs".into()],
+        amounts: Amounts {
+            mixed: 3,
+            pure_per_domain: 1,
+        },
+        ..usual
+    };
+    let report = eval(&some).unwrap();
+    assert_eq!((report.documents.mixed, report.documents.pure), (3, 2));
+    let domains = |set: &str| -> Vec<&str> {
+        let of_set = report.rows.iter().filter(|r| r.set == set);
+        let mut names: Vec<&str> = of_set.map(|r| r.domain.as_str()).collect();
+        names.dedup();
+        names
+    };
+    assert_eq!(domains("pure"), ["pure", "logs", "poems"]);
+    assert_eq!(domains("mixed"), ["mixed"]);
+    let itself = report
+        .rows
+        .iter()
+        .filter(|r| r.strategy == "meta" && r.k == 3);
+    assert!(itself.clone().count() == 4 && itself.clone().all(|r| r.vs_default.ppl_ratio == 1.0));
+}
+
+#[test]
 fn what_cannot_be_evaluated_is_said() {
     let home = tempfile::tempdir().unwrap();
     let (docs, shelf) = (home.path().join("docs"), home.path().join("shelf"));
@@ -155,6 +189,12 @@ fn what_cannot_be_evaluated_is_said() {
         ..options(&docs, &shelf, &loads)
     };
     assert!(matches!(eval(&nobody), Err(EvalError::Panel(_))));
+    let nowhere = Options {
+        domains: vec!["nowhere".into()],
+        ..options(&docs, &shelf, &loads)
+    };
+    let nowhere = eval(&nowhere).unwrap_err();
+    assert!(matches!(nowhere, EvalError::NoDomain { .. }), "{nowhere}");
     // One domain alone has nothing to change between.
     std::fs::write(docs.join("text"), nonsense(200, 5)).unwrap();
     let report = eval(&options(&docs, &shelf, &loads)).unwrap();

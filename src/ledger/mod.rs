@@ -5,6 +5,7 @@
 //! genesis            the root of the mesh, written once
 //! records.log        signed records in the order in which they came: `core::governance::journal`
 //! latch.0, latch.1   two copies of one block: what the log held, the halts that stand, the clock
+//! audit.00 .. 15     what this node allowed and refused: `core::governance::Trail`
 //! ```
 //!
 //! An append writes and syncs the log, then seals it: the latch, written in place into the older
@@ -14,12 +15,16 @@
 //!
 //! The core decides what the bytes mean; this module moves them.
 
+mod audit;
+#[cfg(test)]
+mod audit_tests;
 mod disk;
 #[cfg(test)]
 mod made;
 #[cfg(test)]
 mod tests;
 
+pub use audit::{Audit, Unread, look as look_audit};
 pub use disk::DiskError;
 
 use crate::error::{Failure, Kind};

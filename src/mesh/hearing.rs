@@ -12,17 +12,33 @@ use crate::net::serve::Terms;
 use crate::net::swarm::{self, Event, unix_s};
 use crate::node::Library;
 use crate::wire::plane::Letterhead;
-use quorate_core::governance::{Record, RecordId, Refusal, Replica, Rights, Standing};
+use libp2p_identity::Keypair;
+use quorate_core::governance::witness::{self, Due};
+use quorate_core::governance::{
+    Cast, Checkpoint, Cosignature, Entry, Meant, Miscast, Now, Record, RecordId, Refusal, Replica,
+    Rights, Standing,
+};
 use quorate_core::limits::GUESTS_MAX;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Records that somebody carried here.
-pub(super) struct Delivery {
-    pub(super) records: Vec<Record>,
-    pub(super) reply: oneshot::Sender<Result<Brought, String>>,
+/// How often a witness looks whether it should speak, and a node whether its lease has run out.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What somebody carried here.
+pub(super) enum Delivery {
+    Records {
+        records: Vec<Record>,
+        reply: oneshot::Sender<Result<Brought, String>>,
+    },
+    /// One entry after the other, of which the bringer says what it is.
+    Entries {
+        entries: Vec<(Meant, Entry)>,
+        reply: oneshot::Sender<Result<Result<Vec<Cast>, Miscast>, String>>,
+    },
 }
 
 /// What became of them.
@@ -58,6 +74,10 @@ pub(super) struct Hearing {
     pub(super) admits: Admits,
     /// Whom the owner lets in from other meshes.
     pub(super) library: Library,
+    /// Of this node: it signs as a witness, if people have made it one.
+    pub(super) keypair: Keypair,
+    /// The highest time that this node's clock ever showed.
+    pub(super) highest_s: u64,
     pub(super) stop: CancellationToken,
 }
 
@@ -69,13 +89,12 @@ impl Hearing {
     ) {
         let sessions = TaskTracker::new();
         let room = Arc::new(Semaphore::new(GUESTS_MAX));
+        let mut looks = tokio::time::interval(LOOK_EVERY);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                Some(Delivery { records, reply }) = parcels.recv() => {
-                    let brought = self.bring(records).await;
-                    reply.send(brought).ok(); // whoever brought it may have left
-                }
+                _ = looks.tick() => self.look().await,
+                Some(delivery) = parcels.recv() => self.take(delivery).await,
                 event = events.recv() => match event {
                     Some(event) => self.hear(event, &sessions, &room).await,
                     None => break,
@@ -84,6 +103,59 @@ impl Hearing {
         }
         sessions.close();
         sessions.wait().await;
+    }
+
+    /// A witness says what it sees, and leases run out.
+    async fn look(&mut self) {
+        let now_s = unix_s();
+        self.highest_s = self.highest_s.max(now_s);
+        if let Some(checkpoint) = self.witness(now_s)
+            && let Err(why) = self.bring(vec![Record::Checkpoint(checkpoint)]).await
+        {
+            tracing::error!(target: "quorate::mesh", why, "what this witness said is not on the disk");
+        }
+        let has_witnesses = self.replica.standing().electorate().has_witnesses();
+        if has_witnesses && *self.has_heard.borrow() {
+            self.rights = self.rights.at(self.now());
+            self.node.set_rights(self.rights.clone()).await;
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now {
+            unix_s: unix_s(),
+            highest_s: self.highest_s,
+        }
+    }
+
+    /// Signed with the node's own key, which decides nothing.
+    fn witness(&self, now_s: u64) -> Option<Checkpoint> {
+        let witness = identity::key_of(&self.keypair.public().to_peer_id())?;
+        // Who has just begun may have slept through a halt, and says nothing before it has heard.
+        let admitted = self.replica.standing().admissions().admitted(now_s);
+        if !*self.has_heard.borrow() && admitted.iter().any(|node| *node != witness) {
+            return None;
+        }
+        let Due { seen, with } = witness::due(&self.replica, &witness, now_s)?;
+        let signature = self.keypair.sign(&seen.attested(&witness, now_s)).ok()?;
+        let mine = Cosignature {
+            witness,
+            time_s: now_s,
+            signature: signature.try_into().ok()?,
+        };
+        seen.cosigned([with, vec![mine]].concat()).ok()
+    }
+
+    async fn take(&mut self, delivery: Delivery) {
+        // Whoever brought it may have left.
+        match delivery {
+            Delivery::Records { records, reply } => {
+                reply.send(self.bring(records).await).ok();
+            }
+            Delivery::Entries { entries, reply } => {
+                reply.send(self.cast(entries).await).ok();
+            }
+        }
     }
 
     async fn hear(&mut self, event: Event, sessions: &TaskTracker, room: &Arc<Semaphore>) {
@@ -152,14 +224,40 @@ impl Hearing {
             known: taken.known,
             refused: refused.map(|(record, why)| (record.id(), why)).collect(),
         };
-        if taken.new.is_empty() {
-            return Ok(brought);
+        self.pass_on(taken.new).await.map(|()| brought)
+    }
+
+    /// Ends at the first that does nothing.
+    async fn cast(
+        &mut self,
+        entries: Vec<(Meant, Entry)>,
+    ) -> Result<Result<Vec<Cast>, Miscast>, String> {
+        let before = self.replica.standing().hash();
+        let (mut new, mut came) = (Vec::new(), Ok(Vec::new()));
+        for (meant, entry) in entries {
+            let (is_new, cast) = self.replica.cast(meant, &entry);
+            new.extend(is_new.then_some(Record::Entry(entry)));
+            came = came.and_then(|all: Vec<Cast>| Ok([all, vec![cast?]].concat()));
+            if came.is_err() {
+                break;
+            }
         }
-        let kept = self.keep(taken.new.clone()).await;
-        for record in taken.new {
+        if self.replica.standing().hash() != before {
+            self.stands().await;
+        }
+        self.pass_on(new).await.map(|()| came)
+    }
+
+    /// On the disk, and to everybody else.
+    async fn pass_on(&mut self, new: Vec<Record>) -> Result<(), String> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let kept = self.keep(new.clone()).await;
+        for record in new {
             self.swarm.insert(record).await;
         }
-        kept.map(|()| brought)
+        kept
     }
 
     /// Halts are held before anything else is written.
@@ -192,7 +290,7 @@ impl Hearing {
         self.news.send(News::Standing(shared)).ok(); // nobody may be watching
         self.letterhead.send_replace(letterhead(&self.replica));
         if *self.has_heard.borrow() {
-            self.rights = self.rights.under(standing);
+            self.rights = self.rights.under(standing).at(self.now());
             self.node.set_rights(self.rights.clone()).await;
         }
         let guests = self.node.status().await.unwrap_or_default().guests;

@@ -11,12 +11,12 @@ use super::afar::Afar;
 use super::dials::Dials;
 use super::hearing::{Brought, Delivery, Hearing, News};
 use super::neighbours::{Neighbour, Neighbours};
-use super::{Admits, MeshHome, serve_guests};
+use super::{Admits, MeshHome, audit, serve_guests};
 use crate::config::Settings;
 use crate::driver::{Answers, Node};
 use crate::error::{Failure, Kind, Outcome};
 use crate::expert::ExpertFacts;
-use crate::ledger::Ledger;
+use crate::ledger::{Audit, DiskError, Ledger};
 use crate::net::frame::PATIENCE;
 use crate::net::plane::Plane;
 use crate::net::serve::Terms;
@@ -24,9 +24,9 @@ use crate::net::swarm::{self, PeerView, Roll, Seed};
 use crate::node::{Library, Offered};
 use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
-use quorate_core::governance::{Record, Replica, Rights, Standing};
+use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Replica, Rights, Standing};
 use quorate_core::ids::{NetworkId, PeerKey};
-use quorate_core::limits::{DELIVERIES_MAX, NEWS_MAX};
+use quorate_core::limits::{AUDIT_WAITING_MAX, DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -78,6 +78,8 @@ impl Member {
         let (ledger, stored) =
             Ledger::open(home.dir()).map_err(|lost| lost.at(home.dir().to_owned()))?;
         let replica = stored.replica;
+        let decisions = Audit::open(home.dir(), replica.genesis().network_id())
+            .map_err(|DiskError { doing, path, error }| Failure::file(doing, &path, &error))?;
         let mesh = &founding.settings.mesh;
         let plane = Plane::bind(founding.keypair.clone(), mesh.plane_listen)
             .map_err(|error| cannot_listen(mesh.plane_listen, "mesh.plane_listen", &error))?;
@@ -164,15 +166,20 @@ impl Member {
             replica,
             rights: Rights::booting(),
             has_heard: has_heard_tx,
-            ledger: Arc::new(Mutex::new(ledger)),
             letterhead: letterhead_tx,
             standing: standing_tx,
             news,
             terms,
             admits,
             library: founding.library.clone(),
+            keypair: founding.keypair.clone(),
+            highest_s: ledger.latch().highest_s,
+            ledger: Arc::new(Mutex::new(ledger)),
             stop: member.stop.clone(),
         };
+        let (notes_tx, notes) = mpsc::channel(AUDIT_WAITING_MAX);
+        member.tasks.spawn(audit::keep(decisions, notes));
+        founding.node.set_audit(Some(notes_tx)).await;
         founding.node.donate(founding.settings.donor.clone()).await;
         founding.node.set_rights(Rights::booting()).await;
         member.tasks.spawn(hearing.run(events, deliveries));
@@ -183,6 +190,7 @@ impl Member {
     /// Says goodbye; requests here go on with what is here.
     pub async fn leave(&self, node: &Node) {
         node.set_rights(Rights::alone()).await;
+        node.set_audit(None).await;
         self.neighbours.lose_all("this node left the mesh").await;
         self.stop.cancel();
         if tokio::time::timeout(LEAVE_MAX, self.tasks.wait())
@@ -216,7 +224,18 @@ impl Member {
     /// Signed records that somebody brought; None if the member is leaving. Err: not on the disk.
     pub async fn bring(&self, records: Vec<Record>) -> Option<Result<Brought, String>> {
         let (reply, answer) = oneshot::channel();
-        let delivery = Delivery { records, reply };
+        let delivery = Delivery::Records { records, reply };
+        self.deliveries.send(delivery).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Entries of which somebody says what they are, in their order; else as [`Member::bring`].
+    pub async fn cast(
+        &self,
+        entries: Vec<(Meant, Entry)>,
+    ) -> Option<Result<Result<Vec<Cast>, Miscast>, String>> {
+        let (reply, answer) = oneshot::channel();
+        let delivery = Delivery::Entries { entries, reply };
         self.deliveries.send(delivery).await.ok()?;
         answer.await.ok()
     }

@@ -6,7 +6,7 @@ use super::member::{Founding, Member};
 use super::neighbours::Neighbour;
 use crate::driver::Lease;
 use crate::net::swarm::{PeerView, unix_s};
-use quorate_core::governance::{Record, Standing};
+use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Standing};
 use quorate_core::ids::NetworkId;
 use quorate_core::mesh::{Address, ExpertRow, Pass, Place};
 use std::sync::{Arc, RwLock};
@@ -101,6 +101,14 @@ impl Membership {
     /// Takes signed records, whoever brings them. None without a mesh.
     pub async fn bring(&self, records: Vec<Record>) -> Option<Result<Brought, String>> {
         self.member()?.bring(records).await
+    }
+
+    /// Takes signed entries that are meant as something. None without a mesh; Err: not on the disk.
+    pub async fn cast(
+        &self,
+        entries: Vec<(Meant, Entry)>,
+    ) -> Option<Result<Result<Vec<Cast>, Miscast>, String>> {
+        self.member()?.cast(entries).await
     }
 
     /// Why the mesh stands still.

@@ -2,6 +2,7 @@
 //! other nodes are adopted. Who belongs to the mesh is decided by whoever calls.
 
 mod afar;
+mod audit;
 mod dials;
 mod hearing;
 mod home;

@@ -7,6 +7,7 @@
 
 mod crowd;
 mod faults;
+mod govern;
 mod grpc;
 mod guard;
 mod limits;

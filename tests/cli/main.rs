@@ -7,6 +7,7 @@ mod harness;
 mod drill;
 mod eval;
 mod gov;
+mod gov_audit;
 mod gov_log;
 mod help;
 mod mesh;

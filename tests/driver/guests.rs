@@ -7,7 +7,7 @@ use quorate::expert::stub::{StubExpert, StubOptions};
 use quorate_core::config::MeshConfig;
 use quorate_core::donor::{Closed, Donor};
 use quorate_core::generate::Finish;
-use quorate_core::governance::{Genesis, Records, Rights, fold};
+use quorate_core::governance::{About, Decision, Genesis, Halted, Noted, Records, Rights, fold};
 use quorate_core::host::Allow;
 use quorate_core::ids::{ExpertId, PeerKey, SessionId, Token};
 use quorate_core::law::Transforms;
@@ -380,4 +380,30 @@ async fn nothing_is_left_after_a_thousand_guests() {
     until(&setup.node, |s| s.guests.is_empty()).await;
     setup.node.unload("a").await;
     until(&setup.node, |s| s.models.is_empty()).await;
+}
+
+#[tokio::test]
+async fn every_decision_about_a_guest_is_noted_with_the_standing_that_decided() {
+    let setup = forever(endless());
+    let (notes, mut heard) = mpsc::channel(16);
+    setup.node.set_audit(Some(notes)).await;
+    let rights = rights();
+    let state = rights.standing().unwrap().hash();
+    setup.node.set_rights(rights).await;
+    let guest = visit(&setup, ADA).await.unwrap();
+    setup.node.set_rights(Rights::booting()).await;
+    assert!(visit(&setup, BEN).await.is_err());
+    setup.node.set_audit(None).await;
+    let about = About::Guest;
+    let why = Halted::Booting.to_string();
+    for (decision, standing) in [
+        (Decision::granted(about(ADA)), state),
+        (Decision::taken_back(about(ADA), &why), [0; 32]),
+        (Decision::refused(about(BEN), &why), [0; 32]),
+    ] {
+        let noted = heard.recv().await.unwrap();
+        assert_eq!(noted, (Noted::Decided(decision), standing));
+    }
+    assert!(heard.recv().await.is_none());
+    drop(guest);
 }

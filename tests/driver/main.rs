@@ -14,7 +14,7 @@ use quorate_core::chat::Segment;
 use quorate_core::config::MeshConfig;
 use quorate_core::generate::{Event, Finish};
 use quorate_core::law::{Law, ListLaw, Transforms};
-use quorate_core::limits::{QUEUE_MAX, SESSIONS_MAX};
+use quorate_core::limits::{QUEUE_MAX, SESSIONS_MAX, UNREAD_TOKENS_MAX};
 use quorate_core::record;
 use quorate_core::residency::KeepAlive;
 use std::sync::Arc;
@@ -250,6 +250,27 @@ async fn a_client_that_leaves_frees_its_slot() {
     assert_eq!(before, 1);
     // Far fewer than the 4,000 tokens were made.
     assert!(setup.node.status().await.unwrap().generated_tokens < 400);
+}
+
+/// Nothing is decided beyond what a client has room for; when it reads, its text goes on.
+#[tokio::test]
+async fn a_client_that_reads_late_is_waited_for() {
+    let setup = forever(StubOptions {
+        end_logit: -30.0,
+        ..Default::default()
+    });
+    let lease = setup.node.acquire("a").await.unwrap();
+    let tokens = 4 * UNREAD_TOKENS_MAX;
+    let quick = say(&setup, &lease, 7, tokens).await;
+    let late = setup
+        .node
+        .generate(&lease, generation(&lease, 7, tokens).await)
+        .await
+        .unwrap();
+    // While others are served it would overrun its channel, and end, if it were not waited for.
+    say(&setup, &lease, 8, tokens).await;
+    assert_eq!(setup.node.status().await.unwrap().running, 1);
+    assert_eq!(text_of(late).await, (quick, Finish::Length));
 }
 
 #[tokio::test]

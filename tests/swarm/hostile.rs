@@ -36,7 +36,7 @@ struct Raw {
 impl Raw {
     /// Connected to `node`.
     async fn connect(keypair: &Keypair, node: &Node) -> Raw {
-        let topic = IdentTopic::new(format!("quorate/{}/adverts", node.network));
+        let topic = IdentTopic::new(format!("adverts/{:.8}", node.network.to_string()));
         let config = gossipsub::ConfigBuilder::default()
             .validation_mode(gossipsub::ValidationMode::Anonymous)
             .max_transmit_size(1 << 20)

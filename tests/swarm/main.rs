@@ -6,5 +6,6 @@ mod bounds;
 mod carrying;
 mod hostile;
 mod joining;
+mod large;
 mod meeting;
 mod nodes;

@@ -25,6 +25,7 @@ impl ApiError {
             Kind::Busy => StatusCode::TOO_MANY_REQUESTS,
             Kind::Internal | Kind::ModelLoadFailed => StatusCode::INTERNAL_SERVER_ERROR,
             Kind::GenerationFailed => StatusCode::BAD_GATEWAY,
+            Kind::Miscast(_) => StatusCode::CONFLICT,
             Kind::MeshHalted | Kind::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Kind::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             // Not 503: waiting does not make the machine larger.

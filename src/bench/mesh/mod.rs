@@ -2,7 +2,7 @@
 //!
 //! - `lists` over `bench::panel`: the router's state machine over four real experts that differ (private
 //!   prefixes of one model), and over tables for the numbers that need many positions
-//! - `swarms`: two hundred swarms of libp2p that have nothing to do
+//! - `swarms`: a hundred swarms of libp2p that have nothing to do
 //! - `speeds` and `loss` over `bench::machines`: whole nodes of this process over QUIC on loopback, with
 //!   stubs that take a fixed time for a token; a real expert where two rates are compared
 //!
@@ -44,8 +44,9 @@ const CROWD: u8 = 16;
 const CROWD_VOCABULARY: u32 = 49_152;
 const CROWD_TOKENS: u32 = 128;
 const CROWD_TURNS: u64 = 5;
-/// Swarms of one process; two cores carry them, their pings and their two hundred books.
-const SWARM_NODES: u16 = 200;
+/// Swarms of one process: with two hundred, two cores are so busy that answers to pings come too late,
+/// connections are given up and made anew, and that keeps them busy.
+const SWARM_NODES: u16 = 100;
 /// Half of the time between two adverts of a node.
 const SWARM_WINDOW: Duration = Duration::from_secs(150);
 /// Experts that are closer than this do not differ, and what they decide together shows nothing.
@@ -106,6 +107,7 @@ pub struct MeshReport {
     pub idle_bytes_per_s: BTreeMap<&'static str, f64>,
     pub idle_all_bytes_per_s: f64,
     pub idle_nodes: usize,
+    pub idle_met_s: f64,
     pub idle_links: f64,
     pub idle_window_s: f64,
     pub idle_adverts: u64,
@@ -115,7 +117,7 @@ pub struct MeshReport {
     /// Not measured: what follows for so many nodes from what was.
     pub extrapolated: BTreeMap<&'static str, f64>,
     pub experts: BTreeMap<&'static str, &'static str>,
-    pub missing: BTreeMap<&'static str, &'static str>,
+    pub missing: BTreeMap<&'static str, String>,
 }
 
 const REAL: &str = "real: one model, four private prefixes";
@@ -197,12 +199,15 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
     (report.shared_alone_tps, report.shared_together_tps) = (shared.alone_tps, shared.together_tps);
     say("simulated meshes");
     report.sim_sizes_ok = simulated()?;
-    say("two hundred swarms");
-    let idle = swarms::idle(SWARM_NODES, SWARM_WINDOW);
-    idle_mesh(runtime.block_on(idle)?, &mut report);
+    say("a hundred swarms");
+    match runtime.block_on(swarms::idle(SWARM_NODES, SWARM_WINDOW)) {
+        Ok(idle) => idle_mesh(idle, &mut report),
+        // It says more of this machine than of the mesh, and nothing of all that was measured before.
+        Err(error) => no_idle_mesh(&error, &mut report),
+    }
     if !report.fairness_sessions.is_finite() {
         let why = "a session got no token within the window";
-        report.missing.insert("fairness_sessions", why);
+        report.missing.insert("fairness_sessions", why.into());
     }
     Ok(report)
 }
@@ -270,15 +275,26 @@ fn idle_mesh(idle: Idle, report: &mut MeshReport) {
     let gossip = idle.bytes_per_s.get("gossip").copied().unwrap_or_default();
     report.gossip_bytes_per_s = gossip;
     // Every node says the same, and everybody passes it on to as many.
-    let at_1000 = gossip * 1000.0 / idle.nodes as f64;
-    report.extrapolated = BTreeMap::from([("gossip_bytes_per_s_at_1000_nodes", at_1000)]);
+    let at = |nodes: f64| gossip * nodes / idle.nodes as f64;
+    report.extrapolated = BTreeMap::from([
+        ("gossip_bytes_per_s_at_200_nodes", at(200.0)),
+        ("gossip_bytes_per_s_at_1000_nodes", at(1000.0)),
+    ]);
     report.idle_bytes_per_s = idle.bytes_per_s;
     report.idle_all_bytes_per_s = idle.all_bytes_per_s;
     (report.idle_nodes, report.idle_links) = (idle.nodes, idle.links);
-    report.idle_window_s = idle.window_s;
+    (report.idle_met_s, report.idle_window_s) = (idle.met_s, idle.window_s);
     report.idle_adverts = idle.adverts;
     report.idle_adverts_expected = idle.adverts_expected;
     (report.lookup_hops_mean, report.lookup_hops_max) = (idle.hops_mean, idle.hops_max);
+}
+
+fn no_idle_mesh(error: &BenchError, report: &mut MeshReport) {
+    report.gossip_bytes_per_s = f64::NAN;
+    report.lookup_hops_mean = f64::NAN;
+    for key in ["gossip_bytes_per_s", "idle_bytes_per_s", "lookup_hops_mean"] {
+        report.missing.insert(key, error.to_string());
+    }
 }
 
 fn many_positions(report: &mut MeshReport) -> Result<()> {

@@ -162,10 +162,11 @@ fn neighbours(page: &Value) -> Check {
         };
         here.clone().filter(of).count()
     };
-    let silent = peers.iter().filter(|p| p["state"] == "silent").count();
+    let count = |state: &str| peers.iter().filter(|p| p["state"] == state).count();
+    let (heard, silent) = (count("heard of"), count("silent"));
     let experts = here.clone().flat_map(|p| list(p, "experts")).count();
     let says = format!(
-        "{} here ({} direct, {} relayed), {silent} silent; {experts} experts on offer",
+        "{} here ({} direct, {} relayed), {heard} heard of, {silent} silent; {experts} experts on offer",
         here.clone().count(),
         paths("direct"),
         paths("relayed"),

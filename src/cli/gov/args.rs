@@ -41,7 +41,7 @@ pub(in crate::cli) enum Gov {
     Import(Import),
     /// Write the whole mesh into one file that anybody can verify
     Export(Export),
-    /// Check an exported file, with no node and no trust
+    /// Check an exported file (a mesh, or an audit log), with no node and no trust
     Verify(Verify),
     /// Show what a file says, or what an id of this mesh stands for
     Show(Show),
@@ -49,6 +49,8 @@ pub(in crate::cli) enum Gov {
     Log(Log),
     /// Show how the mesh stands
     Status(Status),
+    /// Show what this node allowed and refused, or write it into a file that anybody can verify
+    Audit(Audit),
     /// Stop a mesh of real processes in the middle of their streams, and say how quick it was
     Drill(Drill),
     /// One process of a drill
@@ -292,6 +294,19 @@ pub(in crate::cli) struct Export {
     /// Where it goes; it must not be there yet
     #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Audit {
+    /// Write all of it to this file, signed with this node's own key; it must not be there yet
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) out: Option<PathBuf>,
+    /// Show so many of the newest lines
+    #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "out")]
+    pub(super) last: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

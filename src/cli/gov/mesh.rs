@@ -7,12 +7,11 @@ use crate::home::Home;
 use crate::ledger;
 use crate::mesh::MeshHome;
 use quorate_core::governance::{
-    Author, BadParcel, Ballot, Body, Choice, Entry, LinkId, Parcel, Proposal, Record, RecordId,
-    Refusal, Replica, Request, Standing, Wish,
+    BadParcel, Entry, LinkId, Parcel, Proposal, Record, RecordId, Refusal, Replica, Request,
+    Standing, Wish,
 };
 use quorate_core::ids::NetworkId;
 use quorate_core::limits::LEDGER_BYTES_MAX;
-use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -97,23 +96,6 @@ impl Mesh {
                 Record::Entry(entry) => Some(entry),
                 _ => None,
             })
-    }
-
-    /// Active participants whose yes counts for a proposal.
-    pub(super) fn voters(&self, proposal: &Proposal) -> BTreeSet<Author> {
-        let ballot = Ballot::of(proposal, self.network());
-        let electorate = self.standing().electorate();
-        let says_yes = |entry: &Entry| {
-            let draft = entry.draft();
-            let choice = Choice::Yes;
-            draft.body == Body::Vote { choice, ballot }
-                && draft.epoch == proposal.epoch
-                && electorate.is_active(&draft.author)
-        };
-        self.entries()
-            .filter(says_yes)
-            .map(|entry| entry.draft().author)
-            .collect()
     }
 
     pub(super) fn open(&self) -> &[(LinkId, Proposal)] {

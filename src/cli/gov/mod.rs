@@ -3,6 +3,7 @@
 
 mod acts;
 pub(super) mod args;
+mod audit;
 mod carry;
 mod drill;
 mod follow;
@@ -39,6 +40,7 @@ pub(super) fn gov(context: &Context, verb: &Gov) -> Outcome {
         Gov::Show(args) => read::show(context, args),
         Gov::Log(args) => read::log(context, args),
         Gov::Status(args) => read::status(context, args),
+        Gov::Audit(args) => audit::audit(context, args),
         Gov::Drill(args) => drill::drill(context, args),
         Gov::DrillNode => drill::node(context),
     }

@@ -4,7 +4,7 @@ use super::acts::file_named;
 use super::args::{Log, Show, Status, Verify};
 use super::mesh::{self, Mesh};
 use super::names::{begins, hex, network, short};
-use super::{follow, render};
+use super::{audit, follow, render};
 use crate::cli::context::Context;
 use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
@@ -15,6 +15,9 @@ use std::path::Path;
 
 /// For strangers: nothing of this home is asked.
 pub(super) fn verify(args: &Verify) -> Outcome {
+    if audit::is_one(&args.file)? {
+        return audit::verify(args);
+    }
     let mesh = Mesh::in_file(&args.file)?;
     if let Some(typed) = &args.network {
         let wanted = network(typed)?;

@@ -4,6 +4,8 @@ use super::mesh::Mesh;
 use super::names::{hex, phase_text, short};
 use crate::cli::term;
 use crate::error::Outcome;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use quorate_core::config::SCHEMA;
 use quorate_core::governance::{
     Act, Author, Body, Cause, Choice, Consent, LinkId, Origin, Parcel, Preset, Proposal, Record,
@@ -29,7 +31,7 @@ pub(super) fn consent(consent: Consent) -> &'static str {
 }
 
 /// Words of others, which might steer a terminal.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '\u{fffd}' } else { c })
         .collect()
@@ -314,7 +316,7 @@ pub(super) fn standing_json(mesh: &Mesh) -> Value {
     });
     let open = mesh.open().iter().map(|(id, proposal)| {
         let mut page = proposal_json(id, proposal);
-        page["yes"] = json!(mesh.voters(proposal).len());
+        page["yes"] = json!(mesh.replica.voters(proposal).len());
         page["needed"] = json!(proposal.consent.threshold(electorate.size()));
         page
     });
@@ -408,7 +410,7 @@ pub(super) fn print_standing(mesh: &Mesh) -> Outcome {
     }
     for (id, proposal) in mesh.open() {
         let (yes, needed) = (
-            mesh.voters(proposal).len(),
+            mesh.replica.voters(proposal).len(),
             proposal.consent.threshold(electorate.size()),
         );
         let waits = if yes < needed {
@@ -438,8 +440,15 @@ pub(super) fn parcel_json(parcel: &Parcel) -> Value {
         "kind": "parcel",
         "mesh": hex(&parcel.network.0),
         "genesis": parcel.genesis.is_some(),
-        "records": parcel.records.iter().map(alone_json).collect::<Vec<_>>(),
+        "records": parcel.records.iter().map(signed_json).collect::<Vec<_>>(),
     })
+}
+
+/// With its bytes, for programs that carry single records to a node.
+fn signed_json(one: &Record) -> Value {
+    let mut page = alone_json(one);
+    page["bytes"] = json!(BASE64.encode(one.encode()));
+    page
 }
 
 /// A record on one line.

@@ -12,12 +12,13 @@
 //! A guess decides nothing. A token is what the set's opinions about the decided text make it, so the text is
 //! the same with guesses and without: an opinion about a position behind wrong guesses is never used.
 
+use super::repeats::Repeats;
 use super::{Costs, Generate, Output, State};
 use crate::aggregate::{Verdict, Voice};
 use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
 use crate::lead;
-use crate::limits::{GUESSES_MAX, REPEAT_TOKENS_MIN};
+use crate::limits::GUESSES_MAX;
 use crate::opinion::{ExpertOp, Opinion, Said};
 use crate::team::Standing;
 use crate::tempo::Tempo;
@@ -54,6 +55,8 @@ pub(super) struct Ahead {
     drafter: Option<Drafter>,
     /// What was said about positions behind guesses, as it came: at most one of each member and position.
     early: Vec<Early>,
+    /// Of the text, as far as it was needed.
+    repeats: Repeats,
     pub(super) tempo: Tempo,
     pub(super) counts: Guesses,
 }
@@ -83,6 +86,7 @@ impl Ahead {
             made: 0,
             drafter: None,
             early: Vec::new(),
+            repeats: Repeats::default(),
             tempo: Tempo::new(members),
             counts: Guesses::default(),
         }
@@ -102,6 +106,19 @@ impl Ahead {
         let at = |early: &Early| early.opinion.position == here;
         let first = self.early.iter().position(at)?;
         Some(self.early.remove(first))
+    }
+
+    /// How much of it is kept.
+    #[cfg(test)]
+    pub(super) fn early(&self) -> usize {
+        self.early.len()
+    }
+
+    /// The response has ended: nothing is guessed or kept any more.
+    pub(super) fn end(&mut self) {
+        self.guesses = VecDeque::new();
+        self.early = Vec::new();
+        self.repeats = Repeats::default();
     }
 
     fn said(&self, member: usize, position: Position) -> Option<&Said> {
@@ -157,6 +174,7 @@ impl Generate {
     fn is_inside(&self, at: usize) -> bool {
         let position = self.spec.prompt.len() + at + 1;
         at + 1 < self.spec.max_tokens as usize
+            && self.has_room_for(at + 1)
             && position < self.spec.context as usize
             && position < self.team.turn_at() as usize
     }
@@ -193,12 +211,18 @@ impl Generate {
         open && law.robust.is_none() && self.spec.guessing == Guessing::Stream
     }
 
+    /// Those of the set that may guess: where there are none, the text does.
+    fn drafters(&self) -> impl Iterator<Item = usize> + '_ {
+        let lead = self.may_lead();
+        let group = self.team.group().iter().copied();
+        group.filter(move |&i| lead || self.team.members[i].local)
+    }
+
     /// With nothing under way: who guesses from here on.
     fn pick_drafter(&mut self, now: Micros) -> Option<Drafter> {
-        let (lead, alone) = (self.may_lead(), self.team.group().len() == 1);
-        let group = self.team.group().iter();
-        let fit = group.filter(|&&i| lead || self.team.members[i].local);
-        let mut fit: Vec<(usize, bool)> = fit.map(|&i| (i, alone)).collect();
+        let alone = self.team.group().len() == 1;
+        let fit = self.drafters();
+        let mut fit: Vec<(usize, bool)> = fit.map(|i| (i, alone)).collect();
         if fit.is_empty() {
             fit.push((self.ahead.tempo.repeats(), false));
         }
@@ -249,7 +273,7 @@ impl Generate {
             _ => self.ahead.said(i, position),
         };
         match drafter {
-            Drafter::Repeats => repeat(&self.text_ahead()),
+            Drafter::Repeats => self.ahead.repeats.guess(self.ahead.guesses.iter().copied()),
             Drafter::Leader(i) => lead::choice(&self.question(position), said(i)?),
             Drafter::Own(i) => self.chosen_alone(position, said(i)?),
         }
@@ -270,25 +294,30 @@ impl Generate {
         if self.spec.guessing == Guessing::Never || self.first_question.is_none() {
             return;
         }
-        for i in self.team.group().to_vec() {
+        let drafters: Vec<usize> = self.drafters().collect();
+        if drafters.is_empty() {
+            self.measure_repeats(token);
+        }
+        for i in drafters {
             let opinion = self.parts[i].opinion.as_ref();
             let choice = opinion.and_then(|o| self.chosen_alone(self.position(), &o.said));
             if let Some(choice) = choice {
                 self.ahead.tempo.compared(i, choice == token);
             }
         }
-        if let Some(guess) = repeat(&[&self.spec.prompt[..], &self.answer].concat()) {
-            let repeats = self.ahead.tempo.repeats();
-            self.ahead.tempo.compared(repeats, guess == token);
-        }
         let trip_us = self.calmly_asked.map(|asked| now.since(asked));
         self.ahead.tempo.decided(now, trip_us);
     }
 
-    fn text_ahead(&self) -> Vec<Token> {
-        let guesses = self.ahead.guesses.iter().copied();
+    /// What the text would have guessed; then it is one token longer.
+    fn measure_repeats(&mut self, token: Token) {
+        let Ahead { repeats, tempo, .. } = &mut self.ahead;
         let text = self.spec.prompt.iter().chain(&self.answer).copied();
-        text.chain(guesses).collect()
+        repeats.read(text.skip(repeats.known()));
+        if let Some(guess) = repeats.guess(std::iter::empty()) {
+            tempo.compared(tempo.repeats(), guess == token);
+        }
+        repeats.read(std::iter::once(token));
     }
 
     /// Sends a member, which has been asked about the undecided position, the guesses that it has not got.
@@ -371,33 +400,5 @@ impl Generate {
         out.push(Output::ToExpert(self.team.members[i].expert, truncate));
         self.ahead.early.retain(|early| early.member != i);
         self.team.members[i].forget_questions();
-    }
-}
-
-/// What followed when the last tokens stood here before: texts quote themselves.
-fn repeat(text: &[Token]) -> Option<Token> {
-    let start = text.len().checked_sub(REPEAT_TOKENS_MIN)?;
-    let end = &text[start..];
-    let before = text.get(..text.len() - 1)?;
-    let at = before.windows(REPEAT_TOKENS_MIN).rposition(|w| w == end)?;
-    text.get(at + REPEAT_TOKENS_MIN).copied()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_text_that_repeats_itself_is_guessed() {
-        assert_eq!(repeat(&[1, 2, 3, 4, 9, 1, 2, 3]), Some(4));
-        assert_eq!(
-            repeat(&[1, 2, 3, 4, 1, 2, 3, 5, 1, 2, 3]),
-            Some(5),
-            "the last time counts"
-        );
-        assert_eq!(repeat(&[7, 7, 7, 7]), Some(7), "the end may overlap");
-        assert_eq!(repeat(&[1, 2, 3]), None);
-        assert_eq!(repeat(&[]), None);
-        assert_eq!(repeat(&[1, 2, 3, 4, 5, 6, 7]), None);
     }
 }

@@ -260,6 +260,9 @@ impl Generate {
         if self.wake_at().is_none_or(|at| at > now) {
             return;
         }
+        if matches!(self.state, State::Unread(..)) {
+            return self.give_up_client(now, out);
+        }
         let before = self.team.group().to_vec();
         if !self.team.expire(now, self.position()) {
             return;

@@ -28,9 +28,10 @@ impl Generate {
             }
             self.take_early(now, out);
             let (position, here) = (opinion.position, self.position());
+            let is_early = position == here && matches!(self.state, State::Unread(..));
             if opinion.said == Said::Scalars(Vec::new()) {
                 self.caught_up(i, opinion);
-            } else if position > here {
+            } else if position > here || is_early {
                 if let Some(costs) = self.answered(i, position, costs, now, out) {
                     self.ahead.keep(i, opinion, costs);
                 }
@@ -147,7 +148,7 @@ impl Generate {
             (State::Asking(_) | State::Contending(..), _) => {
                 return Err("an expert answered another question".into());
             }
-            (State::Masking | State::Done, _) => return Ok(()),
+            (State::Masking | State::Unread(..) | State::Done, _) => return Ok(()),
         }
         self.log
             .heard(self.asked_again, self.team.members[i].expert, &opinion.said);
@@ -234,7 +235,7 @@ impl Generate {
                 let Some(said) = said else { return };
                 aggregate::seeded_exact(key, contenders, &said)
             }
-            State::Masking | State::Done => return,
+            State::Masking | State::Unread(..) | State::Done => return,
         };
         match verdict {
             Verdict::Wait => self.set.clear(),

@@ -10,13 +10,16 @@
 //!     │ grammar               ▲ ▲ late or gone: another  │
 //!     └──▶ Masking ───────────┘ └─ expert, same position │
 //!            (one token allowed:  ◀──── next position ───┤ token
-//!             no question)                               └──▶ Done (Close, Finished)
+//!             no question)          ▲                    └──▶ Done (Close, Finished)
+//!                                   └─ Unread, while the client has too much left to read
 //! ```
 
 mod ahead;
 mod ask;
 mod decide;
 mod provenance;
+mod reader;
+mod repeats;
 
 pub use ahead::{Guesses, Guessing};
 pub use provenance::{Decided, Evidence, Provenance, Voted, Weighed};
@@ -51,6 +54,8 @@ pub struct Spec {
     /// Tokens that the smallest context among the experts holds.
     pub context: u32,
     pub guessing: Guessing,
+    /// Its client says what it has read ([`Input::Read`]), and is waited for.
+    pub paced: bool,
     pub notes: Notes,
 }
 
@@ -126,6 +131,8 @@ pub enum Input {
     },
     /// The grammar's answer to `NeedMask`.
     Mask(MaskAnswer),
+    /// The client has read so many more tokens.
+    Read(u32),
     /// The moment of `wake_at` has come.
     Tick,
     Cancel,
@@ -255,6 +262,8 @@ enum State {
     Asking(Query),
     /// Waiting for exact values of these tokens.
     Contending(Query, Vec<Token>),
+    /// Waiting for the client, since then; the token was decided last.
+    Unread(Option<Token>, Micros),
     Done,
 }
 
@@ -269,6 +278,8 @@ pub struct Generate {
     text: Text,
     /// What was decided.
     answer: Vec<Token>,
+    /// Tokens of it that the client has read.
+    read: u32,
     /// The first question about the undecided position: whoever joins is asked the same.
     first_question: Option<Query>,
     /// Second questions at this position so far.
@@ -321,6 +332,7 @@ impl Generate {
             team,
             state: State::Masking,
             answer: Vec::new(),
+            read: 0,
             first_question: None,
             asked_again: 0,
             calmly_asked: None,
@@ -357,6 +369,7 @@ impl Generate {
     pub fn wake_at(&self) -> Option<Micros> {
         match self.state {
             State::Asking(_) | State::Contending(..) => self.team.wake_at(self.position()),
+            State::Unread(_, since) => Some(reader::gives_up_at(since)),
             State::Masking | State::Done => None,
         }
     }
@@ -386,6 +399,7 @@ impl Generate {
                 }
             }
             Input::Mask(answer) => self.on_mask(now, answer, out),
+            Input::Read(tokens) => self.on_read(tokens, now, out),
             Input::Tick => self.on_tick(now, out),
             Input::Cancel => self.finish(Finish::Cancelled, now, out),
             Input::Abort(why) => self.finish(Finish::Failed(why), now, out),
@@ -510,6 +524,14 @@ impl Generate {
             part.owed = 0;
             member.decided_before(here);
         }
+        if self.is_ahead_of_client() {
+            self.state = State::Unread(committed, now);
+        } else {
+            self.take_position(committed, now, out);
+        }
+    }
+
+    fn take_position(&mut self, committed: Option<Token>, now: Micros, out: &mut Vec<Output>) {
         if self.spec.grammar {
             self.state = State::Masking;
             out.push(Output::NeedMask { committed });
@@ -525,6 +547,7 @@ impl Generate {
 
     fn finish(&mut self, why: Finish, now: Micros, out: &mut Vec<Output>) {
         self.state = State::Done;
+        self.ahead.end();
         let open = |standing: &Standing| !matches!(standing, Standing::Asleep | Standing::Gone(_));
         for member in self.team.members.iter().filter(|m| open(&m.standing)) {
             let session = self.spec.session;
@@ -555,6 +578,8 @@ mod follow_tests;
 mod hostile_tests;
 #[cfg(test)]
 mod net_tests;
+#[cfg(test)]
+mod reader_tests;
 #[cfg(test)]
 mod record_tests;
 #[cfg(test)]

@@ -2,8 +2,8 @@
 
 use super::tests::{Table, VOCAB, law, spec, table, vocab};
 use super::*;
-use crate::limits::GUESSES_MAX;
-use crate::opinion::{Entry, List, Query, Said, Want};
+use crate::limits::{GUESSES_MAX, READ_TOKENS, UNREAD_TOKENS_MAX};
+use crate::opinion::{Entry, ExpertFailure, List, Query, Said, Want};
 use crate::pace::{Pace, Patience};
 use crate::team::{Candidate, Sets};
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,14 @@ pub(super) struct Ways {
     pub(super) instead: Option<ExpertEvent>,
     /// How much it believes what all the others do.
     pub(super) common: f32,
+    /// Tokens before a position that it remembers, and words that it knows.
+    pub(super) remembers: usize,
+    pub(super) words: u32,
+    /// Chance, in percent, that a message is lost: it comes a round trip and a half later, and what was said
+    /// after it waits for it.
+    pub(super) loss: u64,
+    /// From this moment on it knows nothing of a session.
+    pub(super) restarts_at: u64,
     /// What it takes to read the text, and for every answer, one after another.
     pub(super) read_us: u64,
     pub(super) step_us: u64,
@@ -53,6 +61,10 @@ pub(super) const CALM: Ways = Ways {
     gone_at: u64::MAX,
     instead: None,
     common: 0.0,
+    remembers: usize::MAX,
+    words: VOCAB,
+    loss: 0,
+    restarts_at: u64::MAX,
     read_us: 0,
     step_us: 0,
     bundles: false,
@@ -89,6 +101,8 @@ pub(super) struct Story {
     pub(super) heard: Vec<(ExpertId, Answered)>,
     /// The most operations of one expert that were under way at once.
     pub(super) ops_under_way: usize,
+    /// Questions, over all experts.
+    pub(super) asked: usize,
 }
 
 impl Story {
@@ -134,7 +148,8 @@ struct World {
     /// (time, sequence) of what arrives, so that equal times keep their order.
     /// With the time at which each was said.
     queue: BTreeMap<(u64, u64), (u64, FromExpert)>,
-    /// Messages of one stream arrive in order.
+    /// Messages of one stream arrive in order, there and back.
+    arrived: BTreeMap<ExpertId, u64>,
     last: BTreeMap<ExpertId, u64>,
     sent: u64,
     seed: u64,
@@ -151,11 +166,13 @@ impl World {
         let place = |(name, ways): &(u8, Ways)| {
             let mut table = table(*name);
             table.common = ways.common;
+            (table.remembers, table.words) = (ways.remembers, ways.words);
             (ExpertId([*name; 32]), (table, ways.clone()))
         };
         World {
             tables: ways.iter().map(place).collect(),
             queue: BTreeMap::new(),
+            arrived: BTreeMap::new(),
             last: BTreeMap::new(),
             sent: 0,
             seed,
@@ -173,11 +190,18 @@ impl World {
         range.0 + (range.1 - range.0) * random / 65_536
     }
 
+    /// How long a message is under way.
+    fn flies(&mut self, ways: &Ways) -> u64 {
+        let us = self.delay(ways.delay_us);
+        let is_lost = ways.loss > 0 && self.delay((0, 100)) < ways.loss;
+        us + if is_lost { 3 * ways.delay_us.1 } else { 0 }
+    }
+
     fn send(&mut self, now: u64, expert: ExpertId, op: ExpertOp) {
         let Some((table, ways)) = self.tables.get_mut(&expert) else {
             return;
         };
-        let ways = ways.clone();
+        let (ways, session) = (ways.clone(), op.session());
         let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
         let reads = matches!(op, ExpertOp::Open(_));
         let takes_back = matches!(op, ExpertOp::Truncate { .. });
@@ -203,7 +227,9 @@ impl World {
         if ways.bundles {
             events = bundled(events);
         }
-        let there = now + self.delay(ways.delay_us);
+        let arrived = self.arrived.get(&expert).copied().unwrap_or(0);
+        let there = arrived.max(now + self.flies(&ways));
+        self.arrived.insert(expert, there);
         let under_way = self.arriving.entry(expert).or_default();
         under_way.retain(|at| *at > now);
         under_way.push(there);
@@ -211,11 +237,15 @@ impl World {
         if takes_back {
             self.forget(expert, there);
         }
+        if there >= ways.restarts_at {
+            let why = ExpertFailure::Refused("no such session".into());
+            events = vec![ExpertEvent::Failed { session, why }];
+        }
         for event in events {
             let busy = self.busy.entry(expert).or_default();
             *busy = there.max(*busy) + if reads { ways.read_us } else { ways.step_us };
             let done = *busy;
-            let mut back = done + self.delay(ways.delay_us);
+            let mut back = done + self.flies(&ways);
             if back >= ways.silent_from && back < ways.silent_until {
                 if ways.silent_until == u64::MAX {
                     continue;
@@ -331,8 +361,57 @@ fn bundled(events: Vec<ExpertEvent>) -> Vec<ExpertEvent> {
     out
 }
 
+/// One that reads a token after another, if its request is paced.
+struct Client {
+    is_paced: bool,
+    every_us: u64,
+    next_us: u64,
+    read: usize,
+}
+
+impl Client {
+    /// When it reads what it was told.
+    fn next(&self, told: usize) -> Option<u64> {
+        (self.is_paced && self.read < told && self.next_us < u64::MAX).then_some(self.next_us)
+    }
+
+    /// What its router hears of that.
+    fn reads(&mut self) -> Option<Input> {
+        self.read += 1;
+        self.next_us = self.next_us.saturating_add(self.every_us);
+        let is_told = self.read.is_multiple_of(READ_TOKENS as usize);
+        is_told.then_some(Input::Read(READ_TOKENS))
+    }
+
+    /// Is what waits for it, or is guessed, within the bounds?
+    fn check(&self, machine: &Generate, told: usize) {
+        let members = machine.parts.len();
+        assert!(machine.ahead.guesses.len() <= GUESSES_MAX);
+        assert!(machine.ahead.early() <= members * (GUESSES_MAX + 1));
+        let room = (UNREAD_TOKENS_MAX + READ_TOKENS) as usize;
+        assert!(!self.is_paced || told + machine.ahead.guesses.len() <= self.read + room);
+    }
+}
+
 /// Runs a request to its end in virtual time.
 pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> Story {
+    live_read(spec, plan, ways, seed, 0)
+}
+
+/// The same for a client that reads a token in so many microseconds, if the request is paced.
+pub(super) fn live_read(
+    spec: Spec,
+    plan: Plan,
+    ways: &[(u8, Ways)],
+    seed: u64,
+    read_us: u64,
+) -> Story {
+    let mut client = Client {
+        is_paced: spec.paced,
+        every_us: read_us,
+        next_us: read_us,
+        read: 0,
+    };
     let notes = Notes {
         provenance: true,
         record: true,
@@ -352,6 +431,7 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
         ln_p: vec![],
         heard: vec![],
         ops_under_way: 0,
+        asked: 0,
     };
     let mut lost: Vec<(u64, ExpertId)> = ways
         .iter()
@@ -370,6 +450,9 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
                     assert!(!closed.contains(&expert), "{op:?} after a goodbye");
                     if matches!(op, ExpertOp::Close { .. }) {
                         closed.insert(expert);
+                    }
+                    if let ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } = &op {
+                        story.asked += queries.len();
                     }
                     world.send(now, expert, op);
                 }
@@ -399,8 +482,9 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
                 Output::NeedMask { .. } => panic!("no grammar in this request"),
             }
         }
-        assert!(machine.ahead.guesses.len() <= GUESSES_MAX);
+        client.check(&machine, story.tokens.len());
         if machine.is_done() {
+            assert_eq!(machine.ahead.early(), 0, "what was kept is returned");
             assert_eq!(ends, 1, "a response ends once");
             let opened = world.opened.keys();
             assert!(opened.into_iter().all(|e| closed.contains(e)), "left open");
@@ -409,7 +493,8 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
         let arrives = world.queue.keys().next().map(|(at, _)| *at);
         let breaks = lost.last().map(|(at, _)| *at);
         let wakes = machine.wake_at().map(|at| at.0);
-        let next = [arrives, breaks, wakes].into_iter().flatten().min();
+        let reads = client.next(story.tokens.len());
+        let next = [arrives, breaks, wakes, reads].into_iter().flatten().min();
         now = now.max(next.expect("somebody may still answer"));
         if breaks == next {
             let (_, expert) = lost.pop().unwrap();
@@ -418,6 +503,11 @@ pub(super) fn live(spec: Spec, plan: Plan, ways: &[(u8, Ways)], seed: u64) -> St
         } else if arrives == next {
             let (_, (_, from)) = world.queue.pop_first().unwrap();
             machine.handle(Micros(now), Input::FromExpert(from), &mut out);
+        } else if reads == next {
+            client.next_us = now;
+            if let Some(input) = client.reads() {
+                machine.handle(Micros(now), input, &mut out);
+            }
         } else {
             machine.handle(Micros(now), Input::Tick, &mut out);
         }
@@ -446,8 +536,19 @@ pub(super) fn told_again(
         ..plan
     };
     let calm = |(name, ways): &(u8, Ways)| {
-        let common = ways.common;
-        (*name, Ways { common, ..CALM })
+        let Ways {
+            common,
+            remembers,
+            words,
+            ..
+        } = *ways;
+        let calm = Ways {
+            common,
+            remembers,
+            words,
+            ..CALM
+        };
+        (*name, calm)
     };
     let calm: Vec<(u8, Ways)> = ways.iter().map(calm).collect();
     let spec = Spec {

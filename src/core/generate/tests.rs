@@ -25,6 +25,7 @@ pub(super) fn spec(law: Law) -> Spec {
         grammar: false,
         context: 1000,
         guessing: Guessing::Never,
+        paced: false,
         notes: Notes::default(),
     }
 }

@@ -8,7 +8,7 @@ use crate::limits::{CLOCK_SKEW_S_MAX, RECORD_BYTES_MAX, WITNESSES_MAX};
 
 pub(super) const TAG: &[u8] = b"quorate checkpoint v1\0";
 /// Authors of every epoch whose feeds a checkpoint may name.
-const HEADS_MAX: usize = 512;
+pub(super) const SEEN_HEADS_MAX: usize = 512;
 
 /// The last entry of one feed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,6 +110,10 @@ impl Checkpoint {
         &self.seen
     }
 
+    pub(super) fn cosignatures(&self) -> &[Cosignature] {
+        &self.cosignatures
+    }
+
     pub fn witnesses(&self) -> impl Iterator<Item = &Author> {
         self.cosignatures.iter().map(|c| &c.witness)
     }
@@ -205,7 +209,7 @@ impl Checkpoint {
 
 fn read_heads(read: &mut Reader) -> Result<Vec<Head>, Malformed> {
     let n = usize::from(read.u16()?);
-    if n > HEADS_MAX {
+    if n > SEEN_HEADS_MAX {
         return Err(Malformed::Range("the heads"));
     }
     let mut heads = Vec::with_capacity(n);

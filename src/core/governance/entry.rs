@@ -50,6 +50,10 @@ impl Ballot {
             proposal: proposal.id(network),
         }
     }
+
+    pub(super) fn place(&self) -> (u64, u32, LinkId) {
+        (self.height, self.round, self.parent)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

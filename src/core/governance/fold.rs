@@ -17,6 +17,7 @@ use crate::config::{BadPatch, MeshConfig, Patch};
 use crate::ids::NetworkId;
 use crate::limits::{HALTS_PER_AUTHOR_MAX, PROPOSALS_SHOWN_MAX};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Why the mesh stands still.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,6 +68,8 @@ pub struct Tip {
 pub struct Standing {
     pub(super) network: NetworkId,
     pub(super) tip: Tip,
+    /// The links from the genesis to the tip, by height.
+    path: Arc<[LinkId]>,
     pub(super) electorate: Electorate,
     pub(super) phase: Phase,
     /// Lowerings that a raise to come has to name: the last of each author.
@@ -78,6 +81,8 @@ pub struct Standing {
     /// One for each version, from 0.
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) min_safe: u64,
+    /// The version that the last resume of the path made; 0 without one.
+    restart: u64,
     pub(super) revert: u8,
     /// Values of the last 24 hours, by the newest checkpoint.
     lately: Lately,
@@ -142,6 +147,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
             height: tip.height,
             round: tip.round,
         },
+        path: links.iter().map(|link| link.id).collect(),
         electorate: electorate.clone(),
         phase,
         lowered,
@@ -150,6 +156,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         faults,
         snapshots: snapshots(&links),
         min_safe: *min_safe,
+        restart: restart(&links),
         revert: terms.revert,
         lately: tree.lately(path[path.len() - 1], lease.map(|l| l.time.low_s)),
         lease,
@@ -235,6 +242,12 @@ fn phase(feeds: &Feeds, state: &State) -> (Phase, BTreeMap<Author, EntryId>) {
             .map(|(author, (_, id))| (author, id))
             .collect(),
     )
+}
+
+fn restart(links: &[&Link]) -> u64 {
+    let is_resume = |link: &&&Link| matches!(link.act, Some(Act::Resume { .. }));
+    let last = links.iter().rev().find(is_resume);
+    last.map_or(0, |link| link.state.version)
 }
 
 fn snapshots(links: &[&Link]) -> Vec<Snapshot> {
@@ -347,6 +360,12 @@ impl Standing {
         self.tip
     }
 
+    /// What was accepted at a height; `None`: nothing yet.
+    pub fn accepted_at(&self, height: u64) -> Option<LinkId> {
+        let at = usize::try_from(height).ok()?;
+        self.path.get(at).copied()
+    }
+
     pub fn electorate(&self) -> &Electorate {
         &self.electorate
     }
@@ -373,6 +392,11 @@ impl Standing {
     pub fn snapshot(&self) -> &Snapshot {
         // The genesis is always there.
         &self.snapshots[self.snapshots.len() - 1]
+    }
+
+    /// The version in which people last let the mesh go on.
+    pub fn restart(&self) -> u64 {
+        self.restart
     }
 
     pub fn min_safe(&self) -> u64 {

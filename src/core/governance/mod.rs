@@ -11,6 +11,8 @@
 
 mod act;
 mod admission;
+mod audit;
+mod casting;
 mod checkpoint;
 pub(crate) mod codec;
 mod config_chain;
@@ -29,13 +31,20 @@ mod records;
 mod replica;
 mod request;
 mod revert;
+mod running;
 mod signer;
 mod stored;
 mod tier;
 mod votes;
+pub mod witness;
 
 pub use act::{Act, LinkId, Origin, Proposal};
 pub use admission::{Admission, AdmissionId, Admissions, Revocation, Target};
+pub use audit::{
+    AUDIT_HEAD_BYTES, About, AuditPart, BadTrail, Decision, Line, Noted, Ruling, Trail,
+    is_torn as is_torn_line,
+};
+pub use casting::{Cast, Meant, Miscast, Stage, Tally};
 pub use checkpoint::{
     Checkpoint, CheckpointId, Cosignature, Head, Lease, NoLease, Now, Seen, Time,
 };
@@ -55,6 +64,7 @@ pub use records::{Record, RecordId, Records};
 pub use replica::{Refusal, Replica, Taken, TakenAll};
 pub use request::{Request, Wish};
 pub use revert::Interval;
+pub use running::Running;
 pub use signer::{Memory, Spoken, WontSign};
 pub use stored::{Lost, Stored};
 pub use tier::{Action, Lately, Tier, Unfit, patch_tier, tier};
@@ -67,6 +77,8 @@ mod bytes_tests;
 #[cfg(test)]
 mod cases_tests;
 #[cfg(test)]
+mod casting_tests;
+#[cfg(test)]
 mod fold_tests;
 #[cfg(test)]
 mod over_tests;
@@ -74,6 +86,8 @@ mod over_tests;
 mod people;
 #[cfg(test)]
 mod rights_tests;
+#[cfg(test)]
+mod running_tests;
 #[cfg(test)]
 mod signer_tests;
 #[cfg(any(test, feature = "sim"))]
@@ -84,3 +98,5 @@ mod sim_tests;
 mod stored_tests;
 #[cfg(test)]
 mod tier_tests;
+#[cfg(test)]
+mod witness_tests;

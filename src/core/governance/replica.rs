@@ -117,6 +117,10 @@ impl Replica {
         &self.records
     }
 
+    pub(super) fn checkpoints(&self) -> impl Iterator<Item = &Checkpoint> {
+        self.records.checkpoints.values()
+    }
+
     /// Halts that a resume has ended.
     pub fn over(&self) -> impl Iterator<Item = &Halt> {
         self.over.values()
@@ -221,14 +225,41 @@ impl Replica {
     /// when last, so of equal checkpoints the first and the last are kept.
     fn adds_nothing(&self, new: &Checkpoint) -> bool {
         let Some(time) = self.plain_time(new) else {
-            return false;
+            let mut same = self.of_same_witnesses(new);
+            return same.any(|other| newness(other) > newness(new));
         };
         let is_first = self.alike(new).all(|(_, other)| time.high_s < other.high_s);
         let is_last = self.alike(new).all(|(_, other)| time > other);
         !is_first && !is_last
     }
 
+    /// Others to which the same witnesses have put their names, where those are too few to say what
+    /// time it is: then nobody needs but the newest.
+    fn of_same_witnesses<'a>(
+        &'a self,
+        new: &'a Checkpoint,
+    ) -> impl Iterator<Item = &'a Checkpoint> {
+        let is_unfinished = |c: &Checkpoint| self.is_unfinished(c);
+        let all = self.checkpoints().filter(move |_| is_unfinished(new));
+        all.filter(move |c| is_unfinished(c) && c.witnesses().eq(new.witnesses()))
+    }
+
+    fn is_unfinished(&self, checkpoint: &Checkpoint) -> bool {
+        let electorate = self.standing.electorate();
+        let known = |w| electorate.members.witnesses.binary_search(w).is_ok();
+        checkpoint.seen().epoch == electorate.epoch
+            && checkpoint.witnesses().all(known)
+            && checkpoint.time(electorate).is_none()
+    }
+
     fn thin(&mut self, new: &Checkpoint) {
+        let newest = self.of_same_witnesses(new).max_by_key(|c| newness(c));
+        if let Some(newest) = newest.map(Checkpoint::id) {
+            let older = self.of_same_witnesses(new).map(Checkpoint::id);
+            for id in older.filter(|id| *id != newest).collect::<Vec<_>>() {
+                self.records.checkpoints.remove(&id);
+            }
+        }
         let first = self.alike(new).min_by_key(|(c, t)| (t.high_s, c.id()));
         let last = self.alike(new).max_by_key(|(c, t)| (*t, c.id()));
         let kept: Vec<CheckpointId> = first.into_iter().chain(last).map(|(c, _)| c.id()).collect();
@@ -312,6 +343,11 @@ impl Replica {
         over.into_values().for_each(|halt| self.lay_by(halt));
         self.standing.hash() != before
     }
+}
+
+fn newness(checkpoint: &Checkpoint) -> (Option<u64>, CheckpointId) {
+    let times = checkpoint.cosignatures().iter().map(|c| c.time_s);
+    (times.max(), checkpoint.id())
 }
 
 fn room(known: bool, has_room: bool) -> Result<(), Refusal> {

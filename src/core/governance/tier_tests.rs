@@ -23,6 +23,38 @@ fn tier_of(ops: &[(Key, u32)], lately: &[(Key, u32)]) -> Tier {
     patch_tier(&patch(ops), &MeshConfig::default(), &past).unwrap()
 }
 
+/// What a model writes is a patch of these keys or nothing: none of them says who may halt, how many
+/// votes a change needs, which tier it has or what may be read back.
+#[test]
+fn model_output_that_names_a_halt_key_a_threshold_or_a_tier_has_no_key_to_set() {
+    let words = [
+        "halt",
+        "resume",
+        "vote",
+        "key",
+        "threshold",
+        "quorum",
+        "tier",
+        "phase",
+        "lease",
+        "witness",
+        "member",
+        "policy",
+        "audit",
+        "permit",
+    ];
+    for row in SCHEMA {
+        let named = row.name.split(['.', '_']);
+        let named: Vec<&str> = named.filter(|part| words.contains(part)).collect();
+        assert!(named.is_empty(), "{}", row.name);
+    }
+    // And an action of a stream has no words in it: the tier comes from keys and numbers alone.
+    let config = MeshConfig::default();
+    let patch = patch(&[(Key::ListEntriesMax, 64)]);
+    let tier = tier(&Action::ConfigPatch(patch), &config, &Lately::new());
+    assert_eq!(tier, Ok(Tier::DeployMajor));
+}
+
 #[test]
 fn class_step_batch_and_the_last_day_decide() {
     use Tier::{DeployMajor, DeployMinor};

@@ -345,6 +345,7 @@ fn two_levels(inner: &[(u8, f64)], of_mesh: f64, seed: u64, tokens: u32) -> (Vec
         grammar: false,
         context: CONTEXT,
         guessing: crate::generate::Guessing::Never,
+        paced: false,
         notes: Notes::default(),
     };
     let plan = team::Plan::fixed(&[(id(MESH), of_mesh), (id(OWN), 1.0 - of_mesh)]);

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub(crate) const VOCAB: u32 = 300;
+/// Of what it does not know: less than the smallest probability that travels.
+const NEVER: f32 = -1000.0;
 /// Ends a turn; hardly ever believed.
 pub(crate) const END: Token = 0;
 
@@ -37,6 +39,10 @@ pub(crate) struct Table {
     said: Option<(Query, Said)>,
     /// Share of what it believes that everybody believes: how alike experts are.
     pub(crate) common: f32,
+    /// Tokens before a position that it remembers, and words that it knows. With few of each a text repeats
+    /// itself, and its law can be written down.
+    pub(crate) remembers: usize,
+    pub(crate) words: u32,
     prompt: usize,
     transforms: Transforms,
     rows: BTreeMap<Position, Distribution>,
@@ -69,6 +75,8 @@ impl Table {
             kept: 0,
             said: None,
             common: 0.0,
+            remembers: usize::MAX,
+            words: VOCAB,
             prompt: 0,
             transforms: Transforms::NEUTRAL,
             rows: BTreeMap::new(),
@@ -76,13 +84,14 @@ impl Table {
     }
 
     fn logits(&self, position: usize) -> Vec<f32> {
-        let own = beliefs(&self.id.0, &self.tokens[..position]);
-        let all = beliefs(&[0; 32], &self.tokens[..position]);
+        let known = &self.tokens[position.saturating_sub(self.remembers)..position];
+        let (own, all) = (beliefs(&self.id.0, known), beliefs(&[0; 32], known));
         let mix = |(own, all): (u8, u8)| {
             f32::from(own) * (1.0 - self.common) + f32::from(all) * self.common
         };
         let mut logits: Vec<f32> = own.into_iter().zip(all).map(|b| mix(b) / 20.0).collect();
         logits[END as usize] = -5.0;
+        logits[self.words as usize..].fill(NEVER);
         logits
     }
 
@@ -99,6 +108,13 @@ impl Table {
             self.rows.insert(position, row);
         }
         &self.rows[&position]
+    }
+
+    /// As if its whole text were this token.
+    #[cfg(test)]
+    pub(crate) fn hears(&mut self, token: Token) {
+        self.rows.clear();
+        self.tokens = vec![token];
     }
 
     pub(crate) fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
@@ -154,6 +170,7 @@ impl Table {
                 // Nothing is asked of a spare.
                 let first = self.tokens.len() as u32 + 1 - queries.len() as u32;
                 self.kept = first;
+                self.rows.retain(|at, _| *at >= first);
                 let answers = (first..)
                     .zip(&queries)
                     .map(|(at, q)| self.answer(session, epoch, at, q));

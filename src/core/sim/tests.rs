@@ -197,6 +197,7 @@ fn request(session: u128) -> Spec {
         grammar: false,
         context: machine::CONTEXT,
         guessing: Guessing::Never,
+        paced: false,
         notes: Notes {
             provenance: false,
             record: true,

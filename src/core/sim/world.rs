@@ -344,6 +344,7 @@ fn spec(session: SessionId, secret: Secret, max_tokens: u32) -> Spec {
         grammar: false,
         context: CONTEXT,
         guessing: Guessing::Never,
+        paced: false,
         notes: Notes {
             provenance: false,
             record: true,

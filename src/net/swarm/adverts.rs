@@ -21,12 +21,7 @@ const RENEW_EVERY: Duration = Duration::from_secs(60);
 impl Task {
     /// Signs a new advert and tells it; one that says something new also to each member by itself.
     pub(super) fn advertise(&mut self, leaves: bool) {
-        // After the first each has a time of its own, so that a mesh whose power came back together does
-        // not speak together for ever.
-        let pause_us = match self.advert {
-            None => self.instance % ADVERT_EVERY_US,
-            Some(_) => ADVERT_EVERY_US,
-        };
+        let pause_us = until_own_turn(self.moment().up.0, self.instance);
         self.advertise_at = Instant::now() + Duration::from_micros(pause_us);
         let Some(advert) = self.write_advert(leaves) else {
             return;
@@ -188,7 +183,7 @@ impl Task {
     pub(super) fn input(&mut self, input: Input) -> Option<Result<(), Refusal>> {
         let mut outputs = Vec::new();
         self.book.handle(self.moment(), input, &mut outputs);
-        let (mut verdict, mut met, mut removed) = (None, None, vec![]);
+        let (mut verdict, mut met, mut gone) = (None, None, vec![]);
         for output in outputs {
             match output {
                 Output::Passed => verdict = Some(Ok(())),
@@ -199,7 +194,8 @@ impl Task {
                     self.owed.insert((false, advert.node), Event::Met(advert));
                 }
                 Output::Lost { node, why } => {
-                    removed.extend((why == Gone::Removed).then_some(node));
+                    let is_over = matches!(why, Gone::Removed | Gone::Expired | Gone::Left);
+                    gone.extend(is_over.then_some(node));
                     self.owed.insert((false, node), Event::Lost { node, why });
                 }
                 Output::Echo => self.echo(),
@@ -208,7 +204,7 @@ impl Task {
                 }
             }
         }
-        self.tell_kad(met, &removed);
+        self.tell_kad(met, &gone);
         self.enrol();
         verdict
     }
@@ -231,6 +227,7 @@ impl Task {
         if !self.roll.set(|| self.book.members()) {
             return;
         }
+        self.order = order(&self.own, self.book.members());
         self.dials.keep_members(|key| self.book.is_member(key));
         self.heard.retain(|key, _| self.book.is_member(key));
         self.renewed.retain(|key, _| self.book.is_member(key));
@@ -260,6 +257,20 @@ impl Task {
     }
 }
 
+/// Each life of a node has turns of its own, whatever it said in between: a mesh whose power came back
+/// together does not speak together for ever.
+fn until_own_turn(up_us: u64, instance: u64) -> u64 {
+    let since_turn = (up_us + ADVERT_EVERY_US - instance % ADVERT_EVERY_US) % ADVERT_EVERY_US;
+    ADVERT_EVERY_US - since_turn
+}
+
+/// Each node begins with others, so that nobody is everybody's neighbour.
+fn order<'a>(own: &PeerKey, members: impl Iterator<Item = &'a PeerKey>) -> Vec<PeerKey> {
+    let mut order: Vec<PeerKey> = members.copied().filter(|member| member != own).collect();
+    order.sort_by_cached_key(|member| *blake3::keyed_hash(own, member).as_bytes());
+    order
+}
+
 /// But for the time.
 fn says_the_same(last: &Advert, new: &Advert) -> bool {
     let Advert {
@@ -278,4 +289,21 @@ fn rows(mut rows: Vec<ExpertRow>) -> Vec<ExpertRow> {
     rows.dedup_by_key(|row| row.expert);
     rows.truncate(ADVERT_EXPERTS_MAX);
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_between_turns_does_not_move_them() {
+        for instance in [0, 1, ADVERT_EVERY_US - 1, u64::MAX] {
+            let turn = until_own_turn(0, instance);
+            assert!((1..=ADVERT_EVERY_US).contains(&turn));
+            for up in [0, 7, turn - 1] {
+                assert_eq!(up + until_own_turn(up, instance), turn);
+            }
+            assert_eq!(until_own_turn(turn, instance), ADVERT_EVERY_US);
+        }
+    }
 }

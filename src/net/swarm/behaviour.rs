@@ -4,6 +4,7 @@ use super::StartError;
 use super::codec::Bytes;
 use super::gate::{Gate, Opens, Roll};
 use super::memory::{self, Meter};
+use super::quiet::Quiet;
 use crate::identity::{key_of, peer_of};
 use libp2p::swarm::NetworkBehaviour;
 use libp2p::swarm::behaviour::toggle::Toggle;
@@ -63,7 +64,7 @@ pub(super) struct Behaviour {
 #[derive(NetworkBehaviour)]
 pub(super) struct Inside {
     pub(super) gossip: Gossip,
-    pub(super) kad: kad::Behaviour<kad::store::MemoryStore>,
+    pub(super) kad: Quiet,
     pub(super) streams: libp2p_stream::Behaviour,
     dcutr: dcutr::Behaviour,
     autonat: autonat::v2::client::Behaviour,
@@ -81,8 +82,10 @@ pub(super) struct Wishes<'a> {
     pub(super) memory: Option<&'a Arc<Meter>>,
 }
 
+/// It is in every message, and need not tell all meshes apart: only members of one hear each other.
 pub(super) fn topic(network: NetworkId) -> gossipsub::IdentTopic {
-    gossipsub::IdentTopic::new(format!("quorate/{network}/adverts"))
+    let name = network.to_string();
+    gossipsub::IdentTopic::new(format!("adverts/{name:.8}"))
 }
 
 /// The whole stack of transports has no name that can be written.
@@ -195,6 +198,8 @@ impl Inside {
         let mut kad_config = kad::Config::new(KAD);
         kad_config
             .set_kbucket_inserts(kad::BucketInserts::Manual)
+            // The table is filled from adverts.
+            .set_periodic_bootstrap_interval(None)
             // Addresses only: nobody stores anything here.
             .set_record_filtering(kad::StoreInserts::FilterBoth)
             .set_query_timeout(Duration::from_secs(10));
@@ -203,7 +208,7 @@ impl Inside {
         kad.set_mode(Some(kad::Mode::Server));
         Ok(Inside {
             gossip: gossip(network)?,
-            kad,
+            kad: Quiet::new(kad),
             streams: libp2p_stream::Behaviour::new(),
             dcutr: dcutr::Behaviour::new(own),
             autonat: autonat::v2::client::Behaviour::default(),
@@ -259,6 +264,7 @@ fn gossip(network: NetworkId) -> Result<Gossip, String> {
         .mesh_n_low(3)
         .mesh_n_high(6)
         .gossip_lazy(3)
+        .history_gossip(1)
         .gossip_factor(0.0)
         .max_transmit_size(GOSSIP_BYTES_MAX)
         .build()

@@ -6,12 +6,17 @@ use crate::identity::peer_of;
 use libp2p::Multiaddr;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use quorate_core::ids::PeerKey;
-use quorate_core::limits::{ADDRESSES_MAX, MDNS_STRANGERS_MAX, REDIAL_MS_MAX};
+use quorate_core::limits::{
+    ADDRESSES_MAX, MDNS_STRANGERS_MAX, REDIAL_MS_MAX, SWARM_WANTED_MAX, SWARM_WANTED_MS,
+};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1_000);
 const LAST_PAUSE: Duration = Duration::from_millis(REDIAL_MS_MAX);
+/// By then the first neighbours have told who is there.
+const FIRST_LOOKUP: Duration = Duration::from_secs(10);
+const WANTED_FOR: Duration = Duration::from_millis(SWARM_WANTED_MS);
 
 struct Pace {
     next: Instant,
@@ -35,6 +40,12 @@ impl Pace {
         }
         is_due
     }
+
+    /// Nothing was tried: now is as good a time as it was.
+    fn take_back(&mut self, now: Instant) {
+        self.next = now;
+        self.pause = FIRST_PAUSE.max(self.pause / 2);
+    }
 }
 
 pub(super) struct Dials {
@@ -46,6 +57,8 @@ pub(super) struct Dials {
     relays: BTreeMap<PeerKey, Pace>,
     /// Nodes of the LAN that were no members when they were tried.
     strangers: BTreeMap<PeerKey, Instant>,
+    /// Members that the node needs to be connected to, until then.
+    wanted: BTreeMap<PeerKey, Instant>,
     next_lookup: Instant,
 }
 
@@ -57,7 +70,8 @@ impl Dials {
             hints: BTreeMap::new(),
             relays: BTreeMap::new(),
             strangers: BTreeMap::new(),
-            next_lookup: now,
+            wanted: BTreeMap::new(),
+            next_lookup: now + FIRST_LOOKUP,
         }
     }
 
@@ -92,6 +106,26 @@ impl Dials {
         }
         let pace = self.members.entry(*member).or_insert(Pace::new(now));
         pace.is_due(now).then(|| dial(member, ways))
+    }
+
+    /// It is dialled soon, whoever else is connected.
+    pub(super) fn want(&mut self, now: Instant, member: PeerKey) {
+        self.wanted.retain(|_, until| *until > now);
+        if self.wanted.len() < SWARM_WANTED_MAX || self.wanted.contains_key(&member) {
+            self.wanted.insert(member, now + WANTED_FOR);
+            self.members.remove(&member);
+        }
+    }
+
+    pub(super) fn is_wanted(&self, now: Instant, member: &PeerKey) -> bool {
+        self.wanted.get(member).is_some_and(|until| *until > now)
+    }
+
+    /// It was due, but libp2p is at it already, perhaps by worse ways.
+    pub(super) fn not_dialled(&mut self, now: Instant, member: &PeerKey) {
+        if let Some(pace) = self.members.get_mut(member) {
+            pace.take_back(now);
+        }
     }
 
     /// May this member be asked for a place, or did it refuse a moment ago?
@@ -145,6 +179,7 @@ impl Dials {
         self.members.retain(|key, _| is_member(key));
         self.hints.retain(|key, _| is_member(key));
         self.relays.retain(|key, _| is_member(key));
+        self.wanted.retain(|key, _| is_member(key));
     }
 }
 
@@ -174,6 +209,39 @@ mod tests {
         dials.forgive(&node);
         assert!(due(&mut dials, 200));
         assert!(dials.member_due(start, &[4; 32], vec![]).is_none());
+    }
+
+    #[test]
+    fn a_try_that_was_none_costs_no_pause() {
+        let start = Instant::now();
+        let (mut dials, node) = (Dials::new(start, vec![]), [3; 32]);
+        let way: Multiaddr = "/ip4/127.0.0.1/tcp/9".parse().unwrap();
+        let tried = (0..20).filter(|s| {
+            let now = start + Duration::from_secs(*s);
+            let due = dials.member_due(now, &node, vec![way.clone()]).is_some();
+            // Somebody else is dialling it until then.
+            if due && *s < 10 {
+                dials.not_dialled(now, &node);
+            }
+            due && *s >= 10
+        });
+        assert_eq!(tried.collect::<Vec<u64>>(), [10, 11, 13, 17]);
+    }
+
+    #[test]
+    fn so_many_are_wanted_and_no_more() {
+        let now = Instant::now();
+        let mut dials = Dials::new(now, vec![]);
+        let key = |n: usize| [n as u8; 32];
+        for n in 0..=SWARM_WANTED_MAX {
+            dials.want(now, key(n));
+        }
+        assert!(dials.is_wanted(now, &key(SWARM_WANTED_MAX - 1)));
+        assert!(!dials.is_wanted(now, &key(SWARM_WANTED_MAX)));
+        let later = now + WANTED_FOR;
+        assert!(!dials.is_wanted(later, &key(0)), "for a minute");
+        dials.want(later, key(SWARM_WANTED_MAX));
+        assert!(dials.is_wanted(later, &key(SWARM_WANTED_MAX)));
     }
 
     #[test]

@@ -14,7 +14,10 @@ use quorate_core::mesh::{Address, Advert};
 use std::fmt;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+
+/// Whether somebody who is being dialled is there; the swarm itself looks as often.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -22,6 +25,8 @@ pub(super) enum Command {
     Peers(oneshot::Sender<Vec<PeerView>>),
     Addresses(oneshot::Sender<Vec<Address>>),
     Routes(oneshot::Sender<Vec<PeerKey>>),
+    /// To be connected to it.
+    Want(PeerKey),
 }
 
 /// How two swarms are connected.
@@ -47,6 +52,8 @@ impl fmt::Display for Link {
 pub struct PeerView {
     pub key: PeerKey,
     pub is_member: bool,
+    /// Its experts can be asked, as far as is known.
+    pub is_here: bool,
     /// None: not connected.
     pub link: Option<Link>,
     /// Its end of the connection.
@@ -98,15 +105,33 @@ impl Handle {
     /// A stream of the token plane over the swarm's own connection: the way that is left where no
     /// direct one is.
     pub async fn stream(&self, peer: PeerKey) -> Result<Stream, String> {
-        let Some(relayed) = self.relayed.of(&peer) else {
-            return Err("the swarm is not connected to this node".into());
-        };
         let mut control = self.control.clone();
-        let opening = control.open_stream(peer_of(&peer), PLANE);
+        let opening = async {
+            let relayed = self.connected(peer).await?;
+            let stream = control.open_stream(peer_of(&peer), PLANE).await;
+            let stream = stream.map_err(|error| error.to_string())?;
+            Ok(Stream::over(Pipe(stream), relayed))
+        };
         let opened = timeout(Duration::from_millis(REMOTE_DIAL_MS_MAX), opening).await;
-        let stream = opened.map_err(|_| "the node does not answer".to_owned())?;
-        let stream = stream.map_err(|error| error.to_string())?;
-        Ok(Stream::over(Pipe(stream), relayed))
+        opened.map_err(|_| "the node does not answer".to_owned())?
+    }
+
+    /// Through a relay? In a large mesh most are not connected until they are needed.
+    async fn connected(&self, peer: PeerKey) -> Result<bool, String> {
+        if !self.roll.contains(&peer) {
+            return Err("it is no member".into());
+        }
+        let mut is_asked_for = false;
+        loop {
+            if let Some(relayed) = self.relayed.of(&peer) {
+                return Ok(relayed);
+            }
+            if !std::mem::replace(&mut is_asked_for, true) {
+                let sent = self.commands.send(Command::Want(peer)).await;
+                sent.map_err(|_| "the swarm has ended".to_owned())?;
+            }
+            sleep(LOOK_EVERY).await;
+        }
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -29,6 +29,7 @@ mod join;
 mod links;
 mod memory;
 mod pipe;
+mod quiet;
 mod reach;
 mod records;
 mod task;

@@ -71,6 +71,8 @@ pub(super) struct Task {
     pub(super) hidden_since: Option<Instant>,
     /// Reservations, asked for or held.
     pub(super) relays: Vec<(ListenerId, PeerKey)>,
+    /// Members, in the order in which this node dials them.
+    pub(super) order: Vec<PeerKey>,
     pub(super) dialling: usize,
     pub(super) carriers: Carriers,
     pub(super) ticked: Instant,
@@ -138,6 +140,7 @@ impl Task {
             listens: BTreeSet::new(),
             hidden_since: None,
             relays: vec![],
+            order: vec![],
             dialling: 0,
             carriers: Carriers::new(now),
             ticked: now,
@@ -245,6 +248,10 @@ impl Task {
             Command::Routes(answer) => {
                 answer.send(self.routes()).ok();
             }
+            Command::Want(member) if self.book.is_member(&member) => {
+                self.dials.want(Instant::now(), member);
+            }
+            Command::Want(_) => {}
         }
     }
 
@@ -254,6 +261,7 @@ impl Task {
             .adverts(self.moment().up)
             .map(|(advert, _)| (advert.node, advert))
             .collect();
+        let here: BTreeSet<&PeerKey> = self.book.here().map(|advert| &advert.node).collect();
         let connected = self.links.peers.keys();
         let all: BTreeSet<&PeerKey> = connected.chain(adverts.keys()).collect();
         let view = |key: &PeerKey| {
@@ -263,6 +271,7 @@ impl Task {
             PeerView {
                 key: *key,
                 is_member: self.book.is_member(key),
+                is_here: here.contains(key),
                 link: best.map(|(link, _)| link),
                 address: best.map(|(_, connection)| connection.address.to_string()),
                 rtt: peer.and_then(|peer| peer.rtt()),
@@ -514,11 +523,11 @@ impl Task {
         }
     }
 
-    pub(super) fn dial(&mut self, opts: libp2p::swarm::dial_opts::DialOpts) {
-        // Connected already, or being dialled: as good.
-        if self.swarm.dial(opts).is_ok() {
-            self.dialling += 1;
-        }
+    /// Does it dial? Not who is connected already, or is being dialled.
+    pub(super) fn dial(&mut self, opts: libp2p::swarm::dial_opts::DialOpts) -> bool {
+        let begun = self.swarm.dial(opts).is_ok();
+        self.dialling += usize::from(begun);
+        begun
     }
 
     /// The last word, to everybody that is connected; then connections are closed, not broken.

@@ -22,6 +22,8 @@ const STALE_AFTER: Duration = Duration::from_secs(3);
 
 /// Between two ticks; answers that came meanwhile are looked at before anybody is given up.
 const AWAY_AFTER: Duration = Duration::from_secs(1);
+/// Where there is room for more links.
+const DIALS_OF_A_TICK: usize = 2;
 /// A few tests of AutoNAT: the first one may have tried an address that nobody listens at.
 const HIDDEN_FOR: Duration = Duration::from_secs(15);
 
@@ -102,15 +104,18 @@ impl Task {
 
     fn dial_members(&mut self, now: Instant) {
         let linked = self.links.peers.values().filter(|peer| peer.is_open());
-        let mut room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        // What is dialled now counts when it stands: not all at once, or it would be too many.
+        let room = SWARM_LINKS_MAX.saturating_sub(linked.count());
+        let mut room = room.min(DIALS_OF_A_TICK);
         let mut dials = SWARM_DIALS_MAX.saturating_sub(self.dialling);
         let up = self.moment().up;
-        let members: Vec<PeerKey> = self.book.members().copied().collect();
+        let members = std::mem::take(&mut self.order);
         let mut is_missing = false;
-        for key in members {
+        for &key in &members {
             // Who fell silent may have lost only its connection to us; nobody else would tell us so soon.
-            let is_wanted = room > 0 || self.book.is_silent(&key, up);
-            let is_there = key == self.own || self.links.peers.contains_key(&key);
+            let is_wanted =
+                room > 0 || self.dials.is_wanted(now, &key) || self.book.is_silent(&key, up);
+            let is_there = self.links.peers.contains_key(&key);
             if dials == 0 || is_there || !is_wanted {
                 continue;
             }
@@ -121,12 +126,17 @@ impl Task {
             let told = advert.into_iter().flat_map(|advert| &advert.addresses);
             let told: Vec<Multiaddr> = told.filter_map(|a| multiaddr_of(a, Some(&key))).collect();
             is_missing |= told.is_empty();
-            if let Some(opts) = self.dials.member_due(now, &key, told) {
-                self.dial(opts);
+            let Some(opts) = self.dials.member_due(now, &key, told) else {
+                continue;
+            };
+            if self.dial(opts) {
                 dials -= 1;
                 room = room.saturating_sub(1);
+            } else {
+                self.dials.not_dialled(now, &key);
             }
         }
+        self.order = members;
         if is_missing && self.dials.may_look_up(now) {
             self.look_up();
         }
@@ -143,14 +153,14 @@ impl Task {
         let turn = self.started.elapsed().as_secs() as usize / 10;
         if let Some(key) = missing.get(turn % missing.len().max(1)) {
             let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-            kad.get_closest_peers(peer_of(key));
+            kad.look_up(peer_of(key));
         }
     }
 
     pub(super) fn routes(&mut self) -> Vec<PeerKey> {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
         let mut routes = Vec::new();
-        for bucket in kad.kbuckets() {
+        for bucket in kad.table().kbuckets() {
             let known = bucket.iter().map(|entry| *entry.node.key.preimage());
             routes.extend(known.filter_map(|peer| key_of(&peer)));
         }
@@ -201,21 +211,18 @@ impl Task {
     }
 
     /// Members ask each other where a member is.
-    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, removed: &[PeerKey]) {
+    pub(super) fn tell_kad(&mut self, met: Option<PeerKey>, gone: &[PeerKey]) {
         let kad = &mut self.swarm.behaviour_mut().members.inner().kad;
-        for node in removed {
-            kad.remove_peer(&peer_of(node));
+        for node in gone {
+            kad.table().remove_peer(&peer_of(node));
         }
-        let advert = met.and_then(|node| self.book.advert_of(&node));
-        if let Some(advert) = advert {
-            let node = peer_of(&advert.node);
-            for address in advert
-                .addresses
-                .iter()
-                .filter_map(|a| multiaddr_of(a, None))
-            {
-                kad.add_address(&node, address);
-            }
+        let Some(advert) = met.and_then(|node| self.book.advert_of(&node)) else {
+            return;
+        };
+        let node = peer_of(&advert.node);
+        let told = advert.addresses.iter();
+        for address in told.filter_map(|a| multiaddr_of(a, Some(&advert.node))) {
+            kad.table().add_address(&node, address);
         }
     }
 }

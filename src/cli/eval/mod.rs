@@ -1,11 +1,23 @@
 //! `eval`: the experts of a list, or of the settings, on a folder of texts.
 
-use super::args::Eval;
+pub(super) mod args;
+
 use super::context::Context;
 use crate::error::{Failure, Kind, Outcome};
+use args::{Eval, EvalText};
 
 #[cfg(not(feature = "llama"))]
 pub(super) fn eval(_: &Context, _: &Eval) -> Outcome {
+    nobody()
+}
+
+#[cfg(not(feature = "llama"))]
+pub(super) fn eval_text(_: &Context, _: &EvalText) -> Outcome {
+    nobody()
+}
+
+#[cfg(not(feature = "llama"))]
+fn nobody() -> Outcome {
     Err(Failure::new(
         Kind::Failed,
         "this quorate was built without llama.cpp, so there is nobody to evaluate",
@@ -13,19 +25,20 @@ pub(super) fn eval(_: &Context, _: &Eval) -> Outcome {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::eval;
+pub(super) use with_llama::{eval, eval_text};
 
 #[cfg(feature = "llama")]
 mod with_llama {
-    use super::{Context, Eval, Failure, Kind, Outcome};
+    use super::{Context, Eval, EvalText, Failure, Kind, Outcome};
     use crate::app::App;
     use crate::cli::term;
-    use crate::config::ExpertSettings;
-    use crate::eval::{self, EvalError, Options, Report, Source};
+    use crate::config::{ExpertSettings, Settings};
+    use crate::eval::{self, Amounts, EvalError, Options, Report, Source, TextOptions, TextReport};
     use crate::expert::EventSender;
     use crate::expert::llama::{LoadRequest, load};
     use crate::node::{Audience, Library};
     use indicatif::{ProgressBar, ProgressStyle};
+    use quorate_core::weights::Strategy;
     use serde_json::json;
     use std::cell::Cell;
     use std::io::IsTerminal;
@@ -45,31 +58,24 @@ mod with_llama {
     const PROFILE_BYTES_MAX: u64 = 1 << 20;
 
     pub(in crate::cli) fn eval(context: &Context, args: &Eval) -> Outcome {
-        let mut settings = context.settings.clone();
-        if let Some(path) = &args.experts {
-            settings.experts = ExpertSettings::read_list(path)?;
-        }
-        let experts = names(&settings, args)?;
-        let settings = Arc::new(settings);
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
-        let in_runtime = runtime.enter();
-        let app = App::start(&context.home, &settings, Audience::Alone)?;
-        drop(in_runtime);
-        let source = |name: &String| source(&app.library, name, args.profiles.as_deref());
-        let options = Options {
-            docs: args.docs.clone(),
-            experts: experts.iter().map(source).collect::<Outcome<_>>()?,
-            against: args.against.as_ref().map(source).transpose()?,
-            seed: args.seed,
-            quick: args.quick,
-            shelf: context.home.state.join("eval"),
-            progress: progress(),
-        };
-        let evaluated = eval::eval(&options).map_err(failure);
-        drop(options); // and the bar with it
-        runtime.block_on(app.shut_down());
-        let report = evaluated?;
+        let settings = settings(context, args.experts.as_deref())?;
+        let outside = args.against.iter().cloned().collect::<Vec<_>>();
+        let experts = names(&settings, &outside)?;
+        let report = with_library(context, settings, |library| {
+            let source = |name: &String| source(library, name, args.profiles.as_deref());
+            let options = Options {
+                docs: args.docs.clone(),
+                domains: args.domains.clone(),
+                amounts: amounts(args),
+                experts: experts.iter().map(source).collect::<Outcome<_>>()?,
+                against: args.against.as_ref().map(source).transpose()?,
+                seed: args.seed,
+                quick: args.quick,
+                shelf: context.home.state.join("eval"),
+                progress: progress(),
+            };
+            eval::eval(&options).map_err(failure)
+        })?;
         if let Some(path) = &args.plot {
             std::fs::write(path, eval::svg(&report))
                 .map_err(|error| Failure::file("write", path, &error))?;
@@ -80,17 +86,84 @@ mod with_llama {
         show(&report)
     }
 
-    /// Those of the list, in its order, without the one outside; else the default model alone.
-    fn names(settings: &crate::config::Settings, args: &Eval) -> Outcome<Vec<String>> {
+    pub(in crate::cli) fn eval_text(context: &Context, args: &EvalText) -> Outcome {
+        let settings = settings(context, args.experts.as_deref())?;
+        let experts = names(&settings, &args.without)?;
+        let rules = args.weights.iter().map(|name| rule(name));
+        let rules = rules.collect::<Outcome<Vec<Strategy>>>()?;
+        let report = with_library(context, settings, |library| {
+            let source = |name: &String| source(library, name, None);
+            let options = TextOptions {
+                tasks: args.tasks.clone(),
+                experts: experts.iter().map(source).collect::<Outcome<_>>()?,
+                rules: rules.clone(),
+                runs_programs: args.run_programs,
+                seed: args.seed,
+                shelf: context.home.state.join("eval"),
+                progress: progress(),
+            };
+            eval::eval_text(&options).map_err(failure)
+        })?;
+        if args.json {
+            return term::json(&report);
+        }
+        show_text(&report)
+    }
+
+    fn settings(context: &Context, list: Option<&Path>) -> Outcome<Settings> {
+        let mut settings = context.settings.clone();
+        if let Some(path) = list {
+            settings.experts = ExpertSettings::read_list(path)?;
+        }
+        Ok(settings)
+    }
+
+    /// Does this with the experts of these settings at hand.
+    fn with_library<T>(
+        context: &Context,
+        settings: Settings,
+        work: impl FnOnce(&Library) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let runtime = tokio::runtime::Runtime::new()
+            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, &Arc::new(settings), Audience::Alone)?;
+        drop(in_runtime);
+        let done = work(&app.library);
+        runtime.block_on(app.shut_down());
+        done
+    }
+
+    fn rule(name: &str) -> Outcome<Strategy> {
+        let known = Strategy::named(name).filter(|s| *s != Strategy::Gate);
+        known.ok_or_else(|| {
+            let message = format!(
+                "--weights {name}: rules are uniform, single, bayes, share, convex and meta"
+            );
+            Failure::new(Kind::Usage, message)
+        })
+    }
+
+    fn amounts(args: &Eval) -> Amounts {
+        let usual = match args.quick {
+            true => Amounts::QUICK,
+            false => Amounts::WHOLE,
+        };
+        Amounts {
+            mixed: args.mixed.map_or(usual.mixed, usize::from),
+            pure_per_domain: args.pure.map_or(usual.pure_per_domain, usize::from),
+        }
+    }
+
+    /// Those of the list, in its order, without those outside.
+    fn names(settings: &Settings, outside: &[String]) -> Outcome<Vec<String>> {
         let all = settings.experts.iter().map(|expert| expert.name.clone());
         let all: Vec<String> = all.collect();
-        if let Some(against) = &args.against
-            && !all.contains(against)
-        {
-            let message = format!("--against {against}: no expert of the list has this name");
+        if let Some(unknown) = outside.iter().find(|name| !all.contains(name)) {
+            let message = format!("no expert of the list has the name {unknown}");
             return Err(Failure::new(Kind::NotFound, message));
         }
-        let inside = all.into_iter().filter(|n| Some(n) != args.against.as_ref());
+        let inside = all.into_iter().filter(|n| !outside.contains(n));
         let inside: Vec<String> = inside.collect();
         match inside.is_empty() {
             false => Ok(inside),
@@ -174,8 +247,8 @@ mod with_llama {
     fn failure(error: EvalError) -> Failure {
         let kind = match &error {
             EvalError::Read { .. } | EvalError::Keep { .. } => Kind::Config,
-            EvalError::NoDocuments { .. } => Kind::NotFound,
-            EvalError::Panel(_) => Kind::Usage,
+            EvalError::NoDocuments { .. } | EvalError::NoDomain { .. } => Kind::NotFound,
+            EvalError::Panel(_) | EvalError::Programs => Kind::Usage,
             EvalError::Expert { .. } => Kind::Failed,
         };
         let failure = Failure::new(kind, error.to_string());
@@ -183,8 +256,29 @@ mod with_llama {
             EvalError::NoDocuments { .. } => failure.hint(
                 "a folder of texts in UTF-8, with one sub-folder for each domain: --docs DIR",
             ),
+            EvalError::Programs => failure.hint("look at them, then say --run-programs"),
             _ => failure,
         }
+    }
+
+    fn show_text(report: &TextReport) -> Outcome {
+        let rows = report.rows.iter().map(|row| {
+            [
+                row.domain.clone(),
+                row.who.clone(),
+                format!("{} of {}", row.right, row.tasks),
+                format!("{:.3} [{:.3}, {:.3}]", row.share, row.ci[0], row.ci[1]),
+            ]
+        });
+        let rows: Vec<[String; 4]> = rows.collect();
+        term::table(["DOMAIN", "WHO", "RIGHT", "SHARE"], &rows)?;
+        for difference in &report.vs_best_of_domain {
+            term::line(format!(
+                "{}: {:+.3} [{:+.3}, {:+.3}] of the tasks against the best expert of each domain, known afterwards",
+                difference.who, difference.share, difference.ci[0], difference.ci[1]
+            ))?;
+        }
+        Ok(())
     }
 
     fn show(report: &Report) -> Outcome {
@@ -224,6 +318,17 @@ mod with_llama {
                 ))?;
             }
         }
+        let yes =
+            |is: Option<bool>| is.map_or("nothing to say", |is| if is { "yes" } else { "no" });
+        let verdict = &report.verdict;
+        term::line(format!(
+            "mixing pays where text changes domain: {}; costs nothing where it does not: {}; {} experts are enough: {}; default: {}",
+            yes(verdict.mixed_pays),
+            yes(verdict.pure_free),
+            report.k,
+            yes(verdict.few_suffice),
+            verdict.default.unwrap_or("as it is")
+        ))?;
         term::line(format!(
             "experts differ by {:.3} ({:.3} to {:.3}); drafts accepted {:.3} (base), {:.3} (heaviest); promises broken: {}",
             report.tv.mean,
