@@ -16,7 +16,7 @@ const EXPERTS: usize = 4;
 /// The one that lies, where somebody does.
 const LIAR: usize = 3;
 const VOCAB: usize = 4_096;
-const TEXTS: u64 = 24;
+const TEXTS: u64 = 8;
 const PROMPT: Position = 64;
 const ANSWER: Position = 96;
 /// How much of what an expert believes is its own: experts are then as far apart as real ones were in a pilot.
