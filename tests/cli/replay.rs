@@ -58,6 +58,7 @@ fn three_experts() -> Recording {
         grammar: false,
         context: 4096,
         guessing: Guessing::Never,
+        paced: false,
         notes: Notes {
             record: true,
             provenance: false,
