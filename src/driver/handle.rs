@@ -88,7 +88,7 @@ impl Lease {
         Lease(Arc::new(Held {
             name,
             expert,
-            dropped,
+            notices,
         }))
     }
 
