@@ -110,13 +110,6 @@ impl Table {
         &self.rows[&position]
     }
 
-    /// As if its whole text were this token.
-    #[cfg(test)]
-    pub(crate) fn hears(&mut self, token: Token) {
-        self.rows.clear();
-        self.tokens = vec![token];
-    }
-
     pub(crate) fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
         let (said, raw) = self.row(position).answer(query);
         let first = (position as usize)
