@@ -138,11 +138,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     /// The schedule that was written down gives the same text, and the same log-probabilities, without a
-    /// guess; and as long as somebody is there the text comes to its end.
+    /// guess; and as long as somebody is there the text comes to its end. Not by rejection: there the text depends
+    /// on who is quick, and what stands is its recording (below).
     #[test]
     fn no_law_and_no_trouble_moves_a_byte(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, common in 0.5f32..1.0, own: bool,
-        which in 0usize..7, by in 0usize..4, logprobs: bool, weighing in weighings(), blocks: bool, troubles in troubles(),
+        which in 0usize..6, by in 0usize..4, logprobs: bool, weighing in weighings(), blocks: bool, troubles in troubles(),
     ) {
         let ways = places(&troubles, common);
         let law = laws(which);

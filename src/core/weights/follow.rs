@@ -80,6 +80,8 @@ impl Follower {
     /// last `lag` left out. They sum to one.
     pub fn at(&mut self, position: Position, set: &[usize]) -> Vec<f64> {
         let until = position.saturating_sub(self.lag);
+        // Of an earlier position than the last time: what was said since is not known there.
+        self.look_back(until);
         while self.cursor < until {
             let row = self.table.row(self.cursor - self.from).iter().copied();
             self.track.learn(&Heard::of(row));
