@@ -107,7 +107,7 @@ pub(super) fn spell(recording: &Recording) -> Vec<u8> {
     for change in &recording.schedule {
         out.u32(change.position).u8(change.set.len() as u8);
         for (expert, weight) in &change.set {
-            out.u8(index(expert)).u64(weight.to_bits());
+            out.u8(index(expert)).u64(bits(*weight));
         }
     }
     out.u32(recording.vocabulary);
@@ -162,11 +162,11 @@ fn write_law(out: &mut Writer, law: &Law) {
     out.u8(strategy.unwrap_or(Strategy::ALL.len()) as u8);
     match law.weights.following {
         Following::Frozen => out.u8(0),
-        Following::Follow { share, lag } => out.u8(1).u64(share.to_bits()).u32(lag),
+        Following::Follow { share, lag } => out.u8(1).u64(bits(share)).u32(lag),
     };
     let t = &law.transforms;
     let float = |out: &mut Writer, value: f32| {
-        out.u32(value.to_bits());
+        out.u32((value + 0.0).to_bits());
     };
     float(out, t.repeat_penalty);
     out.u32(t.repeat_last_n);
@@ -178,10 +178,10 @@ fn write_law(out: &mut Writer, law: &Law) {
     float(out, t.min_p);
     out.u16(t.bias.len() as u16);
     for (token, bias) in &t.bias {
-        out.u32(*token).u32(bias.to_bits());
+        out.u32(*token).u32((bias + 0.0).to_bits());
     }
     let lists = &law.lists;
-    out.u64(lists.tau.to_bits()).u64(lists.mass.to_bits());
+    out.u64(bits(lists.tau)).u64(bits(lists.mass));
     out.u16(lists.max_entries);
 }
 
@@ -218,7 +218,7 @@ fn write_decided(out: &mut Writer, decided: &Decided, index: impl Fn(&ExpertId) 
         out.u8(*question as u8).u8(index(expert));
         match said {
             Said::List(list) => {
-                out.u8(0).u64(list.bound.to_bits());
+                out.u8(0).u64(bits(list.bound));
                 out.u16(list.entries.len() as u16);
                 for entry in &list.entries {
                     out.u32(entry.token).u16(entry.ln_p.to_wire());
@@ -234,14 +234,19 @@ fn write_decided(out: &mut Writer, decided: &Decided, index: impl Fn(&ExpertId) 
     }
 }
 
+/// Zero has one spelling.
+fn bits(value: f64) -> u64 {
+    (value + 0.0).to_bits()
+}
+
 fn write_weighed(out: &mut Writer, weighed: &Weighed, index: impl Fn(&ExpertId) -> u8) {
     out.u8(weighed.start.len() as u8);
     for (expert, weight) in &weighed.start {
-        out.u8(index(expert)).u64(weight.to_bits());
+        out.u8(index(expert)).u64(bits(*weight));
     }
     out.u8(weighed.weights.len() as u8);
     for weight in &weighed.weights {
-        out.u64(weight.to_bits());
+        out.u64(bits(*weight));
     }
     for all in [&weighed.caught_up, &weighed.told] {
         out.u8(all.len() as u8);

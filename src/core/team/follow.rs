@@ -109,7 +109,12 @@ impl Follow {
     pub(super) fn take_in(&mut self, position: Position) {
         self.now = None;
         for (i, until, ln_p) in std::mem::take(&mut self.late) {
-            if let Some(evidence) = self.new_of(i, until.min(position), &ln_p) {
+            // Who has answered about this very position has said it there.
+            let has_told = self.told.iter().any(|(j, _)| *j == i);
+            if let Some(evidence) = self
+                .new_of(i, until.min(position), &ln_p)
+                .filter(|_| !has_told)
+            {
                 self.hear(i, &evidence);
                 self.heard_to[i] = until.min(position);
                 self.caught_up.push(evidence);
@@ -209,6 +214,8 @@ impl Team {
     /// How the weights of the position that was decided came about.
     pub(crate) fn weighed(&mut self) -> Option<Weighed> {
         let follow = self.follow.as_mut()?;
+        // Whoever stayed when another left has told first; a replay hears them in order.
+        follow.told.sort_by_key(|(i, _)| *i);
         let (_, weights) = follow.now.as_ref()?;
         let everybody = follow.experts.iter().copied();
         let start = match std::mem::take(&mut follow.sets_out) {
