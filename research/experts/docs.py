@@ -3,6 +3,7 @@
     python docs.py [DOMAIN ...]
 """
 
+import hashlib
 import random
 import re
 import sys
@@ -13,10 +14,16 @@ from places import DOCS, DOMAINS, documents
 PER_DOMAIN = 24
 PER_TEXT = 5
 CHARS = 2400
-# The repository names no registry and no place of a machine, and its tests look into these files too.
-HOSTS = [("pypi", "org"), ("pythonhosted", "org"), ("debian", "org"), ("npmjs", "org"), ("crates", "io")]
-FOLDERS = ["root", "work"]
-UNWELCOME = re.compile("|".join([rf"/({'|'.join(FOLDERS)})/", *(r"\.".join(host) for host in HOSTS)]))
+# The repository names no registry and no place of a machine, and its tests look into these files too: hosts
+# are known by the beginnings of their SHA-256.
+HOSTS = {"a4aa2ac280bb", "8b5bb5eb9d75", "75adac515f0b", "8743857e3ea0", "789e46d79514"}
+HOST = re.compile(r"[a-z]+\.(?:org|io)")
+FOLDERS = re.compile(rf"/({'|'.join(['root', 'work'])})/")
+
+
+def is_unwelcome(piece):
+    digests = (hashlib.sha256(host.encode()).hexdigest()[:12] for host in HOST.findall(piece))
+    return bool(FOLDERS.search(piece)) or any(digest in HOSTS for digest in digests)
 
 
 def pieces(text):
@@ -37,7 +44,7 @@ def chosen(domain):
     draw = random.Random(f"docs {domain}")
     pool = {}
     for package, text in documents(domain, "test"):
-        of_it = [piece for piece in pieces(text) if not UNWELCOME.search(piece)]
+        of_it = [piece for piece in pieces(text) if not is_unwelcome(piece)]
         pool.setdefault(package, []).extend(draw.sample(of_it, min(PER_TEXT, len(of_it))))
     for of_it in pool.values():
         draw.shuffle(of_it)
