@@ -31,7 +31,7 @@ fn texts(root: &Path) {
     std::fs::write(root.join("short.txt"), "ab").unwrap();
 }
 
-fn source(name: &str, loads: &Arc<AtomicUsize>) -> Source {
+pub(super) fn source(name: &str, loads: &Arc<AtomicUsize>) -> Source {
     let (model, loads) = (name.to_owned(), loads.clone());
     Source {
         name: name.to_owned(),

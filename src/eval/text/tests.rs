@@ -2,28 +2,10 @@
 
 use super::*;
 use crate::eval::EvalError;
-use crate::expert::stub::{StubExpert, StubOptions};
-use quorate_core::ids::ExpertId;
+use crate::eval::tests::source;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-fn source(name: &str, loads: &Arc<AtomicUsize>) -> Source {
-    let (model, loads) = (name.to_owned(), loads.clone());
-    Source {
-        name: name.to_owned(),
-        id: ExpertId(*blake3::hash(name.as_bytes()).as_bytes()),
-        load: Box::new(move |events| {
-            loads.fetch_add(1, Ordering::SeqCst);
-            let options = StubOptions {
-                model: model.clone(),
-                ..StubOptions::default()
-            };
-            StubExpert::spawn(options, events).map_err(|error| error.to_string())
-        }),
-        profile: None,
-    }
-}
 
 fn options(home: &Path, tasks: &str, loads: &Arc<AtomicUsize>) -> TextOptions {
     let path = home.join("tasks.toml");
