@@ -77,7 +77,8 @@ impl Governance for Service {
         &self,
         _: Request<v1::GetGovernanceRequest>,
     ) -> Result<Response<v1::GovernanceState>, Status> {
-        let standing = self.state.mesh.standing().ok_or_else(mesh::no_mesh)?;
+        let watch = self.state.mesh.watch().await;
+        let (standing, _) = watch.ok_or_else(|| mesh::no_mesh(&self.state))?;
         Ok(Response::new(told(&standing)))
     }
 
@@ -85,7 +86,8 @@ impl Governance for Service {
         &self,
         _: Request<v1::WatchGovernanceRequest>,
     ) -> Result<Response<Events>, Status> {
-        let (standing, news) = self.state.mesh.watch().ok_or_else(mesh::no_mesh)?;
+        let watch = self.state.mesh.watch().await;
+        let (standing, news) = watch.ok_or_else(|| mesh::no_mesh(&self.state))?;
         Ok(Response::new(Box::pin(events(standing, news))))
     }
 }
@@ -167,7 +169,8 @@ async fn cast(
     if let Some(vote) = vote {
         entries.push((Meant::Vote, signed("vote", vote)?));
     }
-    let cast = state.mesh.cast(entries).await.ok_or_else(mesh::no_mesh)?;
+    let cast = state.mesh.cast(entries).await;
+    let cast = cast.ok_or_else(|| mesh::no_mesh(state))?;
     let came = cast.map_err(not_kept)?;
     let came = came.map_err(|why| ApiError::new(Kind::Miscast(why), why.to_string()))?;
     Ok(Response::new(v1::CastResponse {
@@ -209,7 +212,8 @@ fn not_kept(why: String) -> ApiError {
 }
 
 async fn bring(state: &ApiState, records: Vec<Record>) -> Result<Brought, ApiError> {
-    let brought = state.mesh.bring(records).await.ok_or_else(mesh::no_mesh)?;
+    let brought = state.mesh.bring(records).await;
+    let brought = brought.ok_or_else(|| mesh::no_mesh(state))?;
     brought.map_err(not_kept)
 }
 

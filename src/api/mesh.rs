@@ -55,7 +55,7 @@ pub(super) async fn asked(
         return alone("this model is one: ask `mesh`");
     }
     match state.mesh.ready_for(lease).await {
-        Reach::NoMesh => Err(no_mesh()),
+        Reach::NoMesh => Err(no_mesh(state)),
         Reach::Alone => alone("nobody else of the mesh is here; see `quorate peers`"),
         Reach::Together => Ok(Asked::Mesh {
             sets: together.sets.unwrap_or(Sets::A),
@@ -65,7 +65,11 @@ pub(super) async fn asked(
     }
 }
 
-pub(super) fn no_mesh() -> ApiError {
+pub(super) fn no_mesh(state: &ApiState) -> ApiError {
+    if let Some(why) = state.mesh.hindered() {
+        let message = format!("this node cannot take part in its mesh: {why}");
+        return ApiError::about("model", Kind::ModelNotFound, message);
+    }
     let message = "this node belongs to no mesh; found one with `quorate mesh new`, \
                    or enter one with `quorate join <invite>`";
     ApiError::about("model", Kind::ModelNotFound, message)
@@ -165,7 +169,8 @@ pub(super) fn voices(told: &Provenance) -> Value {
 
 /// `GET /api/mesh`: who is there, how they are reached, and what they serve.
 pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, ApiError> {
-    let page = state.mesh.page().await.ok_or_else(no_mesh)?;
+    let page = state.mesh.page().await;
+    let page = page.ok_or_else(|| no_mesh(&state))?;
     let roster = state.node.status().await.unwrap_or_default().roster;
     let Page {
         network,

@@ -117,8 +117,8 @@ pub(super) async fn register(state: &ApiState, raw: RawExpert) -> Result<Registe
         .checked()
         .map_err(|failure| ApiError::about("expert", Kind::InvalidValue, failure.to_string()))?;
     let (name, source) = (expert.name.clone(), expert.source());
-    if source != Source::Model && !state.mesh.is_there() {
-        return Err(mesh::no_mesh());
+    if source != Source::Model && !state.mesh.is_there().await {
+        return Err(mesh::no_mesh(state));
     }
     let library = state.library.clone().ok_or_else(ApiError::gone)?;
     library

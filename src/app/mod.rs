@@ -120,10 +120,15 @@ pub async fn serve(
     let app = App::start(home, settings, Audience::Node)?;
     let ready = ready(&app, &listener).await?;
     lock.publish(&ready.api, &ready.node_id)?;
+    let membership = app.state.mesh.clone();
+    let mesh = tokio::spawn(
+        membership
+            .clone()
+            .run(app.founding.clone(), app.stop.clone()),
+    );
     let serving = tokio::spawn(api::serve(app.state.clone(), listener, app.stop.clone()));
-    // The API answers before the mesh does.
-    let mesh = app.state.mesh.clone();
-    let mesh = tokio::spawn(mesh.run(app.founding.clone(), app.stop.clone()));
+    // Whoever reads that the node is ready may ask for the mesh at once.
+    membership.looked().await;
     on_ready(&ready)?;
     let ended = run(&app, preload, serving, signals).await;
     app.stop.cancel();

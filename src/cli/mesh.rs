@@ -16,6 +16,11 @@ use quorate_core::ids::PeerKey;
 use quorate_core::limits::INVITE_S_MAX;
 use quorate_core::mesh::{Address, BadInvite, Invite, Nonce, Place, Transport, canonical};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// `invite` waits so long for an address of its node, and looks again so often.
+const ADDRESS_MAX: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// Founds a mesh for friends and first steps, with this node as its first.
 pub(super) fn new(context: &Context, args: &MeshNew) -> Outcome {
@@ -113,8 +118,30 @@ pub(super) fn invite(context: &Context, args: &InviteArgs) -> Outcome {
 }
 
 /// What the node that is up would tell others.
+/// Where this node can be reached. One that has just begun listens within moments, and one behind a
+/// router has asked a relay within seconds: that is waited for.
 fn addresses(context: &Context) -> Outcome<Vec<Address>> {
-    let page = Client::needed(context)?.get("/api/mesh")?;
+    let client = Client::needed(context)?;
+    let until = Instant::now() + ADDRESS_MAX;
+    loop {
+        let addresses = addresses_on(&client.get("/api/mesh")?);
+        if !addresses.is_empty() {
+            return Ok(addresses);
+        }
+        if Instant::now() > until {
+            return Err(Failure::new(
+                Kind::Network,
+                "the node has no address yet that others could reach",
+            )
+            .hint(
+                "say how it is reached: announce = [\"host:7868\"] under [mesh] in its settings",
+            ));
+        }
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
+fn addresses_on(page: &Value) -> Vec<Address> {
     let place = |one: &Value| {
         let place = Place::parse(one["place"].as_str()?, 0)?;
         let transport = match one["transport"].as_str()? {
@@ -129,15 +156,7 @@ fn addresses(context: &Context) -> Outcome<Vec<Address>> {
         })
     };
     let told = page["addresses"].as_array();
-    let addresses = canonical(told.into_iter().flatten().filter_map(place).collect());
-    if addresses.is_empty() {
-        return Err(Failure::new(
-            Kind::Network,
-            "the node has no address yet that others could reach",
-        )
-        .hint("wait a few seconds; or say how it is reached: announce = [\"host:7868\"] under [mesh] in its settings"));
-    }
-    Ok(addresses)
+    canonical(told.into_iter().flatten().filter_map(place).collect())
 }
 
 pub(super) fn join(context: &Context, args: &Join) -> Outcome {

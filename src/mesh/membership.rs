@@ -9,20 +9,37 @@ use crate::net::swarm::{PeerView, unix_s};
 use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Standing};
 use quorate_core::ids::NetworkId;
 use quorate_core::mesh::{Address, ExpertRow, Pass, Place};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 /// `join` and `leave` change files: they are looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A look reads a few files and opens two sockets; whoever waits for one on a machine that is
+/// busier than this hears what was known before.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// The handle. Cheap to clone.
 #[derive(Clone)]
 pub struct Membership {
     /// What reads the prompts of `mesh` requests.
     model: Arc<str>,
-    now: Arc<RwLock<Option<Arc<Member>>>>,
+    seen: Arc<watch::Sender<Seen>>,
+    /// The look at the home's files that began last; 0 before the first.
+    look: Arc<AtomicU64>,
+    /// Somebody will not wait for the next look.
+    wanted: Arc<Notify>,
+}
+
+/// What the look at the home's files that ended last saw.
+#[derive(Default)]
+struct Seen {
+    look: u64,
+    member: Option<Arc<Member>>,
+    /// The home belongs to a mesh, and this keeps the node from taking part.
+    hindered: Option<String>,
 }
 
 /// Who would answer a `mesh` request now.
@@ -54,7 +71,9 @@ impl Membership {
     pub fn new(model: &str) -> Membership {
         Membership {
             model: model.into(),
-            now: Arc::default(),
+            seen: Arc::new(watch::Sender::default()),
+            look: Arc::default(),
+            wanted: Arc::default(),
         }
     }
 
@@ -63,16 +82,42 @@ impl Membership {
     }
 
     fn member(&self) -> Option<Arc<Member>> {
-        self.now.read().expect("nobody panics with it").clone()
+        self.seen.borrow().member.clone()
     }
 
-    pub fn is_there(&self) -> bool {
-        self.member().is_some()
+    /// The membership as of now: before None is said, the files are looked at once more, so that
+    /// whoever has just joined or started this node is not told that it belongs to no mesh.
+    async fn found(&self) -> Option<Arc<Member>> {
+        if self.member().is_none() {
+            self.looked().await;
+        }
+        self.member()
+    }
+
+    /// Until a look that began after this call has ended, or one found a mesh.
+    pub async fn looked(&self) {
+        let before = self.look.load(Ordering::Acquire);
+        if before == 0 {
+            return; // a process without an API: nobody looks
+        }
+        let mut seen = self.seen.subscribe();
+        self.wanted.notify_one();
+        let later = seen.wait_for(|seen| seen.member.is_some() || seen.look > before);
+        tokio::time::timeout(LOOK_MAX, later).await.ok();
+    }
+
+    /// Why this node takes no part in the mesh that it belongs to.
+    pub fn hindered(&self) -> Option<String> {
+        self.seen.borrow().hindered.clone()
+    }
+
+    pub async fn is_there(&self) -> bool {
+        self.found().await.is_some()
     }
 
     /// Adopts whoever a request on this expert can ask.
     pub async fn ready_for(&self, lease: &Lease) -> Reach {
-        let Some(member) = self.member() else {
+        let Some(member) = self.found().await else {
             return Reach::NoMesh;
         };
         let others = member.ready_for(lease.facts()).await;
@@ -94,13 +139,13 @@ impl Membership {
     }
 
     /// How the mesh stands, and what changes from here on. None without a mesh.
-    pub fn watch(&self) -> Option<(Arc<Standing>, broadcast::Receiver<News>)> {
-        self.member().map(|member| member.watch())
+    pub async fn watch(&self) -> Option<(Arc<Standing>, broadcast::Receiver<News>)> {
+        self.found().await.map(|member| member.watch())
     }
 
     /// Takes signed records, whoever brings them. None without a mesh.
     pub async fn bring(&self, records: Vec<Record>) -> Option<Result<Brought, String>> {
-        self.member()?.bring(records).await
+        self.found().await?.bring(records).await
     }
 
     /// Takes signed entries that are meant as something. None without a mesh; Err: not on the disk.
@@ -108,7 +153,7 @@ impl Membership {
         &self,
         entries: Vec<(Meant, Entry)>,
     ) -> Option<Result<Result<Vec<Cast>, Miscast>, String>> {
-        self.member()?.cast(entries).await
+        self.found().await?.cast(entries).await
     }
 
     /// Why the mesh stands still.
@@ -118,7 +163,7 @@ impl Membership {
     }
 
     pub async fn page(&self) -> Option<Page> {
-        let member = self.member()?;
+        let member = self.found().await?;
         let standing = member.standing();
         Some(Page {
             network: member.network,
@@ -135,42 +180,69 @@ impl Membership {
     }
 
     /// Until `stop`: takes part as long as the home belongs to a mesh.
-    pub async fn run(self, founding: Founding, stop: CancellationToken) {
-        let mut failed: Option<String> = None;
+    /// The first look counts as begun before this is polled, so that whoever asks can wait for it.
+    pub fn run(
+        self,
+        founding: Founding,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + Send {
+        let first = self.begin_look();
+        async move { self.keep_looking(first, &founding, &stop).await }
+    }
+
+    fn begin_look(&self) -> u64 {
+        self.look.fetch_add(1, Ordering::AcqRel) + 1
+    }
+
+    async fn keep_looking(&self, first: u64, founding: &Founding, stop: &CancellationToken) {
+        let mut look = first;
         loop {
-            match Member::start(&founding).await {
-                Ok(None) => failed = None,
+            match Member::start(founding).await {
+                Ok(None) => self.see(look, None, None),
                 Ok(Some(member)) => {
-                    failed = None;
                     tracing::info!(target: "quorate::mesh", network = %member.network, "the mesh begins");
-                    self.take_part(Arc::new(member), &founding, &stop).await;
+                    self.take_part(look, Arc::new(member), founding, stop).await;
                 }
-                // Once, not every second.
-                Err(failure) if failed.as_deref() != Some(failure.message.as_str()) => {
-                    tracing::error!(target: "quorate::mesh", %failure, "the mesh cannot begin");
-                    failed = Some(failure.message);
+                Err(failure) => {
+                    let why = Some(failure.message.clone());
+                    // Once, not every second.
+                    if self.hindered() != why {
+                        tracing::error!(target: "quorate::mesh", %failure, "the mesh cannot begin");
+                    }
+                    self.see(look, None, why);
                 }
-                Err(_) => {}
             }
-            let pause = tokio::time::sleep(LOOK_EVERY);
-            if stop.run_until_cancelled(pause).await.is_none() {
-                return;
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.wanted.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            look = self.begin_look();
         }
     }
 
-    async fn take_part(&self, member: Arc<Member>, founding: &Founding, stop: &CancellationToken) {
-        self.set(Some(member.clone()));
+    async fn take_part(
+        &self,
+        look: u64,
+        member: Arc<Member>,
+        founding: &Founding,
+        stop: &CancellationToken,
+    ) {
+        self.see(look, Some(member.clone()), None);
         let over = is_over(&founding.home, member.network);
         if stop.run_until_cancelled(over).await.is_some() {
             tracing::info!(target: "quorate::mesh", network = %member.network, "the mesh is left");
         }
-        self.set(None);
+        self.see(look, None, None);
         member.leave(&founding.node).await;
     }
 
-    fn set(&self, member: Option<Arc<Member>>) {
-        *self.now.write().expect("nobody panics with it") = member;
+    fn see(&self, look: u64, member: Option<Arc<Member>>, hindered: Option<String>) {
+        self.seen.send_replace(Seen {
+            look,
+            member,
+            hindered,
+        });
     }
 }
 

@@ -149,7 +149,7 @@ impl Mesh {
             tokio::spawn(state.mesh.clone().run(founding, stop.clone()));
         })
         .await;
-        while !server.state().mesh.is_there() {
+        while !server.state().mesh.is_there().await {
             tokio::task::yield_now().await;
         }
         let endpoint = Endpoint::from_shared(format!("http://{}", server.addr)).unwrap();

@@ -47,16 +47,14 @@ fn founder() -> (Home, Up) {
     let founder = home();
     founder.run(&["mesh", "new"]).works();
     let up = founder.up(&[]);
-    soon("the mesh to begin", || peers(&founder));
+    // Whoever is up takes part: a script may ask at once.
+    peers(&founder).expect("the mesh has begun");
     (founder, up)
 }
 
 fn invite(of: &Home, more: &[&str]) -> Value {
     let args = [&["invite", "--json"], more].concat();
-    soon("an address to invite to", || {
-        let ran = of.run(&args);
-        (ran.code == 0).then(|| ran.json())
-    })
+    of.run(&args).json()
 }
 
 #[test]
@@ -95,6 +93,21 @@ fn a_node_alone_says_how_to_belong() {
 }
 
 #[test]
+fn a_member_that_cannot_take_part_says_why() {
+    let taken = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let plane = taken.local_addr().unwrap();
+    let home = Home::new();
+    let text = format!(
+        "version = 1\n[mesh]\nlisten = '127.0.0.1:0'\nplane_listen = '{plane}'\nmdns = false\n"
+    );
+    std::fs::write(home.path().join("config.toml"), text).unwrap();
+    home.run(&["mesh", "new"]).works();
+    let _up = home.up(&[]);
+    home.run(&["peers"])
+        .fails(4, &["cannot take part in its mesh", &plane.to_string()]);
+}
+
+#[test]
 fn a_node_that_is_up_joins_meets_and_leaves() {
     let (ada, _up) = founder();
     let ben = home();
@@ -104,6 +117,7 @@ fn a_node_that_is_up_joins_meets_and_leaves() {
     let invite = invite(&ada, &[]);
     let joined = ben.run(&["join", invite["invite"].as_str().unwrap()]);
     assert!(joined.works().contains("takes part now"), "{joined:?}");
+    peers(&ben).expect("ben takes part now");
     soon("both to see each other", || {
         (states(&ada) == ["here"] && states(&ben) == ["here"]).then_some(())
     });

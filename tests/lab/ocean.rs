@@ -74,13 +74,6 @@ impl<'a> Node<'a> {
         self.process.take().unwrap().kill();
     }
 
-    /// Standard output; None if it failed.
-    pub(crate) fn try_run(&self, args: &[&str]) -> Option<String> {
-        let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
-        let said = String::from_utf8(ran.stdout).unwrap();
-        ran.status.success().then_some(said)
-    }
-
     pub(crate) fn run(&self, args: &[&str]) -> String {
         let ran = self.command(args).stdin(Stdio::null()).output().unwrap();
         let told = format!("{}{}", text(&ran.stdout), text(&ran.stderr));
@@ -90,9 +83,9 @@ impl<'a> Node<'a> {
 
     /// Other nodes whose experts can be asked.
     pub(crate) fn sees(&self) -> usize {
-        let page = self.try_run(&["peers", "--json"]);
-        let page = page.and_then(|page| serde_json::from_str::<Value>(&page).ok());
-        let peers = page.map_or(Value::Null, |page| page["peers"].clone());
+        let told = self.run(&["peers", "--json"]);
+        let page: Value = serde_json::from_str(&told).unwrap_or_else(|_| panic!("{told}"));
+        let peers = &page["peers"];
         let serves = |peer: &&Value| {
             peer["state"] == "here" && peer["experts"].as_array().is_some_and(|e| !e.is_empty())
         };

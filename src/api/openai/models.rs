@@ -12,11 +12,12 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     let find = |name: &str| installed.iter().find(|model| model.name == name);
     let aliases = state.catalogue.aliases.iter();
     let aliased = aliases.filter_map(|(alias, name)| Some(object(alias, find(name)?)));
+    let mesh = all_of_us(&state).await;
     let data: Vec<Value> = installed
         .iter()
         .map(|model| object(&model.name, model))
         .chain(aliased)
-        .chain(all_of_us(&state))
+        .chain(mesh)
         .collect();
     Json(json!({"object": "list", "data": data}))
 }
@@ -28,7 +29,7 @@ pub(super) async fn one(
     let Path(id) =
         id.map_err(|error| ApiError::about("model", Kind::Malformed, error.body_text()))?;
     if id == mesh::MODEL
-        && let Some(object) = all_of_us(&state)
+        && let Some(object) = all_of_us(&state).await
     {
         return Ok(Json(object));
     }
@@ -44,10 +45,9 @@ pub(super) async fn one(
 }
 
 /// All experts of the mesh as one model, while this node belongs to one.
-fn all_of_us(state: &ApiState) -> Option<Value> {
-    state
-        .mesh
-        .is_there()
+async fn all_of_us(state: &ApiState) -> Option<Value> {
+    let is_there = state.mesh.is_there().await;
+    is_there
         .then(|| json!({"id": mesh::MODEL, "object": "model", "created": 0, "owned_by": "quorate"}))
 }
 

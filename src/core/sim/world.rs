@@ -32,8 +32,9 @@ const PROGRESS_US: u64 = 400_000_000;
 /// router is gone are kept for two minutes, and a node that had a twin hears of it, answers, and
 /// is believed again, within the turn of its adverts.
 const QUIET_US: u64 = ADVERT_EVERY_US + SYNC_ADVERTS_EVERY_US + ECHO_EVERY_US + TWINS_US;
-/// The same where nothing ever went wrong.
-const CALM_QUIET_US: u64 = 30_000_000;
+/// The same where nothing ever went wrong: what gossip lost is asked for once a minute, and what
+/// the neighbour who is asked lacks as well, the next one knows.
+const CALM_QUIET_US: u64 = 2 * SYNC_ADVERTS_EVERY_US + BEAT_US;
 
 struct Client {
     node: At,

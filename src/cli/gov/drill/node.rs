@@ -47,7 +47,7 @@ pub(in crate::cli::gov) fn node(context: &Context) -> Outcome {
         let (node, mesh) = start(context)?;
         let lease = node.acquire(NAME).await.map_err(Failure::from)?;
         let (_, news) = loop {
-            match mesh.watch() {
+            match mesh.watch().await {
                 Some(watched) => break watched,
                 None => sleep(TRY_EVERY).await,
             }
