@@ -161,13 +161,13 @@ const SIM_SIZES: [(u16, u64); 9] = [
     (3, 8),
     (5, 8),
     (8, 8),
-    (16, 4),
-    (50, 2),
-    (200, 1),
+    (20, 4),
+    (100, 2),
+    (280, 1),
     (1_000, 1),
 ];
-/// Beyond this many nodes there is only calm: a mesh of hundreds in trouble takes many minutes.
-const SIM_TROUBLED_MAX: u16 = 50;
+/// Beyond this many nodes there is only calm: a mesh of a thousand in trouble takes many minutes.
+const SIM_TROUBLED_MAX: u16 = 280;
 
 /// Measures everything. Takes some minutes; blocks, so give it a thread that may.
 pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
