@@ -105,6 +105,8 @@ pub struct Ready {
     pub api: String,
     pub node_id: String,
     pub installed: Vec<String>,
+    /// Whom it asks about the model `mesh` can read that prompt.
+    pub in_mesh: bool,
 }
 
 /// Runs a node with its API until a signal comes. `on_ready` hears where it listens.
@@ -118,7 +120,7 @@ pub async fn serve(
     let signals = Signals::listen()?;
     let listener = bind(settings).await?;
     let app = App::start(home, settings, Audience::Node)?;
-    let ready = ready(&app, &listener).await?;
+    let mut ready = ready(&app, &listener).await?;
     lock.publish(&ready.api, &ready.node_id)?;
     let membership = app.state.mesh.clone();
     let mesh = tokio::spawn(
@@ -128,7 +130,7 @@ pub async fn serve(
     );
     let serving = tokio::spawn(api::serve(app.state.clone(), listener, app.stop.clone()));
     // Whoever reads that the node is ready may ask for the mesh at once.
-    membership.looked().await;
+    ready.in_mesh = membership.is_there().await;
     on_ready(&ready)?;
     let ended = run(&app, preload, serving, signals).await;
     app.stop.cancel();
@@ -259,6 +261,7 @@ async fn ready(app: &App, listener: &TcpListener) -> Outcome<Ready> {
         api: api_url(address),
         node_id: status.node_id,
         installed,
+        in_mesh: false,
     })
 }
 

@@ -219,9 +219,12 @@ pub(super) fn peers(context: &Context, args: &ReadVerb) -> Outcome {
     term::table(["NODE", "STATE", "PATH", "RTT", "EXPERTS", "ASKED"], &rows)?;
     let text = |name: &str| page[name].as_str().unwrap_or_default();
     term::line(format!(
-        "mesh {} ({} nodes admitted){}",
+        "mesh {} ({} admitted){}",
         text("network").get(..16).unwrap_or_default(),
-        page["members"],
+        match page["members"].as_u64() {
+            Some(1) => "1 node".to_owned(),
+            _ => format!("{} nodes", page["members"]),
+        },
         match page["unsafe"].as_bool() {
             Some(true) => ", lab keys: unsafe",
             _ => "",

@@ -131,8 +131,7 @@ pub(super) fn status(context: &Context, args: &args::ReadVerb) -> Outcome {
 /// What the node gives and takes, and who can read what.
 fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     if mesh.is_null() {
-        let local = "local: prompts stay on this machine";
-        return vec![("privacy", local.to_owned())];
+        return vec![("privacy", privacy(false).to_owned())];
     }
     let number = |name: &str| mesh[name].as_u64().unwrap_or(0);
     let network = mesh["network"].as_str().unwrap_or_default();
@@ -160,7 +159,14 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     for reason in mesh["halted"].as_array().into_iter().flatten() {
         rows.push(("halted", reason.as_str().unwrap_or_default().to_owned()));
     }
-    let privacy = "mesh for the model `mesh` (the experts asked can read the prompt), else local";
-    rows.push(("privacy", privacy.to_owned()));
+    rows.push(("privacy", privacy(true).to_owned()));
     rows
+}
+
+/// Who can read what a node is asked.
+pub(super) fn privacy(in_mesh: bool) -> &'static str {
+    match in_mesh {
+        true => "mesh for the model `mesh` (the experts asked can read the prompt), else local",
+        false => "local: prompts stay on this machine",
+    }
 }

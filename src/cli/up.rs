@@ -2,7 +2,7 @@
 
 use super::args::Up;
 use super::context::Context;
-use super::term;
+use super::{node, term};
 use crate::app::{self, Ready};
 use crate::config::Overrides;
 use crate::error::{Failure, Kind, Outcome};
@@ -70,7 +70,7 @@ fn greet(ready: &Ready, default_model: &str) -> Outcome {
         ("API", format!("{api}/v1 (OpenAI's HTTP API, and gRPC)")),
         ("node", ready.node_id.clone()),
         ("models", installed),
-        ("privacy", "local: prompts stay on this machine".to_owned()),
+        ("privacy", node::privacy(ready.in_mesh).to_owned()),
         ("next", next),
         ("stop", "Ctrl-C".to_owned()),
     ] {

@@ -95,7 +95,7 @@ impl Membership {
     }
 
     /// Until a look that began after this call has ended, or one found a mesh.
-    pub async fn looked(&self) {
+    async fn looked(&self) {
         let before = self.look.load(Ordering::Acquire);
         if before == 0 {
             return; // a process without an API: nobody looks
