@@ -121,11 +121,11 @@ mod tests {
                         .answers
                         .iter()
                         .filter(|(_, expert, _)| expert.0[0] == 3);
-                    let list = lists.filter_map(|(_, _, said)| match said {
+                    let mut list = lists.filter_map(|(_, _, said)| match said {
                         Said::List(list) => Some(list),
                         Said::Scalars(_) => None,
                     });
-                    let list = list.last().expect("it decided");
+                    let list = list.next_back().expect("it decided");
                     let most = most(&Transforms::NEUTRAL, &query, list, before.token).unwrap();
                     assert_eq!(evidence.ln_p.last(), Some(&most));
                     held += 1;
