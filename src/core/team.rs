@@ -18,7 +18,7 @@ use crate::limits::{CANDIDATES_MAX, GIVE_UP_US, SET_CHANGES_MAX, TEAM_MAX};
 use crate::pace::{Pace, Patience, after};
 use crate::seeded::Secret;
 use crate::turns::Chain;
-use crate::weights::{Weighing, Weights, restricted};
+use crate::weights::{Screen, Weighing, Weights, restricted};
 use follow::Follow;
 
 /// One expert that a request may turn to.
@@ -280,6 +280,7 @@ pub(crate) struct Team {
     patience: Patience,
     script: Option<Schedule>,
     learned: Option<Weights>,
+    screen: Screen,
     /// Nobody is chosen yet: everybody is asked what it thinks of the prompt.
     choosing: bool,
     follow: Option<Follow>,
@@ -354,6 +355,7 @@ impl Team {
             patience: plan.patience,
             script: plan.script,
             learned,
+            screen: Screen::new(count),
             choosing,
             follow,
             schedule: Vec::new(),

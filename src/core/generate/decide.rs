@@ -254,7 +254,8 @@ impl Generate {
         }
         let told = |&i: &usize| {
             let opinion = self.parts[i].opinion.as_ref();
-            (i, opinion.map_or_else(Vec::new, |o| o.scored.clone()))
+            let scored = opinion.map_or_else(Vec::new, |o| o.scored.clone());
+            (i, self.borne_out(i, scored))
         };
         let told: Vec<(usize, Vec<LnP>)> = set.iter().map(told).collect();
         self.team.follow(self.position(), &told);

@@ -16,12 +16,14 @@
 
 mod ahead;
 mod ask;
+mod claims;
 mod decide;
 mod provenance;
 mod reader;
 mod repeats;
 
 pub use ahead::{Guesses, Guessing};
+pub(crate) use claims::lower;
 pub use provenance::{Decided, Evidence, Provenance, Voted, Weighed};
 
 use crate::alarm::Sign;
@@ -207,6 +209,8 @@ struct Part {
     arrival: u32,
     /// It is asked what it thinks of tokens that it read outside the set.
     catches_up: bool,
+    /// The most that it can say of the token before the undecided position.
+    ceiling: Option<LnP>,
     /// The position about which it was heard last: a second list about it is no second sign.
     weighed: Option<Position>,
     costs: Costs,
@@ -480,6 +484,7 @@ impl Generate {
     fn commit(&mut self, now: Micros, token: Token, out: &mut Vec<Output>) {
         let (ln_p, top) = self.raw_of(token);
         let position = self.position();
+        self.hold_to_lists(token);
         self.measure_tempo(now, token);
         self.team.decided(position, &self.set);
         let weighed = self.team.weighed();

@@ -50,6 +50,8 @@ pub(super) struct Mischief {
     pub(super) unasked: bool,
     /// Claims to compute longer than it does.
     pub(super) boasts: bool,
+    /// Says that it was sure of every token, once it knows it.
+    pub(super) knew_it_all: bool,
     /// From this position on it is sure of what it believes least.
     pub(super) injects_from: Option<Position>,
 }
@@ -73,6 +75,7 @@ pub(super) const CALM: Ways = Ways {
         false_lists: false,
         unasked: false,
         boasts: false,
+        knew_it_all: false,
         injects_from: None,
     },
 };
@@ -305,6 +308,9 @@ fn misbehave(
         }
         if mischief.injects_from.is_some_and(|from| position >= from) {
             opinions[0].said = sure_of_the_least(table, position, query);
+        }
+        if mischief.knew_it_all {
+            opinions[0].scored.fill(LnP::CERTAIN);
         }
         if mischief.boasts {
             *compute_us = 100_000;

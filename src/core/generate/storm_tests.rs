@@ -186,7 +186,7 @@ proptest! {
     ) {
         let mut ways = places(&troubles, 0.9);
         for ((_, ways), (twice, false_lists, unasked, boasts)) in ways.iter_mut().zip(mischief).skip(1) {
-            ways.mischief = Mischief { twice, false_lists, unasked, boasts, injects_from: None };
+            ways.mischief = Mischief { twice, false_lists, unasked, boasts, knew_it_all: false, injects_from: None };
         }
         let law = laws(which);
         let k = if law.robust.is_some() { k.max(3) } else { k };

@@ -143,6 +143,37 @@ fn scores_of_another_prompt_are_a_lie() {
     )));
 }
 
+/// Whoever speaks first, and whatever is made of what was said.
+#[test]
+fn whoever_claims_to_have_known_the_prompt_does_not_count() {
+    for strategy in [Strategy::Bayes, Strategy::Convex, Strategy::Meta] {
+        for order in [[1u8, 2, 3], [3, 1, 2], [2, 3, 1]] {
+            let spec = learning(knowing((1..41).collect(), 1), strategy);
+            let plan = plan(&[1, 2, 3], 3, 0);
+            let mut machine =
+                Generate::new(spec, super::tests::vocab(), plan, 0, Micros(0)).unwrap();
+            let mut out = vec![];
+            machine.start(Micros(0), &mut out);
+            for name in order {
+                let ln_p = match name {
+                    3 => vec![LnP::CERTAIN; 39],
+                    other => vec![LnP::floor(-2.0 - 0.01 * f64::from(other)); 39],
+                };
+                let session = SessionId(1);
+                let from = FromExpert {
+                    expert: ExpertId([name; 32]),
+                    event: ExpertEvent::Scored { session, ln_p },
+                };
+                machine.handle(Micros(1), Input::FromExpert(from), &mut out);
+            }
+            let set = &machine.schedule().last().expect("a set").set;
+            let boaster = set.iter().find(|(expert, _)| expert.0[0] == 3);
+            let weight = boaster.map_or(0.0, |(_, weight)| *weight);
+            assert!(weight < 0.5, "{strategy:?} {order:?}: {set:?}");
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 

@@ -5,12 +5,15 @@
 //! later what it missed. What counts, and from which position on, is written down with the position.
 
 use super::{BadPlan, Member, Plan, Standing, Team};
-use crate::generate::{Evidence, Weighed};
+use crate::generate::{Evidence, Weighed, lower};
 use crate::ids::{ExpertId, Position};
 use crate::limits::SCORES_MAX;
 use crate::lnp::LnP;
 use crate::weights::{FLOOR_DEFAULT, Follower, Following, Weighing, floored};
 
+/// What somebody outside the set says of a token that it has read is borne out by nothing. It counts at most so much
+/// more, in nats, than the best that others said: four nats for each catch-up, enough to come in from far behind.
+const UNPROVEN_NATS: f64 = 0.25;
 /// Whoever is outside must weigh so many times as much as somebody of the set to take its place: a newcomer
 /// has the text to read.
 const CHANGES_AT: f64 = 2.0;
@@ -115,12 +118,27 @@ impl Follow {
                 .new_of(i, until.min(position), &ln_p)
                 .filter(|_| !has_told)
             {
+                let evidence = self.believable(i, evidence);
                 self.hear(i, &evidence);
                 self.heard_to[i] = until.min(position);
                 self.caught_up.push(evidence);
                 self.has_news = true;
             }
         }
+    }
+
+    /// What counts of what somebody says who did not say so before.
+    fn believable(&self, i: usize, evidence: Evidence) -> Evidence {
+        let at_most = |(at, ln_p): (Position, &LnP)| {
+            let best = self.follower.as_ref().and_then(|f| f.best_but(at, i));
+            let ceiling = best.map(|best| LnP::floor((best.ln() + UNPROVEN_NATS).min(0.0)));
+            ceiling.map_or(*ln_p, |ceiling| lower(*ln_p, ceiling))
+        };
+        let ln_p = (evidence.position..)
+            .zip(&evidence.ln_p)
+            .map(at_most)
+            .collect();
+        Evidence { ln_p, ..evidence }
     }
 
     fn tell(&mut self, i: usize, position: Position, ln_p: &[LnP]) {

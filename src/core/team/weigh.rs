@@ -22,6 +22,12 @@ pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>
     learned.map(Some).map_err(|_| BadPlan::Rule)
 }
 
+fn hear(learned: &mut Weights, expert: usize, ln_p: &[LnP]) {
+    for (at, ln_p) in (1..).zip(ln_p) {
+        learned.heard(at, expert, *ln_p);
+    }
+}
+
 /// What is said of given text goes into weights that do not change after it.
 const FROZEN: Situation = Situation::Sampled(Following::Frozen);
 
@@ -54,11 +60,17 @@ impl Team {
         let Some(learned) = &mut self.learned else {
             return false;
         };
-        for (at, ln_p) in (1..).zip(ln_p) {
-            learned.heard(at, i, *ln_p);
+        let is_other = self.screen.heard(i, ln_p);
+        if is_other && let Ok(anew) = learned.anew() {
+            *learned = anew;
+            for (k, ln_p) in self.screen.credible() {
+                hear(learned, k, ln_p);
+            }
+        } else if self.screen.is_credible(i) {
+            hear(learned, i, ln_p);
         }
         self.members[i].has_scored = true;
-        if !self.group.contains(&i) {
+        if !is_other && !self.group.contains(&i) {
             return false; // what others weigh was declared without it
         }
         self.weigh(position);

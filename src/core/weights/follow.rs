@@ -61,6 +61,13 @@ impl Follower {
         is_new
     }
 
+    /// The best that anybody else said of the token at a position.
+    pub fn best_but(&self, position: Position, expert: usize) -> Option<LnP> {
+        let row = self.table.row(position.checked_sub(self.from)?);
+        let others = row.iter().enumerate().filter(|(k, _)| *k != expert);
+        others.filter_map(|(_, said)| *said).min() // in steps below certain
+    }
+
     /// What this expert said of a position had no part in it.
     pub fn forget(&mut self, position: Position, expert: usize) {
         if let Some(at) = position.checked_sub(self.from)

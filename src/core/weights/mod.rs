@@ -20,6 +20,7 @@ mod convex;
 mod follow;
 mod gate;
 mod rule;
+mod screen;
 mod table;
 mod track;
 
@@ -32,6 +33,7 @@ pub use convex::GUARD_NATS;
 pub use follow::Follower;
 pub use gate::{Gate, Profile};
 pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy, Weighing};
+pub use screen::Screen;
 
 use crate::ids::{Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};
@@ -103,6 +105,11 @@ pub struct Weights {
 }
 
 impl Weights {
+    /// The same rule, and nothing heard.
+    pub fn anew(&self) -> Result<Weights, BadRule> {
+        Weights::new(self.rule, self.experts, self.gate.clone())
+    }
+
     pub fn new(rule: Rule, experts: usize, gate: Option<Gate>) -> Result<Weights, BadRule> {
         if experts == 0 || experts > TEAM_MAX {
             return Err(BadRule::Experts);
