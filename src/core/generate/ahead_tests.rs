@@ -329,3 +329,45 @@ fn nobody_takes_turns_where_nothing_is_drawn() {
         Err(BadPlan::Turns)
     );
 }
+
+/// A near speaker's tokens are quicker than a far one's stream: that is no reason to pay a round trip for each of
+/// the far one's.
+#[test]
+fn a_near_speaker_keeps_nobody_from_streaming() {
+    let slow = Ways {
+        step_us: 20_000,
+        ..FAR
+    };
+    let ways = [(1, HERE), (2, slow.clone()), (3, slow.clone()), (4, slow)];
+    let spec = Spec {
+        max_tokens: 800,
+        ..many(9, law(1.0))
+    };
+    let story = live(guessing(spec), turns(&[1, 2, 3, 4], 100_000), &ways, 1);
+    let own = ExpertId([1; 32]);
+    let speaks = |at: usize| {
+        let changes = story.schedule.iter().rev();
+        let mut before = changes.skip_while(|change| change.position > at as Position + 3);
+        before.next().map(|change| change.set[0].0)
+    };
+    let is_far = |at: &usize| speaks(*at) != Some(own);
+    let far = (0..story.tokens.len()).filter(is_far).count();
+    let begins = story
+        .schedule
+        .iter()
+        .filter(|change| change.set[0].0 != own)
+        .count();
+    // All of a far turn but its first token, and for everybody the one that shows how far it is.
+    let guessed = far - begins - 3;
+    let right = story.guesses.right as usize;
+    assert!(
+        far > 400 && right + 10 > guessed,
+        "{right} of {guessed}, {far} far"
+    );
+    let formula = 5_000 * (800 - far) + 25_000 * (far - begins) + 180_000 * begins;
+    assert!(
+        story.ended_us < formula as u64 * 11 / 10,
+        "{} {formula}",
+        story.ended_us
+    );
+}
