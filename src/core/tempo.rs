@@ -3,6 +3,8 @@
 //! With guesses a token costs t_d + (1 - alpha) (T + R_d), without them T: t_d is the time of the drafter's choice,
 //! R_d how far away it is, T from a question to the decision, alpha the share of its guesses that come true. Whether
 //! the prediction held is measured too: experts that share a processor with the drafter are slowed down by it.
+//! All but alpha, t_d and R_d is measured for whoever is asked: where experts take turns, a near speaker's token is
+//! quicker than any stream of a far one, and says nothing of it.
 
 use crate::ids::Micros;
 use crate::limits::GUESSES_MAX;
@@ -28,8 +30,8 @@ const PAUSE_MAX: u32 = 512;
 enum Mode {
     /// Nothing is guessed for so many tokens yet.
     Plain { left: u32 },
-    /// Since a moment, for so many tokens.
-    Stream { since: Micros, tokens: u32 },
+    /// So many tokens took so long.
+    Stream { us: u64, tokens: u32 },
 }
 
 /// What is known of somebody who may guess.
@@ -49,14 +51,25 @@ impl Drafter {
     }
 }
 
-#[derive(Debug)]
-pub struct Tempo {
-    /// One for each member of the team, and one who repeats what the text said before.
-    drafters: Vec<Drafter>,
+/// What guessing brings with those who are asked.
+#[derive(Clone, Debug)]
+struct Asked {
     /// From a question with nothing ahead of it to the decision.
     trip_us: Option<f64>,
     mode: Mode,
     pause: u32,
+}
+
+#[derive(Debug)]
+pub struct Tempo {
+    /// One for each member of the team, and one who repeats what the text said before.
+    drafters: Vec<Drafter>,
+    /// One for each member that is asked alone, and one for any several.
+    asked: Vec<Asked>,
+    /// Which of them it is now.
+    at: usize,
+    /// When the last position was decided.
+    last: Option<Micros>,
 }
 
 impl Tempo {
@@ -67,12 +80,29 @@ impl Tempo {
             step_us: None,
             away_us: None,
         };
-        Tempo {
-            drafters: vec![drafter; members + 1],
+        let asked = Asked {
             trip_us: None,
             mode: Mode::Plain { left: 1 },
             pause: PAUSE,
+        };
+        Tempo {
+            drafters: vec![drafter; members + 1],
+            asked: vec![asked; members + 1],
+            at: members,
+            last: None,
         }
+    }
+
+    /// These members are asked from here on.
+    pub fn asks(&mut self, group: &[usize]) {
+        self.at = match group {
+            [alone] => *alone,
+            _ => self.asked.len() - 1,
+        };
+    }
+
+    fn asked(&self) -> &Asked {
+        &self.asked[self.at]
     }
 
     /// Stands for what the text said before.
@@ -101,12 +131,12 @@ impl Tempo {
 
     /// A stream was slower than what it replaced: nobody guesses for a while.
     pub fn rests(&self) -> bool {
-        matches!(self.mode, Mode::Plain { left } if left > 0)
+        matches!(self.asked().mode, Mode::Plain { left } if left > 0)
     }
 
     /// Of these, with whether each decides alone: who guesses from now on, if that pays.
-    pub fn pick(&mut self, now: Micros, fit: impl Iterator<Item = (usize, bool)>) -> Option<usize> {
-        let trip = self.trip_us?;
+    pub fn pick(&mut self, fit: impl Iterator<Item = (usize, bool)>) -> Option<usize> {
+        let trip = self.asked().trip_us?;
         if self.rests() {
             return None;
         }
@@ -118,11 +148,9 @@ impl Tempo {
         };
         let best = fit.map(cost).min_by(|a, b| a.1.total_cmp(&b.1));
         let (drafter, _) = best.filter(|(_, cost)| *cost < trip * MARGIN)?;
-        if let Mode::Plain { .. } = self.mode {
-            self.mode = Mode::Stream {
-                since: now,
-                tokens: 0,
-            };
+        let mode = &mut self.asked[self.at].mode;
+        if let Mode::Plain { .. } = mode {
+            *mode = Mode::Stream { us: 0, tokens: 0 };
         }
         Some(drafter)
     }
@@ -142,7 +170,7 @@ impl Tempo {
     pub fn block(&self, drafter: usize) -> usize {
         let known = &self.drafters[drafter];
         let slope = -libm::log(known.alpha().clamp(TRUE_ENOUGH, 0.999));
-        let ratio = self.trip_us.unwrap_or(0.0) / known.step_us.unwrap_or(0.0).max(1.0);
+        let ratio = self.asked().trip_us.unwrap_or(0.0) / known.step_us.unwrap_or(0.0).max(1.0);
         let better = |g: f64| libm::log1p(slope * (g + ratio)) / slope - 1.0;
         let g = (0..16).fold(1.0, |g, _| better(g).max(1.0));
         (libm::round(g) as usize).clamp(1, GUESSES_MAX)
@@ -150,31 +178,33 @@ impl Tempo {
 
     /// Nobody was asked for so long: that is no part of what a stream takes.
     pub fn waited(&mut self, us: u64) {
-        if let Mode::Stream { since, .. } = &mut self.mode {
-            *since = Micros(since.0.saturating_add(us));
+        if let Some(last) = &mut self.last {
+            *last = Micros(last.0.saturating_add(us));
         }
     }
 
     /// A position was decided; `trip_us` if nothing was under way when it was asked about.
     pub fn decided(&mut self, now: Micros, trip_us: Option<u64>) {
-        match &mut self.mode {
+        let took_us = self.last.replace(now).map_or(0, |last| now.since(last));
+        let asked = &mut self.asked[self.at];
+        match &mut asked.mode {
             Mode::Plain { left } => {
                 if let Some(us) = trip_us {
-                    smooth(&mut self.trip_us, us);
+                    smooth(&mut asked.trip_us, us);
                     *left = left.saturating_sub(1);
                 }
             }
-            Mode::Stream { since, tokens } => {
-                *tokens += 1;
+            Mode::Stream { us, tokens } => {
+                (*us, *tokens) = (*us + took_us, *tokens + 1);
                 if *tokens < TRIAL {
                     return;
                 }
-                let each_us = now.since(*since) as f64 / f64::from(*tokens);
-                if self.trip_us.is_some_and(|plain| each_us > plain) {
-                    self.mode = Mode::Plain { left: self.pause };
-                    self.pause = (self.pause * 2).min(PAUSE_MAX);
+                let each_us = *us as f64 / f64::from(*tokens);
+                if asked.trip_us.is_some_and(|plain| each_us > plain) {
+                    asked.mode = Mode::Plain { left: asked.pause };
+                    asked.pause = (asked.pause * 2).min(PAUSE_MAX);
                 } else {
-                    (*since, *tokens) = (now, 0);
+                    (*us, *tokens) = (0, 0);
                 }
             }
         }
@@ -198,8 +228,8 @@ mod tests {
         }
     }
 
-    fn pick(tempo: &mut Tempo, now: u64) -> Option<usize> {
-        tempo.pick(Micros(now), [(0, false), (1, false)].into_iter())
+    fn pick(tempo: &mut Tempo) -> Option<usize> {
+        tempo.pick([(0, false), (1, false)].into_iter())
     }
 
     #[test]
@@ -208,16 +238,16 @@ mod tests {
         let mut far = Tempo::new(2);
         far.chose(0, 10_000, 0);
         far.chose(1, 10_000, 200_000);
-        assert_eq!(pick(&mut far, now), None, "nothing is known yet");
+        assert_eq!(pick(&mut far), None, "nothing is known yet");
         plain(&mut far, &mut now, 1, 230_000);
-        assert_eq!(pick(&mut far, now), Some(0), "the own expert is nearer");
+        assert_eq!(pick(&mut far), Some(0), "the own expert is nearer");
         assert_eq!(far.window(0), 13, "ln .01 / ln .7");
         assert_eq!(far.block(0), 6, "as in the literature");
         let mut near = Tempo::new(2);
         near.chose(0, 10_000, 0);
         near.chose(1, 10_000, 1_000);
         plain(&mut near, &mut now, 50, 12_000);
-        assert_eq!(pick(&mut near, now), None);
+        assert_eq!(pick(&mut near), None);
     }
 
     /// The best drafter is who is right most often, wherever it is; who decides alone is always right.
@@ -232,8 +262,8 @@ mod tests {
             tempo.compared(0, i % 3 != 0);
             tempo.compared(1, i % 20 != 0);
         }
-        assert_eq!(pick(&mut tempo, now), Some(1));
-        let alone = tempo.pick(Micros(now), [(0, true)].into_iter());
+        assert_eq!(pick(&mut tempo), Some(1));
+        let alone = tempo.pick([(0, true)].into_iter());
         assert_eq!(alone, Some(0));
         assert_eq!(tempo.repeats(), 2);
     }
@@ -255,28 +285,62 @@ mod tests {
         let mut tempo = Tempo::new(1);
         tempo.chose(0, 10_000, 0);
         let mut pauses = vec![];
-        let one = |tempo: &mut Tempo, now| tempo.pick(Micros(now), [(0, false)].into_iter());
+        let one = |tempo: &mut Tempo| tempo.pick([(0, false)].into_iter());
         for _ in 0..3 {
             let mut pause = 0;
-            while one(&mut tempo, now).is_none() {
+            while one(&mut tempo).is_none() {
                 plain(&mut tempo, &mut now, 1, 100_000);
                 pause += 1;
             }
             pauses.push(pause);
             for _ in 0..TRIAL {
-                assert!(one(&mut tempo, now).is_some());
+                assert!(one(&mut tempo).is_some());
                 now += 120_000;
                 tempo.decided(Micros(now), None);
             }
         }
         assert_eq!(pauses, [1, PAUSE, 2 * PAUSE]);
-        while one(&mut tempo, now).is_none() {
+        while one(&mut tempo).is_none() {
             plain(&mut tempo, &mut now, 1, 100_000);
         }
         for _ in 0..10 * TRIAL {
             now += 40_000;
             tempo.decided(Micros(now), None);
-            assert!(one(&mut tempo, now).is_some(), "a stream that pays goes on");
+            assert!(one(&mut tempo).is_some(), "a stream that pays goes on");
         }
+    }
+
+    /// Experts that take turns are near and far: each has its own measure, and its own trial.
+    #[test]
+    fn who_speaks_alone_is_compared_with_nobody_else() {
+        let mut now = 0;
+        let mut tempo = Tempo::new(2);
+        tempo.chose(0, 10_000, 0);
+        tempo.chose(1, 30_000, 200_000);
+        for round in 0..20 {
+            tempo.asks(&[0]);
+            plain(&mut tempo, &mut now, 9, 10_000);
+            assert_eq!(tempo.pick([(0, true)].into_iter()), None, "nobody is far");
+            tempo.asks(&[1]);
+            // The first token of a turn is asked for across the distance.
+            plain(&mut tempo, &mut now, 1, 230_000);
+            for _ in 0..8 {
+                let far = tempo.pick([(1, true)].into_iter());
+                assert_eq!(far, Some(1), "in round {round}");
+                now += 30_000;
+                tempo.decided(Micros(now), None);
+            }
+        }
+        // A far one whose stream is slower than its own plain tokens rests, and nobody else does.
+        tempo.asks(&[0, 1]);
+        plain(&mut tempo, &mut now, 1, 230_000);
+        tempo.asks(&[1]);
+        for _ in 0..2 * TRIAL {
+            now += 300_000;
+            tempo.decided(Micros(now), None);
+        }
+        assert!(tempo.rests());
+        tempo.asks(&[0, 1]);
+        assert!(!tempo.rests());
     }
 }

@@ -136,7 +136,7 @@ impl Generate {
         }
         if self.ahead.guesses.is_empty() {
             self.ahead.made = 0;
-            self.ahead.drafter = self.ahead.drafter.or_else(|| self.pick_drafter(now));
+            self.ahead.drafter = self.ahead.drafter.or_else(|| self.pick_drafter());
         }
         let Some(drafter) = self.ahead.drafter else {
             return;
@@ -219,14 +219,14 @@ impl Generate {
     }
 
     /// With nothing under way: who guesses from here on.
-    fn pick_drafter(&mut self, now: Micros) -> Option<Drafter> {
+    fn pick_drafter(&mut self) -> Option<Drafter> {
         let alone = self.team.group().len() == 1;
         let fit = self.drafters();
         let mut fit: Vec<(usize, bool)> = fit.map(|i| (i, alone)).collect();
         if fit.is_empty() {
             fit.push((self.ahead.tempo.repeats(), false));
         }
-        let who = self.ahead.tempo.pick(now, fit.into_iter())?;
+        let who = self.ahead.tempo.pick(fit.into_iter())?;
         Some(match self.team.members.get(who) {
             None => Drafter::Repeats,
             Some(member) if member.local => Drafter::Own(who),

@@ -330,63 +330,44 @@ fn nobody_takes_turns_where_nothing_is_drawn() {
     );
 }
 
-/// The law of hand-over: over many seeds, two tokens in a row come as often as the chain of speakers says.
+/// A near speaker's tokens are quicker than a far one's stream: that is no reason to pay a round trip for each of
+/// the far one's.
 #[test]
-fn taking_turns_is_the_law_of_its_chain() {
-    use super::tests::{VOCAB, table};
-    use crate::opinion::{Query, Said, Want};
-    const SIGMA: f64 = 0.5;
-    let names = [1u8, 2, 3];
-    let all: Vec<Token> = (0..VOCAB).collect();
-    // p_k of every token after a text.
-    let p = |name: u8, text: &[Token]| -> Vec<f64> {
-        let mut table = table(name);
-        table.tokens = text.to_vec();
-        let query = Query {
-            want: Want::Scalars(all.clone()),
-            ..Query::plain(1.0, 1)
-        };
-        match table.opinion(text.len() as Position, &query).said {
-            Said::Scalars(values) => values.iter().map(|l| l.p()).collect(),
-            Said::List(_) => panic!("asked for scalars"),
-        }
+fn a_near_speaker_keeps_nobody_from_streaming() {
+    let slow = Ways {
+        step_us: 20_000,
+        ..FAR
     };
-    let prompt = long(0).prompt;
-    let firsts: Vec<Vec<f64>> = names.iter().map(|&n| p(n, &prompt)).collect();
-    // Tokens of the same parity in a row: every second token has a chain of its own to be checked against.
-    let draws = 3_000u32;
-    let ways: Vec<(u8, Ways)> = names.iter().map(|&n| (n, CALM)).collect();
-    let (mut same, mut expected, mut variance) = (0.0, 0.0, 0.0);
-    for seed in 0..draws {
-        let spec = Spec {
-            max_tokens: 2,
-            ..long(u64::from(seed))
-        };
-        let story = live(spec, turns(&names, (SIGMA * 1e6) as u32), &ways, 1);
-        let (first, second) = (story.tokens[0], story.tokens[1]);
-        same += f64::from(u8::from(first % 2 == second % 2));
-        // P(second has first's parity | first): the posterior of the speaker, moved by the chain.
-        let weights: Vec<f64> = firsts.iter().map(|p| p[first as usize]).collect();
-        let total: f64 = weights.iter().sum();
-        let text = [&prompt[..], &[first]].concat();
-        let chance: f64 = names
-            .iter()
-            .zip(&weights)
-            .map(|(&n, w)| {
-                let speaks = (1.0 - SIGMA) * w / total + SIGMA / 3.0;
-                let fits = p(n, &text)
-                    .into_iter()
-                    .zip(0..VOCAB)
-                    .filter(|(_, v)| v % 2 == first % 2);
-                speaks * fits.map(|(p, _)| p).sum::<f64>()
-            })
-            .sum();
-        expected += chance;
-        variance += chance * (1.0 - chance);
-    }
-    let off = (same - expected) / libm::sqrt(variance);
+    let ways = [(1, HERE), (2, slow.clone()), (3, slow.clone()), (4, slow)];
+    let spec = Spec {
+        max_tokens: 800,
+        ..many(9, law(1.0))
+    };
+    let story = live(guessing(spec), turns(&[1, 2, 3, 4], 100_000), &ways, 1);
+    let own = ExpertId([1; 32]);
+    let speaks = |at: usize| {
+        let changes = story.schedule.iter().rev();
+        let mut before = changes.skip_while(|change| change.position > at as Position + 3);
+        before.next().map(|change| change.set[0].0)
+    };
+    let is_far = |at: &usize| speaks(*at) != Some(own);
+    let far = (0..story.tokens.len()).filter(is_far).count();
+    let begins = story
+        .schedule
+        .iter()
+        .filter(|change| change.set[0].0 != own)
+        .count();
+    // All of a far turn but its first token, and for everybody the one that shows how far it is.
+    let guessed = far - begins - 3;
+    let right = story.guesses.right as usize;
     assert!(
-        off.abs() < 3.3,
-        "{same} of {draws}, expected {expected}: {off} sigma"
+        far > 400 && right + 10 > guessed,
+        "{right} of {guessed}, {far} far"
+    );
+    let formula = 5_000 * (800 - far) + 25_000 * (far - begins) + 180_000 * begins;
+    assert!(
+        story.ended_us < formula as u64 * 11 / 10,
+        "{} {formula}",
+        story.ended_us
     );
 }

@@ -66,6 +66,7 @@ impl Generate {
             return;
         }
         let group = self.team.group().to_vec();
+        self.ahead.tempo.asks(&group);
         for i in 0..self.parts.len() {
             if !group.contains(&i) {
                 self.take_back_from(i, self.answer.len(), out);
@@ -309,6 +310,7 @@ impl Generate {
         self.state = State::Asking(query.clone());
         self.calmly_asked = None;
         let group = self.team.group().to_vec();
+        self.ahead.tempo.asks(&group);
         for i in 0..self.parts.len() {
             if !group.contains(&i) {
                 // Who was late holds guesses, and questions that nobody waits for any more.

@@ -578,6 +578,10 @@ impl Generate {
 #[cfg(test)]
 mod ahead_tests;
 #[cfg(test)]
+mod draw_tests;
+#[cfg(test)]
+mod equal_tests;
+#[cfg(test)]
 mod follow_tests;
 #[cfg(test)]
 mod hostile_tests;

@@ -23,6 +23,8 @@ pub(super) struct Ways {
     pub(super) instead: Option<ExpertEvent>,
     /// How much it believes what all the others do.
     pub(super) common: f32,
+    /// Whose beliefs it has, if not its own.
+    pub(super) believes: Option<u8>,
     /// Tokens before a position that it remembers, and words that it knows.
     pub(super) remembers: usize,
     pub(super) words: u32,
@@ -34,6 +36,8 @@ pub(super) struct Ways {
     /// What it takes to read the text, and for every answer, one after another.
     pub(super) read_us: u64,
     pub(super) step_us: u64,
+    /// What it says later may come earlier.
+    pub(super) overtakes: bool,
     /// What it can say at once comes in one message.
     pub(super) bundles: bool,
     pub(super) mischief: Mischief,
@@ -63,12 +67,14 @@ pub(super) const CALM: Ways = Ways {
     gone_at: u64::MAX,
     instead: None,
     common: 0.0,
+    believes: None,
     remembers: usize::MAX,
     words: VOCAB,
     loss: 0,
     restarts_at: u64::MAX,
     read_us: 0,
     step_us: 0,
+    overtakes: false,
     bundles: false,
     mischief: Mischief {
         twice: false,
@@ -167,7 +173,7 @@ struct World {
 impl World {
     fn new(ways: &[(u8, Ways)], seed: u64) -> World {
         let place = |(name, ways): &(u8, Ways)| {
-            let mut table = table(*name);
+            let mut table = table(ways.believes.unwrap_or(*name));
             table.common = ways.common;
             (table.remembers, table.words) = (ways.remembers, ways.words);
             (ExpertId([*name; 32]), (table, ways.clone()))
@@ -258,7 +264,8 @@ impl World {
             if back >= ways.gone_at {
                 continue;
             }
-            let at = back.max(self.last.get(&expert).copied().unwrap_or(0));
+            let last = self.last.get(&expert).filter(|_| !ways.overtakes);
+            let at = back.max(last.copied().unwrap_or(0));
             self.last.insert(expert, at);
             self.queue
                 .insert((at, self.sent), (done, FromExpert { expert, event }));
@@ -544,12 +551,14 @@ pub(super) fn told_again(
     let calm = |(name, ways): &(u8, Ways)| {
         let Ways {
             common,
+            believes,
             remembers,
             words,
             ..
         } = *ways;
         let calm = Ways {
             common,
+            believes,
             remembers,
             words,
             ..CALM

@@ -8,6 +8,13 @@ pub(super) use crate::sim::table::{END, Table, VOCAB, vocab};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 
+/// Cases of a long test: few by default, `QUORATE_CASES=1000` for the long run. Read at build time, since the core
+/// has no environment.
+pub(super) fn cases(default: u64) -> u64 {
+    let asked = option_env!("QUORATE_CASES").and_then(|n| n.parse().ok());
+    asked.unwrap_or(default)
+}
+
 pub(super) fn table(name: u8) -> Table {
     Table::new(ExpertId([name; 32]))
 }
