@@ -280,7 +280,6 @@ fn rejection_under_guessing_draws_from_the_declared_mixture() {
         drafter.sigmas(),
         unchanged.sigmas()
     );
-    println!("{said}");
     assert!(chi.sigmas() < 3.3, "{said}"); // p = 0.0005
     assert!(
         drafter.sigmas() > 10.0 && unchanged.sigmas() > 6.0,
@@ -420,7 +419,6 @@ fn taking_turns_is_the_law_of_its_chain() {
         "{draws} draws, {turns} turns, {right} guesses; {:.2} sigma; score {exact:.2}, {seldom:.1} at a third and {often:.1} at thrice of the chance",
         chi.sigmas()
     );
-    println!("{said}");
     assert!(chi.sigmas() < 3.3 && exact.abs() < 3.5, "{said}");
     assert!(seldom > 5.0 && often < -5.0, "no power: {said}");
     assert!(right > draws / 4 && turns > draws as usize / 20, "{said}");
