@@ -22,16 +22,62 @@ fn audited(table: &Table, ruling: &str) -> Value {
     }
 }
 
+/// What `gov status` and `doctor` say of it.
+fn shown(table: &Table, is_whole: bool) {
+    let page = table.status()["audit"].clone();
+    let text = table.gov(&["status"]).works().to_owned();
+    let doctor = table.node.run(&["doctor", "--json"]).out;
+    let doctor: Value = serde_json::from_str(&doctor).unwrap();
+    let checks = doctor["checks"].as_array().unwrap();
+    let check = checks
+        .iter()
+        .find(|check| check["name"] == "audit")
+        .unwrap();
+    assert_eq!(page["verified"], is_whole, "{page}");
+    if is_whole {
+        assert_eq!(
+            (&page["written"], &page["last"]["ruling"]),
+            (&1.into(), &"began".into())
+        );
+        assert!(
+            text.contains("audit     1 lines, one chain; last 20"),
+            "{text}"
+        );
+        assert_eq!(check["level"], "ok", "{check}");
+    } else {
+        assert!(
+            page["hint"].as_str().unwrap().contains("keep a copy"),
+            "{page}"
+        );
+        assert!(
+            text.contains("AUDIT     the audit log is damaged"),
+            "{text}"
+        );
+        assert_eq!(check["level"], "fail", "{check}");
+        assert!(
+            check["fix"].as_str().unwrap().contains("keep a copy"),
+            "{check}"
+        );
+    }
+}
+
 #[test]
 fn an_audit_log_is_exported_and_a_stranger_finds_any_byte_that_was_changed() {
     let table = Table::new();
     table
         .gov(&["audit"])
-        .fails(4, &["no mesh", "quorate gov init"]);
+        .fails(4, &["no mesh", "quorate join INVITE", "quorate gov init"]);
     let mesh = table.found("solo", &["ada"], &[]);
     table
         .gov(&["audit"])
         .fails(4, &["not taken part", "quorate up"]);
+    assert_eq!(table.status()["audit"], Value::Null);
+    assert!(
+        table
+            .gov(&["status"])
+            .works()
+            .contains("audit     nothing yet")
+    );
     let text =
         "version = 1\n[mesh]\nlisten = '127.0.0.1:0'\nplane_listen = '127.0.0.1:0'\nmdns = false\n";
     std::fs::write(table.node.path().join("config.toml"), text).unwrap();
@@ -44,6 +90,7 @@ fn an_audit_log_is_exported_and_a_stranger_finds_any_byte_that_was_changed() {
     drop(up);
     let lines = table.gov(&["audit", "--last", "1"]);
     assert!(lines.works().contains("began"), "{lines:?}");
+    shown(&table, true);
 
     table.gov(&["audit", "--out", "audit.log"]).works();
     table
@@ -93,5 +140,6 @@ fn an_audit_log_is_exported_and_a_stranger_finds_any_byte_that_was_changed() {
     std::fs::write(&part, bytes).unwrap();
     table
         .gov(&["audit"])
-        .fails(1, &["damaged", "has changed the files"]);
+        .fails(1, &["damaged", "has changed the files", "move them away"]);
+    shown(&table, false);
 }

@@ -5,6 +5,7 @@ use super::Check;
 use crate::app::ports;
 use crate::cli::client::Client;
 use crate::cli::context::Context;
+use crate::cli::gov::audit;
 use crate::cli::mesh::suspects;
 use crate::ledger;
 use crate::mesh::MeshHome;
@@ -16,21 +17,27 @@ const LETTERS: usize = 16;
 pub(super) fn checks(context: &Context) -> Vec<Check> {
     let home = MeshHome::of(&context.home);
     let network = match home.genesis() {
-        Ok(Some(genesis)) => genesis.network_id().to_string(),
+        Ok(Some(genesis)) => genesis.network_id(),
         Ok(None) => {
             let says = "none: every answer stays on this machine";
             return vec![Check::ok("mesh", says)];
         }
         Err(failure) => return vec![Check::failed("mesh", failure)],
     };
-    match Client::of_running_node(context) {
+    let mut checks = match Client::of_running_node(context) {
         Ok(Some(client)) => match client.get("/api/mesh") {
             Ok(page) => of_page(&page),
             Err(failure) => vec![Check::failed("mesh", failure)],
         },
-        Ok(None) => of_files(context, &home, &network),
+        Ok(None) => of_files(context, &home, &network.to_string()),
         Err(_) => vec![], // said under "node"
-    }
+    };
+    checks.push(match audit::kept(&home, network) {
+        Ok(Some(trail)) => Check::ok("audit", audit::gist(&trail)),
+        Ok(None) => Check::ok("audit", "nothing yet: it begins when the node runs"),
+        Err(failure) => Check::failed("audit", failure),
+    });
+    checks
 }
 
 fn short(network: &str) -> &str {

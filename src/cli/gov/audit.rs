@@ -11,6 +11,7 @@ use crate::identity::{self, Identity};
 use crate::ledger::{self, DiskError, Unread};
 use crate::mesh::MeshHome;
 use quorate_core::governance::{About, BadTrail, Line, Noted, Ruling, Trail};
+use quorate_core::ids::NetworkId;
 use quorate_core::limits::AUDIT_EXPORT_BYTES_MAX;
 use serde_json::{Value, json};
 use std::fs::File;
@@ -24,19 +25,17 @@ pub(super) fn audit(context: &Context, args: &Audit) -> Outcome {
             Kind::NotFound,
             "this node belongs to no mesh, so it asked nobody for a permit",
         )
-        .hint("found a mesh: quorate gov init --help")
+        .hint(
+            "join one with an invite that a member made: quorate join INVITE; \
+             or found one: quorate gov init --help",
+        )
     })?;
-    let trail = ledger::look_audit(home.dir(), network).map_err(|unread| match unread {
-        Unread::Disk(DiskError { doing, path, error }) => Failure::file(doing, &path, &error),
-        Unread::Bad(BadTrail::Empty) => Failure::new(
+    let trail = kept(&home, network)?.ok_or_else(|| {
+        Failure::new(
             Kind::NotFound,
             "this node has not taken part in its mesh yet",
         )
-        .hint("it begins to write when it runs: quorate up"),
-        Unread::Bad(bad) => Failure::new(Kind::Failed, bad.to_string()).hint(format!(
-            "somebody or something has changed the files audit.* in {}",
-            home.dir().display()
-        )),
+        .hint("it begins to write when it runs: quorate up")
     })?;
     if let Some(out) = &args.out {
         return export(context, args, &trail, out);
@@ -49,6 +48,66 @@ pub(super) fn audit(context: &Context, args: &Audit) -> Outcome {
         return term::json(&page);
     }
     shown.iter().try_for_each(|line| term::line(words(line)))
+}
+
+/// All that the node has written, if it is one chain; None: it has written nothing yet.
+pub(in crate::cli) fn kept(home: &MeshHome, network: NetworkId) -> Outcome<Option<Trail>> {
+    let dir = home.dir();
+    match ledger::look_audit(dir, network) {
+        Ok(trail) => Ok(Some(trail)),
+        Err(Unread::Bad(BadTrail::Empty)) => Ok(None),
+        Err(Unread::Disk(DiskError { doing, path, error })) => {
+            Err(Failure::file(doing, &path, &error))
+        }
+        Err(Unread::Bad(bad)) => Err(Failure::new(Kind::Failed, bad.to_string()).hint(format!(
+            "somebody or something has changed the files audit.* in {}: keep a copy, for it shows what \
+             was done, and find out who could write there. Then stop the node, move them away, start it \
+             again: it begins a new chain, and its halts and votes are not touched",
+            dir.display()
+        ))),
+    }
+}
+
+/// On one line: how much there is, and what came last.
+pub(in crate::cli) fn gist(trail: &Trail) -> String {
+    let begin = match trail.is_complete() {
+        true => "",
+        false => ", older ones were let go",
+    };
+    let last = trail.lines.last().map_or_else(String::new, |line| {
+        let (about, ruling, _) = decided(line);
+        format!("; last {} {ruling}: {about}", time(line.at_s))
+    });
+    format!("{} lines, one chain{begin}{last}", trail.lines.len())
+}
+
+/// For `gov status`, where one that cannot be read is news, and no reason to say nothing else.
+pub(super) fn page(kept: &Outcome<Option<Trail>>) -> Value {
+    match kept {
+        Ok(None) => Value::Null,
+        Ok(Some(trail)) => {
+            let mut page = summary(trail);
+            page["verified"] = json!(true);
+            page["last"] = trail.lines.last().map(line_json).into();
+            page
+        }
+        Err(failure) => {
+            json!({"verified": false, "why": failure.message, "hint": failure.hint})
+        }
+    }
+}
+
+pub(super) fn print(kept: &Outcome<Option<Trail>>) -> Outcome {
+    match kept {
+        Ok(None) => term::line("audit     nothing yet: the node begins to write when it runs"),
+        Ok(Some(trail)) => term::line(format!("audit     {}", gist(trail))),
+        Err(failure) => {
+            term::line(format!("AUDIT     {}", failure.message))?;
+            let hint = failure.hint.iter();
+            hint.map(|hint| term::line(format!("          {hint}")))
+                .collect()
+        }
+    }
 }
 
 fn export(context: &Context, args: &Audit, trail: &Trail, out: &Path) -> Outcome {

@@ -3,7 +3,7 @@
 
 mod acts;
 pub(super) mod args;
-mod audit;
+pub(super) mod audit;
 mod carry;
 mod drill;
 mod follow;

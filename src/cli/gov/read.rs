@@ -8,6 +8,7 @@ use super::{audit, follow, render};
 use crate::cli::context::Context;
 use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
+use crate::mesh::MeshHome;
 use quorate_core::governance::{Entry, Record, Request};
 use quorate_core::limits::{LEDGER_BYTES_MAX, RECORD_BYTES_MAX};
 use serde_json::json;
@@ -66,11 +67,20 @@ pub(super) fn verify(args: &Verify) -> Outcome {
 
 pub(super) fn status(context: &Context, args: &Status) -> Outcome {
     let mesh = Mesh::find(&context.home, &args.mesh)?;
+    // A file is of a mesh; the audit log is of this node.
+    let audit = match mesh.place {
+        mesh::Place::Home => Some(audit::kept(&MeshHome::of(&context.home), mesh.network())),
+        mesh::Place::File => None,
+    };
     if args.json {
-        term::json(&render::standing_json(&mesh))
-    } else {
-        render::print_standing(&mesh)
+        let mut page = render::standing_json(&mesh);
+        if let Some(audit) = &audit {
+            page["audit"] = audit::page(audit);
+        }
+        return term::json(&page);
     }
+    render::print_standing(&mesh)?;
+    audit.iter().try_for_each(audit::print)
 }
 
 pub(super) fn log(context: &Context, args: &Log) -> Outcome {
