@@ -103,9 +103,8 @@ pub(super) fn print(kept: &Outcome<Option<Trail>>) -> Outcome {
         Ok(Some(trail)) => term::line(format!("audit     {}", gist(trail))),
         Err(failure) => {
             term::line(format!("AUDIT     {}", failure.message))?;
-            let hint = failure.hint.iter();
-            hint.map(|hint| term::line(format!("          {hint}")))
-                .collect()
+            let mut hint = failure.hint.iter();
+            hint.try_for_each(|hint| term::line(format!("          {hint}")))
         }
     }
 }
