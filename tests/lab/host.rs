@@ -2,7 +2,7 @@
 
 use crate::relaunch::{command, run_with_input};
 use crate::switch::Port;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
@@ -131,6 +131,10 @@ impl Process {
     /// SIGSTOP: the machine is up and silent.
     pub(crate) fn pause(&self) {
         self.signal(Signal::STOP);
+        // Its threads may answer something yet: it stands still when the last of them does.
+        let child = WaitId::Pid(Pid::from_child(&self.child));
+        let status = waitid(child, WaitIdOptions::STOPPED).unwrap();
+        assert!(status.is_some_and(|status| status.stopped()));
     }
 
     pub(crate) fn resume(&self) {
