@@ -74,6 +74,11 @@ impl Home {
         self.data.join("identity.key")
     }
 
+    /// What the operator refuses; it need not be there.
+    pub fn policy(&self) -> PathBuf {
+        self.config_file.with_file_name("policy.cedar")
+    }
+
     pub fn lock_file(&self) -> PathBuf {
         self.data.join("node.lock")
     }

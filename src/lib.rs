@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod mesh;
 pub mod net;
 pub mod node;
+pub mod policy;
 pub mod store;
 
 // What people speak with.

@@ -39,8 +39,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store", &[]),
     ("ledger", &[]),
     ("sign", &[]),
+    ("policy", &[]),
     ("net", &["expert", "wire"]),
-    ("driver", &["expert", "grammar", "net", "store", "wire"]),
+    (
+        "driver",
+        &["expert", "grammar", "net", "policy", "store", "wire"],
+    ),
     (
         "node",
         &["driver", "expert", "grammar", "net", "store", "wire"],
@@ -57,7 +61,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     (
         "mesh",
-        &["driver", "expert", "ledger", "net", "node", "wire"],
+        &[
+            "driver", "expert", "ledger", "net", "node", "policy", "wire",
+        ],
     ),
     ("eval", &["expert"]),
     ("testnet", &["mesh"]),
@@ -71,7 +77,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "api", "app", "bench", "driver", "eval", "expert", "grammar", "ledger", "mesh", "net",
-            "node", "sign", "store", "testnet", "wire",
+            "node", "policy", "sign", "store", "testnet", "wire",
         ],
     ),
     ("main", &["app", "cli"]),
@@ -95,6 +101,7 @@ const CRATE_HOMES: &[(&[&str], &[&str])] = &[
     (&["llguidance", "toktrie"], &["grammar"]),
     (&["rusqlite"], &["store"]),
     (&["age"], SIGNING),
+    (&["cedar_policy"], &["policy"]),
     (&["console"], &["cli"]),
     // obs: its log format is a word of the command line.
     (

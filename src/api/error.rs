@@ -40,6 +40,8 @@ pub enum Kind {
     ModelLoadFailed,
     Busy,
     MeshHalted,
+    /// The operator of this node forbids it.
+    RefusedByPolicy,
     /// A signed entry does nothing that its bringer wanted.
     Miscast(Miscast),
     ShuttingDown,
@@ -105,6 +107,7 @@ impl Kind {
             Kind::ModelLoadFailed => "model_load_failed",
             Kind::Busy => "busy",
             Kind::MeshHalted => "mesh_halted",
+            Kind::RefusedByPolicy => "refused_by_policy",
             Kind::Miscast(why) => miscast(why),
             Kind::ShuttingDown => "shutting_down",
             Kind::DeadlineExceeded => "deadline_exceeded",
@@ -197,6 +200,13 @@ impl From<RefusedError> for ApiError {
                     "{text}; `quorate gov status` shows who halted it and what lifts the halt"
                 );
                 ApiError::new(Kind::MeshHalted, message)
+            }
+            RefusedError::Policy(_) => {
+                let message = format!(
+                    "{text}; the operator of this node wrote it: `quorate gov policy check` shows where. \
+                     A model of this machine answers without the mesh"
+                );
+                ApiError::new(Kind::RefusedByPolicy, message)
             }
             RefusedError::ShuttingDown => ApiError::new(Kind::ShuttingDown, text),
         }

@@ -225,7 +225,9 @@ impl From<ApiError> for Status {
                 Code::Unimplemented
             }
             Kind::InvalidApiKey => Code::Unauthenticated,
-            Kind::ForbiddenHost | Kind::ForbiddenOrigin => Code::PermissionDenied,
+            Kind::ForbiddenHost | Kind::ForbiddenOrigin | Kind::RefusedByPolicy => {
+                Code::PermissionDenied
+            }
             Kind::ModelNotFound => Code::NotFound,
             Kind::Miscast(Miscast::Other(_)) => Code::InvalidArgument,
             Kind::Miscast(Miscast::Refused(Refusal::Full)) => Code::ResourceExhausted,

@@ -74,6 +74,7 @@ impl App {
             keypair: identity.keypair,
             settings: settings.clone(),
             home: MeshHome::of(home),
+            policy: home.policy(),
             node: node.clone(),
             library: library.clone(),
         };

@@ -495,6 +495,10 @@ pub const LATCHED_HALTS_MAX: usize = 8;
 pub const LATCH_BYTES: usize = 12 << 10;
 /// Bytes of the journal of permits before it begins anew; the one before is kept.
 pub const AUDIT_BYTES_MAX: u64 = 8 << 20;
+/// Bytes of an operator's policy, which is written by hand.
+pub const POLICY_BYTES_MAX: usize = 64 << 10;
+/// Its rules: all of them are judged for every permit.
+pub const POLICY_RULES_MAX: usize = 256;
 /// Bytes of a vote key's file, and of its memory.
 pub const SIGNER_FILE_BYTES_MAX: u64 = 16 << 10;
 /// Bytes of the passphrase of a vote key: whoever types more has typed something else.

@@ -219,6 +219,13 @@ impl Node {
         running.chain(self.mixtures_wake_at()).min()
     }
 
+    /// The version of the mesh's config that last took effect here; 0 without a mesh.
+    pub fn applied(&self) -> u64 {
+        self.of_mesh
+            .as_ref()
+            .map_or(0, governance::Running::applied)
+    }
+
     pub fn generated_tokens(&self) -> u64 {
         self.generated
     }

@@ -46,8 +46,11 @@ impl Node {
         };
         let is_same = self.rights.standing().map(|old| old.network()) == Some(standing.network());
         let known = self.of_mesh.take().filter(|_| is_same);
-        let mut running = known.unwrap_or_else(|| Running::begin(standing));
-        out.extend(running.under(rights).map(Output::Decided));
+        let mut running = known.unwrap_or_else(|| Running::begin(rights, standing));
+        // What takes effect, and what comes after it and does not.
+        for _ in 0..2 {
+            out.extend(running.under(rights).map(Output::Decided));
+        }
         self.config = running.config().clone();
         self.of_mesh = Some(running);
     }

@@ -4,6 +4,8 @@
 use super::handle::random;
 use super::{AcquireError, Command, Node, Note, Notice};
 use crate::expert::{EventSender, Expert};
+use crate::policy::Policy;
+use crate::wire::plane::Purpose;
 use quorate_core::donor::Donor;
 use quorate_core::governance::Rights;
 use quorate_core::host::{Allow, GuestId, Leaf};
@@ -98,6 +100,7 @@ impl Node {
         &self,
         peer: PeerKey,
         expert: ExpertId,
+        purpose: Purpose,
         open: Open,
     ) -> Result<Guest, ExpertFailure> {
         let find = self.models.offer.clone();
@@ -109,7 +112,7 @@ impl Node {
                 "this expert answers only peers that its owner named",
             ));
         }
-        self.is_open().await?; // a closed node loads nothing for others
+        self.knock(peer, &offer.name, purpose).await?; // a closed node loads nothing for others
         let lease = self.acquire(&offer.name).await.map_err(for_a_peer)?;
         let facts = lease.facts();
         if offer.answers == Answers::Model && facts.id != expert {
@@ -177,6 +180,11 @@ impl Node {
         self.tell(Command::Audit(notes)).await;
     }
 
+    /// What the operator refuses, from now on: it is asked about new permits.
+    pub async fn set_policy(&self, policy: Policy) {
+        self.tell(Command::Policy(policy)).await;
+    }
+
     /// What the owner gives, from the settings.
     pub async fn donate(&self, donor: Donor) {
         self.tell(Command::Donate(donor)).await;
@@ -187,9 +195,20 @@ impl Node {
         self.command(Command::Pause(paused)).await.is_ok()
     }
 
-    async fn is_open(&self) -> Result<(), ExpertFailure> {
+    async fn knock(
+        &self,
+        peer: PeerKey,
+        model: &str,
+        purpose: Purpose,
+    ) -> Result<(), ExpertFailure> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::IsOpen { reply }).await?;
+        let knock = Command::Knock {
+            peer,
+            model: model.to_owned(),
+            purpose,
+            reply,
+        };
+        self.command(knock).await?;
         answer.await.map_err(|_| ExpertFailure::Gone)?
     }
 

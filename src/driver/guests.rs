@@ -42,8 +42,13 @@ impl Driver {
             }
             Command::GuestOp { guest, op } => self.on_guest_op(guest, op),
             Command::Expel { peer, why } => self.host(host::Input::Expel { peer, why }),
-            Command::IsOpen { reply } => {
-                let answer = self.node.host().turned_away(self.now()).map_or(Ok(()), Err);
+            Command::Knock {
+                peer,
+                model,
+                purpose,
+                reply,
+            } => {
+                let answer = self.knock(peer, &model, purpose);
                 reply.send(answer).ok(); // the caller may have left
             }
             Command::Adopt { expert, reply } => {
@@ -62,10 +67,12 @@ impl Driver {
                 reply.send(known).ok(); // the caller may have left
             }
             Command::Rights(rights) => {
+                let rights = self.tightened(rights);
                 self.rights = rights.clone();
                 self.step(node::Input::Rights(rights));
             }
             Command::Audit(notes) => self.audit = Audit::to(notes),
+            Command::Policy(policy) => self.policy = policy,
             Command::Donate(donor) => {
                 self.guests.donor = donor;
                 self.on_donor();

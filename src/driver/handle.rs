@@ -177,6 +177,9 @@ pub enum RefusedError {
     PromptEmpty,
     #[error("{0}")]
     Halted(String),
+    /// The operator of this node forbids it.
+    #[error("{0}")]
+    Policy(String),
     #[error("the node is shutting down")]
     ShuttingDown,
 }
@@ -331,6 +334,7 @@ impl Node {
         let (reply, answer) = oneshot::channel();
         let submission = Submission {
             spec,
+            model: lease.0.name.clone(),
             vocab: facts.vocab.clone(),
             experts,
             matcher: generation.grammar,

@@ -28,6 +28,8 @@ pub use status::{ModelStatus, NodeStatus, Residence};
 
 use crate::expert::{Expert, SubmitError};
 use crate::grammar::{Matcher, Next};
+use crate::policy::Policy;
+use crate::wire::plane::Purpose;
 use experts::Experts;
 use guests::Guests;
 use quorate_core::config::MeshConfig;
@@ -85,7 +87,11 @@ pub(crate) enum Command {
         why: String,
         reply: oneshot::Sender<bool>,
     },
-    IsOpen {
+    /// May this peer come to this model?
+    Knock {
+        peer: PeerKey,
+        model: String,
+        purpose: Purpose,
         reply: oneshot::Sender<Result<(), ExpertFailure>>,
     },
     Visit {
@@ -104,12 +110,15 @@ pub(crate) enum Command {
     },
     Rights(Rights),
     Audit(Option<mpsc::Sender<Note>>),
+    Policy(Policy),
     Donate(Donor),
     Pause(bool),
 }
 
 pub(crate) struct Submission {
     spec: Spec,
+    /// The name of the model that reads it.
+    model: String,
     vocab: Arc<Vocab>,
     experts: node::Experts,
     matcher: Option<Matcher>,
@@ -169,6 +178,7 @@ pub fn start(
         node: node::Node::new(settings.config.clone(), Rights::alone()),
         rights: Rights::alone(),
         audit: audit::Audit::default(),
+        policy: Policy::default(),
         residency: Residency::new(settings.memory_budget_bytes, settings.keep_alive),
         settings,
         models,
@@ -213,6 +223,7 @@ struct Driver {
     node: node::Node,
     rights: Rights,
     audit: audit::Audit,
+    policy: Policy,
     residency: Residency,
     experts: Experts,
     guests: Guests,
@@ -363,6 +374,7 @@ impl Driver {
     fn on_submit(&mut self, submission: Submission) {
         let Submission {
             spec,
+            model,
             vocab,
             experts,
             matcher,
@@ -370,10 +382,9 @@ impl Driver {
             reply,
         } = submission;
         let session = spec.session;
-        let permit = match self.permit(session, &experts) {
+        let permit = match self.permit(session, &model, &experts) {
             Ok(permit) => permit,
-            Err(halted) => {
-                let why = RefusedError::Halted(halted.to_string());
+            Err(why) => {
                 reply.send(Err(why)).ok(); // the caller may have left
                 return;
             }

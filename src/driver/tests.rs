@@ -32,6 +32,7 @@ async fn submit(node: &Node, expert: &Arc<dyn Expert>, session: u128) -> mpsc::R
     let (events_tx, events) = mpsc::channel(256);
     let (reply, answer) = oneshot::channel();
     let submission = Submission {
+        model: "afar".into(),
         spec: Spec {
             session: SessionId(session),
             scope: Scope::OWNER,

@@ -22,6 +22,7 @@ use crate::net::plane::Plane;
 use crate::net::serve::Terms;
 use crate::net::swarm::{self, PeerView, Roll, Seed};
 use crate::node::{Library, Offered};
+use crate::policy::Policy;
 use crate::wire::plane::{Letterhead, Purpose};
 use libp2p_identity::Keypair;
 use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Replica, Rights, Standing};
@@ -30,6 +31,7 @@ use quorate_core::limits::{AUDIT_WAITING_MAX, DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -47,6 +49,8 @@ pub struct Founding {
     pub keypair: Keypair,
     pub settings: Arc<Settings>,
     pub home: MeshHome,
+    /// The operator's policy, if there is such a file. It is read when the member begins.
+    pub policy: PathBuf,
     pub node: Node,
     pub library: Library,
 }
@@ -181,6 +185,12 @@ impl Member {
         member.tasks.spawn(audit::keep(decisions, notes));
         founding.node.set_audit(Some(notes_tx)).await;
         founding.node.donate(founding.settings.donor.clone()).await;
+        let path = founding.policy.clone();
+        let policy = tokio::task::spawn_blocking(move || Policy::load(&path)).await;
+        founding
+            .node
+            .set_policy(policy.unwrap_or(Policy::Unusable))
+            .await;
         founding.node.set_rights(Rights::booting()).await;
         member.tasks.spawn(hearing.run(events, deliveries));
         member.tasks.close();

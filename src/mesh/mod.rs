@@ -94,7 +94,9 @@ async fn guest(
         let why = "your node is not admitted to this mesh";
         return Err(ExpertFailure::Refused(why.into()));
     }
-    let driver::Guest { ops, events } = node.guest(key, opening.expert, opening.open).await?;
+    let purpose = opening.letterhead.purpose;
+    let session = node.guest(key, opening.expert, purpose, opening.open);
+    let driver::Guest { ops, events } = session.await?;
     let (ops_tx, mut inbox) = mpsc::channel(GUEST_OPS_WAITING_MAX);
     // Ends with the sender, which the frame loop holds; then the node hears that the guest left.
     tokio::spawn(async move {

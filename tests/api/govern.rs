@@ -141,6 +141,7 @@ impl Mesh {
             let founding = Founding {
                 keypair,
                 settings,
+                policy: directory.path().join("policy.cedar"),
                 home,
                 node: state.node.clone(),
                 library,

@@ -9,6 +9,7 @@ mod eval;
 mod gov;
 mod gov_audit;
 mod gov_log;
+mod gov_policy;
 mod help;
 mod mesh;
 mod models;

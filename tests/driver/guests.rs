@@ -4,6 +4,7 @@ use super::{Setup, forever, generation, setup, text_of, until};
 use quorate::driver::{Answers, Guest, Offer};
 use quorate::expert::Expert;
 use quorate::expert::stub::{StubExpert, StubOptions};
+use quorate::wire::plane::Purpose;
 use quorate_core::config::MeshConfig;
 use quorate_core::donor::{Closed, Donor};
 use quorate_core::generate::Finish;
@@ -21,10 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-const ADA: PeerKey = [1; 32];
-const BEN: PeerKey = [2; 32];
+pub(super) const ADA: PeerKey = [1; 32];
+pub(super) const BEN: PeerKey = [2; 32];
 
-fn id(name: &str) -> ExpertId {
+pub(super) fn id(name: &str) -> ExpertId {
     ExpertId(*blake3::hash(name.as_bytes()).as_bytes())
 }
 
@@ -56,7 +57,7 @@ async fn in_a_mesh(setup: Setup) -> Setup {
 }
 
 /// Never ends by itself.
-fn endless() -> StubOptions {
+pub(super) fn endless() -> StubOptions {
     StubOptions {
         end_logit: -30.0,
         ..StubOptions::default()
@@ -65,7 +66,7 @@ fn endless() -> StubOptions {
 
 const PROMPT: [Token; 5] = [104, 101, 108, 108, 111];
 
-fn open() -> Open {
+pub(super) fn open() -> Open {
     Open {
         session: SessionId(77),
         scope: Scope::OWNER,
@@ -88,7 +89,7 @@ fn draft(position: usize, tokens: &[Token]) -> ExpertOp {
 }
 
 async fn visit(setup: &Setup, peer: PeerKey) -> Result<Guest, ExpertFailure> {
-    setup.node.guest(peer, id("a"), open()).await
+    setup.node.guest(peer, id("a"), Purpose::User, open()).await
 }
 
 async fn opinion(guest: &mut Guest) -> Opinion {
@@ -268,7 +269,8 @@ async fn the_owner_comes_first_and_the_others_are_told_when_to_come_back() {
 #[tokio::test]
 async fn who_may_not_ask_is_told_why() {
     let setup = forever(endless());
-    let why = async |peer, expert| match setup.node.guest(peer, expert, open()).await {
+    let why = async |peer, expert| match setup.node.guest(peer, expert, Purpose::User, open()).await
+    {
         Err(ExpertFailure::Refused(why)) => why,
         other => panic!("{other:?}"),
     };
@@ -276,7 +278,11 @@ async fn who_may_not_ask_is_told_why() {
     setup.node.set_rights(rights()).await;
     assert!(why(ADA, id("c")).await.contains("no such expert"));
     assert!(why(BEN, id("b")).await.contains("only peers"));
-    let mut guest = setup.node.guest(ADA, id("b"), open()).await.unwrap();
+    let mut guest = setup
+        .node
+        .guest(ADA, id("b"), Purpose::User, open())
+        .await
+        .unwrap();
     // Its place in the mesh is gone: so is the session.
     setup.node.expel(ADA, "the admission was revoked").await;
     loop {
@@ -305,7 +311,11 @@ async fn a_paused_node_loads_nothing_for_others_and_goes_on_for_its_owner() {
     assert_eq!(failed, ExpertFailure::Busy { retry_ms: 60_000 });
     assert_eq!(visit(&setup, ADA).await.unwrap_err(), failed);
     assert_eq!(
-        setup.node.guest(ADA, id("b"), open()).await.unwrap_err(),
+        setup
+            .node
+            .guest(ADA, id("b"), Purpose::User, open())
+            .await
+            .unwrap_err(),
         failed
     );
     let status = setup.node.status().await.unwrap();

@@ -1,9 +1,10 @@
 //! The real loop over stub experts: handles, leases, queues, grammars' way through it, shutdown;
-//! guests of other nodes in `guests`.
+//! guests of other nodes in `guests`, what the operator refuses in `policy`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod guests;
+mod policy;
 
 use quorate::driver::{
     self, AcquireError, Found, Generation, GenerationStream, Lease, Models, Node, RefusedError,

@@ -15,7 +15,9 @@ impl ApiError {
             | Kind::ContextLengthExceeded
             | Kind::InvalidGrammar => StatusCode::BAD_REQUEST,
             Kind::InvalidApiKey => StatusCode::UNAUTHORIZED,
-            Kind::ForbiddenHost | Kind::ForbiddenOrigin => StatusCode::FORBIDDEN,
+            Kind::ForbiddenHost | Kind::ForbiddenOrigin | Kind::RefusedByPolicy => {
+                StatusCode::FORBIDDEN
+            }
             Kind::UnknownRoute | Kind::ModelNotFound | Kind::ModelNotInstalled => {
                 StatusCode::NOT_FOUND
             }

@@ -9,6 +9,7 @@ use crate::cli::gov::audit;
 use crate::cli::mesh::suspects;
 use crate::ledger;
 use crate::mesh::MeshHome;
+use crate::policy::Rules;
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
@@ -36,6 +37,17 @@ pub(super) fn checks(context: &Context) -> Vec<Check> {
         Ok(Some(trail)) => Check::ok("audit", audit::gist(&trail)),
         Ok(None) => Check::ok("audit", "nothing yet: it begins when the node runs"),
         Err(failure) => Check::failed("audit", failure),
+    });
+    checks.push(match Rules::read(&context.home.policy()) {
+        Ok(Some(rules)) => Check::ok(
+            "policy",
+            format!("{} rules of your own refuse more", rules.len()),
+        ),
+        Ok(None) => Check::ok(
+            "policy",
+            "none: this node refuses nothing more than its mesh does",
+        ),
+        Err(failure) => Check::failed("policy", failure),
     });
     checks
 }

@@ -51,6 +51,9 @@ pub(in crate::cli) enum Gov {
     Status(Status),
     /// Show what this node allowed and refused, or write it into a file that anybody can verify
     Audit(Audit),
+    /// What this node refuses beyond what its mesh forbids
+    #[command(subcommand)]
+    Policy(Policy),
     /// Stop a mesh of real processes in the middle of their streams, and say how quick it was
     Drill(Drill),
     /// One process of a drill
@@ -304,6 +307,24 @@ pub(in crate::cli) struct Audit {
     /// Show so many of the newest lines
     #[arg(long, value_name = "N", default_value_t = 50, conflicts_with = "out")]
     pub(super) last: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Policy {
+    /// Say whether a file of rules is good; the node refuses everything of its mesh under a bad one
+    Check(PolicyCheck),
+    /// Print a file of rules with comments, all switched off
+    Example,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PolicyCheck {
+    /// Cedar rules [default: policy.cedar beside this node's settings]
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(super) file: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub(super) json: bool,

@@ -11,6 +11,7 @@ mod hand;
 mod home;
 mod mesh;
 mod names;
+mod policy;
 mod read;
 mod render;
 
@@ -41,6 +42,7 @@ pub(super) fn gov(context: &Context, verb: &Gov) -> Outcome {
         Gov::Log(args) => read::log(context, args),
         Gov::Status(args) => read::status(context, args),
         Gov::Audit(args) => audit::audit(context, args),
+        Gov::Policy(verb) => policy::policy(context, verb),
         Gov::Drill(args) => drill::drill(context, args),
         Gov::DrillNode => drill::node(context),
     }

@@ -36,6 +36,8 @@ pub(super) struct Link {
     pub(super) round: u32,
     pub(super) parent: Option<usize>,
     pub(super) act: Option<Act>,
+    /// Under what consent it was accepted, and whose idea it was.
+    pub(super) by: Option<(Consent, Origin)>,
     pub(super) state: State,
     /// `None` for the genesis.
     pub(super) certificate: Option<Certificate>,
@@ -118,6 +120,7 @@ impl<'a> Tree<'a> {
                         round: proposal.round,
                         parent: Some(at),
                         act: Some(proposal.act.clone()),
+                        by: Some((proposal.consent, proposal.origin)),
                         state,
                         certificate: Some(certificate),
                     });
@@ -349,6 +352,7 @@ fn root(genesis: &Genesis) -> Link {
         round: 0,
         parent: None,
         act: None,
+        by: None,
         state: State {
             electorate,
             config: terms.config.clone(),

@@ -1,6 +1,6 @@
 //! What all records together amount to: a pure function of their set.
 
-use super::act::{Act, LinkId, Proposal};
+use super::act::{Act, LinkId, Origin, Proposal};
 use super::admission::{Admissions, Target};
 use super::checkpoint::Lease;
 use super::codec::{Author, Writer, hash};
@@ -13,6 +13,7 @@ use super::membership::Electorate;
 use super::phase::Phase;
 use super::records::Records;
 use super::tier::{Lately, Tier, patch_tier};
+use super::votes::Consent;
 use crate::config::{BadPatch, MeshConfig, Patch};
 use crate::ids::NetworkId;
 use crate::limits::{HALTS_PER_AUTHOR_MAX, PROPOSALS_SHOWN_MAX};
@@ -55,6 +56,14 @@ pub struct Snapshot {
     pub config: MeshConfig,
 }
 
+/// A change of the config that people accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    pub version: u64,
+    pub tier: Tier,
+    pub origin: Origin,
+}
+
 /// The last link of the chain: what the next proposal has to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tip {
@@ -80,6 +89,7 @@ pub struct Standing {
     pub(super) faults: BTreeMap<Author, Fault>,
     /// One for each version, from 0.
     pub(super) snapshots: Vec<Snapshot>,
+    changes: Vec<Accepted>,
     pub(super) min_safe: u64,
     /// The version that the last resume of the path made; 0 without one.
     restart: u64,
@@ -155,6 +165,7 @@ pub fn fold(genesis: &Genesis, records: &Records) -> Standing {
         lifted,
         faults,
         snapshots: snapshots(&links),
+        changes: changes(&links),
         min_safe: *min_safe,
         restart: restart(&links),
         revert: terms.revert,
@@ -265,6 +276,21 @@ fn snapshots(links: &[&Link]) -> Vec<Snapshot> {
         }
     }
     all
+}
+
+fn changes(links: &[&Link]) -> Vec<Accepted> {
+    let patch = |link: &&Link| match (&link.act, link.by) {
+        (Some(Act::Patch(_)), Some((consent, origin))) => Some(Accepted {
+            version: link.state.version,
+            tier: match consent {
+                Consent::Minor => Tier::DeployMinor,
+                _ => Tier::DeployMajor,
+            },
+            origin,
+        }),
+        _ => None,
+    };
+    links.iter().filter_map(patch).collect()
 }
 
 fn lease(network: NetworkId, records: &Records, electorate: &Electorate) -> Option<Lease> {
@@ -392,6 +418,12 @@ impl Standing {
     pub fn snapshot(&self) -> &Snapshot {
         // The genesis is always there.
         &self.snapshots[self.snapshots.len() - 1]
+    }
+
+    /// Changes that were accepted after a version, in their order. What a resume named is none.
+    pub fn accepted_after(&self, version: u64) -> impl Iterator<Item = Accepted> {
+        let changes = self.changes.iter().copied();
+        changes.filter(move |change| change.version > version)
     }
 
     /// The version in which people last let the mesh go on.

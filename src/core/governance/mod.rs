@@ -51,7 +51,7 @@ pub use checkpoint::{
 pub use codec::{Author, Malformed};
 pub use entry::{Ballot, Body, Choice, Draft, Entry, EntryId};
 pub use feed::Fault;
-pub use fold::{Cause, Snapshot, Standing, Tip, fold};
+pub use fold::{Accepted, Cause, Snapshot, Standing, Tip, fold};
 pub use genesis::{BadGenesis, Genesis, Leases, Preset, PresetRow, Terms};
 pub use halt::{Halt, HaltId};
 pub use journal::{End, Purpose as JournalPurpose, Scan};

@@ -75,6 +75,8 @@ pub struct Rights {
     generation: u64,
     mesh: Mesh,
     tighten: Tighten,
+    /// From which accepted change on nothing takes effect here, and why: the word of the owner.
+    refused: Option<(u64, Arc<str>)>,
     now: Option<Now>,
 }
 
@@ -90,6 +92,7 @@ impl Rights {
             generation: 0,
             mesh: Mesh::None,
             tighten: NOTHING_TIGHTER,
+            refused: None,
             now: None,
         }
     }
@@ -116,6 +119,7 @@ impl Rights {
         Rights {
             generation,
             mesh: Mesh::Stands(Arc::new(standing)),
+            refused: None,
             ..self.clone()
         }
     }
@@ -137,6 +141,20 @@ impl Rights {
             tighten,
             ..self.clone()
         }
+    }
+
+    /// The owner lets no accepted change from this version on take effect here.
+    #[must_use]
+    pub fn refusing_from(&self, version: u64, why: &str) -> Rights {
+        Rights {
+            refused: Some((version, why.into())),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn refused(&self) -> Option<(u64, &str)> {
+        let (version, why) = self.refused.as_ref()?;
+        Some((*version, why))
     }
 
     pub fn standing(&self) -> Option<&Standing> {

@@ -27,13 +27,13 @@ const APPLY: Purpose = Purpose::Apply {
 };
 
 impl Running {
-    /// What a node begins with: all that it knows to be accepted. That changes nothing, so it needs
-    /// no permit.
-    pub fn begin(standing: &Standing) -> Running {
-        let newest = standing.snapshot();
+    /// What a node begins with: all that it knows to be accepted, and its owner does not refuse. That
+    /// changes nothing, so it needs no permit.
+    pub fn begin(rights: &Rights, standing: &Standing) -> Running {
+        let wanted = wanted(rights, standing, standing.restart());
         let mut running = Running {
-            version: newest.version,
-            config: newest.config.clone(),
+            version: wanted.version,
+            config: wanted.config.clone(),
             interval: None,
             refused: None,
         };
@@ -51,7 +51,13 @@ impl Running {
         target.map_or(self.version, |target| target.version)
     }
 
-    /// To be called with all new rights, and with the time. Says what was decided, if it is news.
+    /// The last version that took effect, whatever runs under a halt.
+    pub fn applied(&self) -> u64 {
+        self.version
+    }
+
+    /// To be called with all new rights, and with the time. Says what was decided, if it is news, and
+    /// is called again then: what comes after it may be news, too.
     pub fn under(&mut self, rights: &Rights) -> Option<Decision> {
         let standing = rights.standing()?;
         if standing.is_halted() {
@@ -61,26 +67,34 @@ impl Running {
         self.interval = None;
         // People have named this one, and they must be able to go on with no witness left.
         let named = self.version.max(standing.restart());
-        let newest = standing.snapshot();
+        let wanted = wanted(rights, standing, named);
         let known = standing.snapshots().iter().find(|s| s.version == named);
-        self.run(known.unwrap_or(newest));
-        if newest.version == self.version {
-            self.refused = None;
-            return None;
+        self.run(known.unwrap_or(wanted));
+        if wanted.version != self.version {
+            return match rights.permit(APPLY) {
+                Ok(_) => {
+                    self.run(wanted);
+                    self.refused = None;
+                    Some(Decision::granted(About::Config(wanted.version)))
+                }
+                Err(why) => self.refuse(wanted.version, &why.to_string()),
+            };
         }
-        let about = About::Config(newest.version);
-        match rights.permit(APPLY) {
-            Ok(_) => {
-                self.run(newest);
+        match rights.refused() {
+            Some((first, why)) if standing.snapshot().version > self.version => {
+                self.refuse(first.max(self.version + 1), why)
+            }
+            _ => {
                 self.refused = None;
-                Some(Decision::granted(about))
-            }
-            Err(_) if self.refused == Some(newest.version) => None,
-            Err(why) => {
-                self.refused = Some(newest.version);
-                Some(Decision::refused(about, &why.to_string()))
+                None
             }
         }
+    }
+
+    /// It is said once.
+    fn refuse(&mut self, version: u64, why: &str) -> Option<Decision> {
+        let is_news = self.refused.replace(version) != Some(version);
+        is_news.then(|| Decision::refused(About::Config(version), why))
     }
 
     fn run(&mut self, snapshot: &Snapshot) {
@@ -94,4 +108,13 @@ impl Running {
             self.config = interval.target().config.clone();
         }
     }
+}
+
+/// The newest config before the first one that the owner refuses: a config builds on those before it.
+/// What runs already, and what people named when they let the mesh go on, is not asked about again.
+fn wanted<'a>(rights: &Rights, standing: &'a Standing, runs: u64) -> &'a Snapshot {
+    let first = rights.refused().map(|(version, _)| version.max(runs + 1));
+    let is_free = |s: &&Snapshot| first.is_none_or(|first| s.version < first);
+    let free = standing.snapshots().iter().rev().find(is_free);
+    free.unwrap_or(standing.snapshot())
 }

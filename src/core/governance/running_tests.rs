@@ -12,25 +12,53 @@ struct Node {
 
 impl Node {
     fn of(world: &World) -> Node {
-        Node {
-            rights: Rights::booting().under(world.standing()),
-            running: Running::begin(&world.standing()),
-        }
+        Node::refusing(world, None)
+    }
+
+    /// A node whose owner refuses what is accepted from a version on.
+    fn refusing(world: &World, first: Option<u64>) -> Node {
+        let rights = Rights::booting().under(world.standing());
+        let rights = refusing(rights, first);
+        let running = Running::begin(&rights, &world.standing());
+        Node { rights, running }
     }
 
     /// Hears all, `later_s` after the witnesses last spoke.
     fn hears(&mut self, world: &World, later_s: u64) -> Option<Decision> {
+        self.hears_refusing(world, later_s, None)
+    }
+
+    fn hears_refusing(
+        &mut self,
+        world: &World,
+        later_s: u64,
+        first: Option<u64>,
+    ) -> Option<Decision> {
         let now = Now {
             unix_s: world.now_s + later_s,
             highest_s: 0,
         };
-        self.rights = self.rights.under(world.standing()).at(now);
+        let rights = self.rights.under(world.standing()).at(now);
+        self.rights = refusing(rights, first);
         self.running.under(&self.rights)
     }
 
     fn runs(&self) -> (u64, u32) {
         (self.running.version(), self.running.config().get(FINE))
     }
+}
+
+fn refusing(rights: Rights, first: Option<u64>) -> Rights {
+    first.map_or(rights.clone(), |first| {
+        rights.refusing_from(first, "the owner's rule")
+    })
+}
+
+fn refused(version: u64) -> Option<Decision> {
+    Some(Decision::refused(
+        About::Config(version),
+        "the owner's rule",
+    ))
 }
 
 /// One more change, which the witnesses have seen.
@@ -180,4 +208,83 @@ fn the_owner_who_halts_his_node_keeps_changes_from_it() {
         })
     ));
     assert_eq!(node.runs(), (0, 500));
+}
+
+#[test]
+fn what_the_owner_refuses_takes_no_effect_here_nor_what_builds_on_it() {
+    let mut world = World::new(3, 3);
+    world.look(60);
+    let mut node = Node::of(&world);
+    for value in [510, 520, 530] {
+        change(&mut world, value);
+    }
+    let granted = Some(Decision::granted(About::Config(1)));
+    assert_eq!(node.hears_refusing(&world, 0, Some(2)), granted);
+    assert_eq!(node.runs(), (1, 510), "what comes before it does");
+    assert_eq!(node.hears_refusing(&world, 0, Some(2)), refused(2));
+    assert_eq!(
+        node.hears_refusing(&world, 1, Some(2)),
+        None,
+        "it is said once"
+    );
+    assert_eq!((node.runs(), node.running.applied()), ((1, 510), 1));
+    // His word is about what is to come: what runs goes on.
+    assert_eq!(node.hears_refusing(&world, 0, Some(1)), None);
+    assert_eq!(node.runs(), (1, 510));
+    // And a node that starts anew begins before it, too.
+    let mut anew = Node::refusing(&world, Some(2));
+    assert_eq!(anew.runs(), (1, 510));
+    assert_eq!(anew.hears_refusing(&world, 0, Some(2)), refused(2));
+    assert_eq!(Node::refusing(&world, Some(1)).runs(), (0, 500));
+    // He changes his mind.
+    let granted = Some(Decision::granted(About::Config(3)));
+    assert_eq!(node.hears(&world, 0), granted);
+    assert_eq!(node.runs(), (3, 530));
+}
+
+#[test]
+fn what_people_named_in_a_resume_runs_whatever_the_owner_refuses() {
+    let mut world = World::new(3, 3);
+    world.look(60);
+    let mut node = Node::of(&world);
+    change(&mut world, 510);
+    assert_eq!(node.hears_refusing(&world, 0, Some(1)), refused(1));
+    let halt = world.halt(0, 1);
+    node.hears_refusing(&world, 0, Some(1));
+    let resume = world.resume(&[halt], &[]);
+    world.vote(&resume, &[0, 1]);
+    assert_eq!(node.hears_refusing(&world, 0, Some(1)), None);
+    assert_eq!(node.runs(), (2, 510));
+    assert_eq!(Node::refusing(&world, Some(1)).runs(), (2, 510));
+}
+
+#[test]
+fn what_was_accepted_is_listed_with_its_tier_and_whose_idea_it_was() {
+    let mut world = World::with(3, 3, |terms| terms.phase = Phase::Minor);
+    world.look(60);
+    change(&mut world, 510);
+    let mut from_stream = world.proposal(Consent::Minor, world.set(FINE, 520));
+    from_stream.origin = Origin::Stream;
+    assert!(world.passes(&from_stream, &[0, 1]));
+    let halt = world.halt(0, 1);
+    let resume = world.resume(&[halt], &[]);
+    assert!(world.passes(&resume, &[0, 1]));
+    let major = world.proposal(Consent::Major, world.set(FINE, 530));
+    assert!(!world.passes(&major, &[0, 1]));
+    world.look(crate::limits::REVIEW_S);
+    assert!(world.is_tip(&major));
+    let accepted = |version, tier, origin| Accepted {
+        version,
+        tier,
+        origin,
+    };
+    let all = [
+        accepted(1, Tier::DeployMinor, Origin::People),
+        accepted(2, Tier::DeployMinor, Origin::Stream),
+        accepted(4, Tier::DeployMajor, Origin::People),
+    ];
+    let standing = world.standing();
+    assert_eq!(standing.accepted_after(0).collect::<Vec<_>>(), all);
+    assert_eq!(standing.accepted_after(2).collect::<Vec<_>>(), all[2..]);
+    assert_eq!(standing.accepted_after(4).count(), 0);
 }

@@ -96,6 +96,7 @@ fn start(context: &Context) -> Outcome<(Node, Membership)> {
         keypair: identity.keypair,
         settings,
         home: MeshHome::of(home),
+        policy: home.policy(),
         node: node.clone(),
         library,
     };
