@@ -244,26 +244,31 @@ impl Client {
         seed: u64,
         tokens: u32,
     ) -> Result<(GenerationStream, Tape)> {
-        self.ask_at(1.0, prompt, asked, seed, tokens).await
+        let law = self.law(1.0)?;
+        self.ask_under(law, prompt, asked, seed, tokens).await
     }
 
-    /// At a temperature; 0 is the greedy law.
-    pub(super) async fn ask_at(
-        &self,
-        temperature: f32,
-        prompt: &[Token],
-        asked: Asked,
-        seed: u64,
-        tokens: u32,
-    ) -> Result<(GenerationStream, Tape)> {
+    /// The law of this mesh at a temperature; 0 is the greedy one.
+    pub(super) fn law(&self, temperature: f32) -> Result<Law> {
         let transforms = Transforms {
             temperature,
             ..Transforms::NEUTRAL
         };
         let law = Law::new(transforms, self.node.lists());
+        law.map_err(|error| BenchError::new("the law", error))
+    }
+
+    pub(super) async fn ask_under(
+        &self,
+        law: Law,
+        prompt: &[Token],
+        asked: Asked,
+        seed: u64,
+        tokens: u32,
+    ) -> Result<(GenerationStream, Tape)> {
         let generation = Generation {
             prompt: prompt.to_vec(),
-            law: law.map_err(|error| BenchError::new("the law", error))?,
+            law,
             seed,
             choice: 0,
             max_tokens: Some(tokens),

@@ -36,7 +36,7 @@ impl Text {
     }
 
     /// A schedule of its own: that may name more experts than a mesh of today asks.
-    fn plan(&self) -> Plan {
+    pub(super) fn plan(&self) -> Plan {
         let weight = 1.0 / self.experts.len() as f64;
         let set: Vec<(ExpertId, f64)> = self.experts.iter().map(|e| (*e, weight)).collect();
         let fixed = Plan::fixed(&set);
@@ -93,7 +93,18 @@ pub(super) fn decide(
     ask: &mut Ask<'_>,
     watch: &mut dyn Watch,
 ) -> Result<(Duration, u32)> {
-    let machine = Generate::new(text.spec()?, text.vocab.clone(), text.plan(), 0, Micros(0));
+    decide_as(text.spec()?, text.plan(), text.vocab.clone(), ask, watch)
+}
+
+/// The same under another law, or by another plan.
+pub(super) fn decide_as(
+    spec: Spec,
+    plan: Plan,
+    vocab: Arc<Vocab>,
+    ask: &mut Ask<'_>,
+    watch: &mut dyn Watch,
+) -> Result<(Duration, u32)> {
+    let machine = Generate::new(spec, vocab, plan, 0, Micros(0));
     let mut machine = machine.map_err(|error| BenchError::new("the team", error))?;
     let (mut out, mut router, mut tokens) = (Vec::new(), Duration::ZERO, 0);
     let begun = Instant::now();

@@ -41,6 +41,11 @@ pub(super) struct Real {
     events: mpsc::Receiver<FromExpert>,
 }
 
+/// How the experts of a text are called: from 1 on.
+pub(super) fn named(name: u8) -> ExpertId {
+    ExpertId([name; 32])
+}
+
 /// The same model with a private prefix, said so many times, and room for one text.
 pub(super) fn prefixed(
     plain: LoadRequest,
@@ -69,7 +74,7 @@ impl Real {
         for (name, &prefix) in (1u8..).zip(prefixes) {
             let plain = request(events_tx.clone());
             let plain = plain.map_err(|why| BenchError::new("the model", why))?;
-            let id = ExpertId([name; 32]);
+            let id = named(name);
             experts.insert(id, load(prefixed(plain, prefix, times, id))?);
         }
         Ok(Real { experts, events })

@@ -194,15 +194,23 @@ mod with_llama {
 
     fn wan_table(rows: &[WanRow]) -> String {
         let mut text = format!(
-            "{:<8}{:>8}{:>8}{:>8}{:>8}{:>10}{:>11}{:>9}\n",
-            "source", "rtt ms", "sampler", "alpha", "mode", "tokens/s", "predicted", "equal %"
+            "{:<8}{:>8}{:>11}{:>8}{:>10}{:>10}{:>11}{:>8}{:>9}\n",
+            "source",
+            "rtt ms",
+            "sampler",
+            "alpha",
+            "mode",
+            "tokens/s",
+            "predicted",
+            "skip %",
+            "equal %"
         );
         for r in rows {
             let (source, mode) = (format!("{:?}", r.source), format!("{:?}", r.mode));
             // Writing to a string cannot fail.
             writeln!(
                 text,
-                "{:<8}{:>8.0}{:>8}{:>8.2}{:>8}{:>10.2}{:>11.2}{:>9.1}",
+                "{:<8}{:>8.0}{:>11}{:>8.2}{:>10}{:>10.2}{:>11.2}{:>8.1}{:>9.1}",
                 source.to_lowercase(),
                 r.rtt_ms,
                 r.sampler,
@@ -210,6 +218,7 @@ mod with_llama {
                 mode.to_lowercase(),
                 r.tps,
                 r.predicted_tps,
+                r.skip_pct,
                 r.equal_pct
             )
             .ok();

@@ -15,7 +15,6 @@ use crate::testnet::relay::Relay;
 use quorate_core::config::{Key, MeshConfig};
 use quorate_core::ids::ExpertId;
 use quorate_core::link::Link;
-use quorate_core::team::Sets;
 use quorate_core::vocab::Vocab;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -111,7 +110,7 @@ impl Far {
         };
         let asker = start(played.drafter).await?;
         let mut others = Vec::new();
-        for (seed, expert) in (1u64..).zip(played.experts()) {
+        for (seed, &expert) in (1u64..).zip(&played.experts) {
             if expert == played.drafter {
                 continue;
             }
@@ -130,18 +129,19 @@ impl Far {
     /// Writes the beginning of the text.
     pub(super) async fn run(&self, played: &Played, mode: Mode, tokens: u32) -> Result<Run> {
         let asked = Asked::Mesh {
-            sets: Sets::A,
+            sets: played.cast.by.sets(),
             k_max: None,
             guessing: mode.guessing(),
         };
         let (before, begun) = (self.bytes(), cpu_time());
         let client = &self.asker.client;
-        let (temperature, prompt) = (played.cast.temperature, &played.recording.prompt);
-        let asking = client.ask_at(temperature, prompt, asked, played.seed, tokens);
+        let (cast, prompt) = (&played.cast, &played.recording.prompt);
+        let law = cast.by.law(client.law(cast.temperature)?);
+        let asking = client.ask_under(law, prompt, asked, played.seed, tokens);
         let (mut stream, _) = asking.await?;
         let heard = listen(&mut stream, |_| ()).await?;
         let cpu = begun.and_then(|begun| cpu_time()?.checked_sub(begun));
-        if heard.schedule.len() != 1 {
+        if !played.is_schedule(&heard.schedule, heard.tokens.len()) {
             let why = "an expert was lost on the way, and the text is another one's";
             return Err(BenchError::new("a text", why));
         }

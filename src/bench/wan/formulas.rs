@@ -11,6 +11,11 @@ pub(super) struct Terms {
     pub(super) draft_ms: f64,
     /// From a question to the answer that decides: the path there and back, and the work.
     pub(super) trip_ms: f64,
+    /// From one token to the next of an expert elsewhere that goes on alone.
+    pub(super) step_ms: f64,
+    /// Tokens for which nobody elsewhere is waited for, and those of somebody elsewhere that goes on alone.
+    pub(super) skipped: f64,
+    pub(super) followed: f64,
 }
 
 impl Terms {
@@ -21,9 +26,17 @@ impl Terms {
             alpha,
             draft_ms,
             trip_ms,
+            step_ms,
+            skipped,
+            followed,
         } = self;
         let each_ms = match mode {
-            Mode::Naive => trip_ms,
+            Mode::Naive => skipped * draft_ms + (1.0 - skipped) * trip_ms,
+            // A round trip for the first token of whoever gets the word elsewhere.
+            Mode::Handover => {
+                let first = 1.0 - skipped - followed;
+                skipped * draft_ms + followed * step_ms + first * trip_ms
+            }
             Mode::Stream => draft_ms + (1.0 - alpha) * trip_ms,
             // Guesses leave as they are made, and a wrong one ends its block: of its tokens all but the
             // last cost a draft.
@@ -68,15 +81,37 @@ fn blocks(right: &[bool], guesses: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn far(alpha: f64, trip_ms: f64) -> Terms {
+        Terms {
+            alpha,
+            draft_ms: 10.0,
+            trip_ms,
+            step_ms: 30.0,
+            skipped: 0.0,
+            followed: 0.0,
+        }
+    }
+
+    /// Of ten tokens three by the own expert, and seven in two turns of others.
+    #[test]
+    fn by_turns_a_round_trip_is_paid_for_the_first_token_of_one_elsewhere() {
+        let terms = Terms {
+            skipped: 0.3,
+            followed: 0.5,
+            ..far(1.0, 230.0)
+        };
+        let each_ms = |mode| 1e3 / terms.tps(mode, &[]);
+        assert!(
+            (10.0 * each_ms(Mode::Handover) - (3.0 * 10.0 + 5.0 * 30.0 + 2.0 * 230.0)).abs() < 1e-9
+        );
+        assert!((10.0 * each_ms(Mode::Naive) - (3.0 * 10.0 + 7.0 * 230.0)).abs() < 1e-9);
+    }
+
     /// The numbers of the literature's table: 200 ms there and back, 30 ms of work, 10 ms a draft.
     #[test]
     fn as_in_the_table() {
         for (alpha, block, stream) in [(0.7, 6, 12.7), (0.8, 8, 17.9), (0.9, 14, 30.3)] {
-            let terms = Terms {
-                alpha,
-                draft_ms: 10.0,
-                trip_ms: 230.0,
-            };
+            let terms = far(alpha, 230.0);
             assert!((terms.tps(Mode::Naive, &[]) - 4.35).abs() < 0.01);
             assert!((terms.tps(Mode::Stream, &[]) - stream).abs() < 0.1);
             assert_eq!(terms.block(), block);
@@ -90,11 +125,7 @@ mod tests {
         assert_eq!(blocks(&[false; 5], 3), 5);
         assert_eq!(blocks(&[true; 5], 3), 2, "the text ends within one");
         // Four tokens for each round trip of 100 ms and three drafts of 10.
-        let terms = Terms {
-            alpha: 1.0,
-            draft_ms: 10.0,
-            trip_ms: 100.0,
-        };
+        let terms = far(1.0, 100.0);
         let guesses = terms.block();
         let right = vec![true; 10 * (guesses + 1)];
         let block_ms = 100.0 + 10.0 * guesses as f64;

@@ -25,9 +25,10 @@ use crate::expert::llama::LoadRequest;
 use far::{Far, Run};
 use formulas::Terms;
 use quorate_core::generate::{Guessing, Provenance};
+use quorate_core::ids::Position;
 use quorate_core::law::Sampler;
 use quorate_core::link::Link;
-use record::{Cast, Played, drafters, nearest, record};
+use record::{By, Cast, Played, drafters, nearest, record};
 use replay::Clock;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -68,6 +69,15 @@ const CAST_GREEDY: Cast = cast(
     "My favourite memory of my grandmother is",
     0.0,
 );
+/// Under other laws than one draw by all: rejection from the first one's list, and hand-over.
+const CAST_REJECTION: Cast = Cast {
+    by: By::Rejection,
+    ..cast("four by rejection", [0, 1, 2, 3], 1, CASTS[0].prompt, 1.0)
+};
+const CAST_TURNS: Cast = Cast {
+    by: By::Turns,
+    ..cast("four by turns", [0, 1, 2, 3], 1, CASTS[0].prompt, 1.0)
+};
 /// Where the real experts speak.
 const REAL_LINK: &str = "intercontinental";
 /// Without guesses every token takes the same time: so much of the text shows it.
@@ -88,6 +98,7 @@ const fn cast(
         times,
         prompt,
         temperature,
+        by: By::Mixing,
     }
 }
 
@@ -122,16 +133,19 @@ pub enum Mode {
     Naive,
     Block,
     Stream,
+    /// One expert speaks at a time, and goes on until the word goes round. Beside it, naive is a round trip for
+    /// every token of a speaker elsewhere.
+    Handover,
 }
 
 impl Mode {
-    const ALL: [Mode; 3] = [Mode::Naive, Mode::Block, Mode::Stream];
+    const ALL: [Mode; 4] = [Mode::Naive, Mode::Block, Mode::Stream, Mode::Handover];
 
     fn guessing(self) -> Guessing {
         match self {
             Mode::Naive => Guessing::Never,
             Mode::Block => Guessing::Blocks,
-            Mode::Stream => Guessing::Stream,
+            Mode::Stream | Mode::Handover => Guessing::Stream,
         }
     }
 }
@@ -203,7 +217,8 @@ impl WanReport {
 pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     let texts = texts(options)?;
     let greedy = text(options, CAST_GREEDY)?;
-    for played in texts.iter().chain([&greedy]) {
+    let rejection = text(options, CAST_REJECTION)?;
+    for played in texts.iter().chain([&greedy, &rejection]) {
         let alphas: Vec<String> = drafters(played)
             .iter()
             .map(|p| format!("{:.3}", p.alpha))
@@ -211,13 +226,15 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
         (options.progress)(&format!("{}: {}", played.cast.name, alphas.join(" ")));
     }
     let greedy = nearest(&[greedy], &[ALPHA_GREEDY]);
+    let others = [rejection, text(options, CAST_TURNS)?];
     let mut rows = Vec::new();
     if options.replay {
         let vocab = Real::load(&[0], 1, &*options.request)?.vocab()?;
         let (drafts, checks) = clocks(options);
-        for played in nearest(&texts, &ALPHAS).iter().chain(&greedy) {
+        let mixed = nearest(&texts, &ALPHAS);
+        for played in mixed.iter().chain(&greedy).chain(&others) {
             for &rtt_ms in &options.rtts_ms {
-                let say = format!("replay: {rtt_ms} ms, {:.2} of guesses right", played.alpha);
+                let say = format!("replay: {}, {rtt_ms} ms", played.cast.name);
                 (options.progress)(&say);
                 let set = Set::replayed(options, rtt_ms);
                 let far = far::replayed(played, &vocab, drafts, checks, set.link);
@@ -228,7 +245,7 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     }
     if options.real {
         let live = nearest(&texts[..1], &[ALPHAS[1]]);
-        for played in live.iter().chain(&greedy) {
+        for played in live.iter().chain(&greedy).chain(&others) {
             (options.progress)("real experts");
             let set = Set::real()?;
             let far = far::real(played, &options.request, set.link);
@@ -304,10 +321,10 @@ fn modes(
     set: &Set,
 ) -> Result<Vec<WanRow>> {
     let mut rows = Vec::new();
-    for mode in Mode::ALL {
+    for &mode in played.cast.by.modes() {
         let tokens = match mode {
             Mode::Naive => (options.tokens / NAIVE_SHARE).max(2),
-            Mode::Block | Mode::Stream => options.tokens,
+            Mode::Block | Mode::Stream | Mode::Handover => options.tokens,
         };
         let run = again(|| runtime.block_on(far.run(played, mode, tokens)))?;
         runtime.block_on(far.settle());
@@ -335,22 +352,15 @@ fn again<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
 
 fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
     let heard = &run.heard;
-    let (count, experts) = (heard.tokens.len(), played.experts().len());
+    let (count, experts) = (heard.tokens.len(), played.experts.len());
     let each = |total: f64| total / count.max(1) as f64;
-    let guesses = heard.guesses;
-    let alpha = match guesses.right + guesses.wrong {
-        0 => played.alpha,
-        all => f64::from(guesses.right) / f64::from(all),
-    };
-    let (trip_ms, draft_ms) = (
-        mean(&heard.provenance, trip_us),
-        mean(&heard.provenance, own_us),
-    );
-    let terms = Terms {
+    let terms = measured(played, mode, run);
+    let Terms {
         alpha,
         draft_ms,
         trip_ms,
-    };
+        ..
+    } = terms;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let work_ms = run.cpu.map(|cpu| each(millis(cpu)));
     let right = &played.right[..count.min(played.right.len())];
@@ -362,14 +372,14 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
     let differs: Vec<bool> = both.map(|(a, b)| *a != b).collect();
     let different = differs.iter().filter(|differs| **differs).count();
     let path_ms = millis(run.rtt);
-    let skipped = heard.provenance.iter().filter(|p| trip_us(p).is_none());
     let set_terms = set
         .check_ms
         .zip(set.draft_ms)
         .map(|(check_ms, draft_ms)| Terms {
-            alpha,
             draft_ms,
             trip_ms: path_ms + check_ms,
+            step_ms: check_ms,
+            ..terms
         });
     WanRow {
         source: set.source,
@@ -381,26 +391,61 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         alpha,
         sampler: match played.recording.law.sampler {
             Sampler::Greedy => "greedy",
-            _ => "seeded",
+            Sampler::Rejection => "rejection",
+            Sampler::Seeded | Sampler::SeededPlain => "seeded",
         },
         link: set.name.clone(),
         lag: 0,
         c_ms: set.check_ms,
         td_ms: set.draft_ms,
         hit_rate: None,
-        skip_pct: 100.0 * each(skipped.count() as f64),
+        skip_pct: 100.0 * terms.skipped,
         tps: tps(heard),
         predicted_tps,
         equal_pct: 100.0 - 100.0 * each(different as f64),
         first_divergence: differs.iter().position(|differs| *differs),
         p99_gap_ms: p99_gap_ms(run),
-        wasted_checks: each(f64::from(guesses.wasted)) / experts as f64,
+        wasted_checks: each(f64::from(heard.guesses.wasted)) / experts as f64,
         bytes_per_expert_token: each(run.bytes as f64) / (experts - 1).max(1) as f64,
         set_tps: set_terms.map(|terms| terms.tps(mode, right)),
         path_ms,
         tokens: count,
         work_ms,
         load: load(),
+    }
+}
+
+/// What the formulas need, as this row measured it.
+fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
+    let heard = &run.heard;
+    let all = heard.provenance.len().max(1) as f64;
+    let share = |tokens: usize| tokens as f64 / all;
+    let is_alone = |p: &&Provenance| trip_us(p).is_none();
+    let skipped = heard.provenance.iter().filter(is_alone).count();
+    // A token that needs nobody elsewhere is a guess that came true before it was one.
+    let right = heard.guesses.right as usize + skipped;
+    let alpha = match (played.cast.by, heard.guesses.right + heard.guesses.wrong) {
+        (By::Turns, _) => 1.0,
+        (_, 0) => played.alpha,
+        (_, _) => right as f64 / (right + heard.guesses.wrong as usize) as f64,
+    };
+    // Who goes on alone takes a step for a token, and a round trip only for the first one of its turn.
+    let goes_on = |position: Position| {
+        let begins = heard.schedule.iter().any(|c| c.position == position);
+        mode == Mode::Handover && !begins
+    };
+    let first = played.recording.prompt.len() as Position;
+    // Without the first token: before it the experts read the prompt.
+    let tokens = (first..).zip(&heard.provenance).skip(1);
+    let (follow, ask): (Vec<_>, Vec<_>) = tokens.partition(|(position, _)| goes_on(*position));
+    let followed = follow.iter().filter(|(_, p)| trip_us(p).is_some()).count();
+    Terms {
+        alpha,
+        draft_ms: mean(heard.provenance.iter().skip(1), own_us),
+        trip_ms: mean(ask.iter().map(|(_, p)| *p), trip_us),
+        step_ms: mean(follow.iter().map(|(_, p)| *p), trip_us),
+        skipped: share(skipped),
+        followed: share(followed),
     }
 }
 
@@ -416,9 +461,12 @@ fn own_us(provenance: &Provenance) -> Option<u64> {
     own.find(|v| v.arrived && v.bytes == 0).map(|v| v.answer_us)
 }
 
-/// In milliseconds, without the first token: before it the experts read the prompt.
-fn mean(provenance: &[Provenance], us: impl Fn(&Provenance) -> Option<u64>) -> f64 {
-    let all: Vec<u64> = provenance.iter().skip(1).filter_map(us).collect();
+/// In milliseconds.
+fn mean<'a>(
+    provenance: impl Iterator<Item = &'a Provenance>,
+    us: impl Fn(&Provenance) -> Option<u64>,
+) -> f64 {
+    let all: Vec<u64> = provenance.filter_map(us).collect();
     all.iter().sum::<u64>() as f64 / all.len().max(1) as f64 / 1e3
 }
 

@@ -56,6 +56,7 @@ fn colour(mode: Mode) -> &'static str {
         Mode::Naive => "#888888",
         Mode::Block => "#d9822b",
         Mode::Stream => "#1f6fb4",
+        Mode::Handover => "#3a8f4d",
     }
 }
 
@@ -64,6 +65,7 @@ fn name(mode: Mode) -> &'static str {
         Mode::Naive => "a round trip for every token",
         Mode::Block => "guesses in blocks",
         Mode::Stream => "guesses as a stream",
+        Mode::Handover => "one expert at a time",
     }
 }
 
@@ -81,6 +83,9 @@ impl Panel<'_> {
         self.axes(left, x, out);
         for mode in Mode::ALL {
             let rows = || self.rows.iter().filter(move |row| row.mode == mode);
+            if rows().next().is_none() {
+                continue;
+            }
             let line: Vec<String> = rows()
                 .map(|row| format!("{:.1},{:.1}", x(row.rtt_ms), height_of(row.predicted_tps)))
                 .collect();
@@ -116,7 +121,7 @@ impl Panel<'_> {
             .ok();
         }
         let mut marked = f64::NEG_INFINITY;
-        for row in self.rows.iter().filter(|row| row.mode == Mode::Stream) {
+        for row in self.rows.iter().filter(|row| row.mode == Mode::Naive) {
             let at = x(row.rtt_ms);
             if at < marked + 24.0 {
                 continue; // its number would stand on the one before
@@ -149,6 +154,9 @@ impl Panel<'_> {
             (sum, count) = (sum + row.alpha, count + 1.0);
         }
         let sampler = self.rows.first().map_or("", |row| row.sampler);
+        if count == 0.0 {
+            return format!("tokens/s, {sampler}, by turns");
+        }
         format!("tokens/s, {sampler}, {:.2} of guesses right", sum / count)
     }
 }
@@ -178,6 +186,7 @@ fn legend(out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::By;
     use super::*;
 
     fn row(rtt_ms: f64, mode: Mode, tps: f64) -> WanRow {
@@ -214,16 +223,17 @@ mod tests {
     #[test]
     fn a_panel_for_each_text_and_a_point_for_each_row() {
         let mut rows = Vec::new();
-        for _ in 0..2 {
+        for by in [By::Mixing, By::Rejection, By::Turns] {
             for rtt_ms in [0.0, 200.0, 400.0] {
-                rows.extend(Mode::ALL.map(|mode| row(rtt_ms, mode, 10.0)));
+                rows.extend(by.modes().iter().map(|&mode| row(rtt_ms, mode, 10.0)));
             }
         }
         let svg = svg(&rows);
         let legend = Mode::ALL.len();
         assert_eq!(svg.matches("<circle").count(), rows.len() + legend);
-        assert_eq!(svg.matches("<polyline").count(), 2 * Mode::ALL.len());
+        assert_eq!(svg.matches("<polyline").count(), 3 + 3 + 2);
         assert_eq!(svg.matches("of guesses right").count(), 2);
+        assert_eq!(svg.matches("by turns").count(), 1);
         assert!(!svg.contains("NaN"));
         assert!(height_of(100.0) < height_of(2.0), "more is higher");
     }

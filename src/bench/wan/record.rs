@@ -1,22 +1,62 @@
 //! Texts that real experts decide together in this process, with everything that each of them says.
 
-use super::Request;
-use crate::bench::panel::{Ask, Text, Watch, decide};
-use crate::bench::real::Real;
+use super::{Mode, Request};
+use crate::bench::panel::{Ask, Text, Watch, decide_as};
+use crate::bench::real::{Real, named};
 use crate::bench::{BenchError, Result};
 use quorate_core::aggregate::{self, Verdict, Voice};
 use quorate_core::generate::{Decided, Event};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
-use quorate_core::law::Sampler;
+use quorate_core::law::{Law, Sampler};
 use quorate_core::opinion::{ExpertEvent, List, Said};
-use quorate_core::plain;
+use quorate_core::plain::{self, Draw};
 use quorate_core::record::{Recorder, Recording, decode, encode, replay};
 use quorate_core::seeded::Secret;
+use quorate_core::team::{Change, Plan, Schedule, Sets};
 use std::path::Path;
 use std::sync::Arc;
 
 /// Seeds tried for a text that does not end early.
 const SEEDS: u64 = 16;
+
+/// How often the word goes round, in millionths, where experts take turns.
+const SIGMA_PPM: u32 = 100_000;
+
+/// How the experts of a text decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    /// One draw from what all of them say, or the greedy choice.
+    Mixing,
+    /// The router's own draft, if the others accept it.
+    Rejection,
+    /// One after another.
+    Turns,
+}
+
+impl By {
+    pub(super) fn sets(self) -> Sets {
+        match self {
+            By::Mixing | By::Rejection => Sets::A,
+            By::Turns => Sets::Turns {
+                sigma_ppm: SIGMA_PPM,
+            },
+        }
+    }
+
+    pub(super) fn law(self, law: Law) -> Law {
+        match self {
+            By::Rejection => law.sampled(Sampler::Rejection),
+            By::Mixing | By::Turns => law,
+        }
+    }
+
+    pub(super) fn modes(self) -> &'static [Mode] {
+        match self {
+            By::Mixing | By::Rejection => &[Mode::Naive, Mode::Block, Mode::Stream],
+            By::Turns => &[Mode::Naive, Mode::Handover],
+        }
+    }
+}
 
 /// Who decides together, and what about. Experts with one prefix think the same: that is how one
 /// opinion gets more weight among equals.
@@ -29,6 +69,7 @@ pub(super) struct Cast {
     pub(super) prompt: &'static str,
     /// 0 is the greedy law.
     pub(super) temperature: f32,
+    pub(super) by: By,
 }
 
 /// A recorded text, and the expert whose guesses it is replayed with.
@@ -37,6 +78,8 @@ pub(super) struct Played {
     pub(super) cast: Cast,
     pub(super) recording: Arc<Recording>,
     pub(super) seed: u64,
+    /// Who decides, in the order of their ids.
+    pub(super) experts: Vec<ExpertId>,
     pub(super) drafter: ExpertId,
     /// Where the drafter's choice is what all decide, and how often that is.
     pub(super) right: Vec<bool>,
@@ -44,19 +87,36 @@ pub(super) struct Played {
 }
 
 impl Played {
-    /// Who decides, in the order of their ids.
-    pub(super) fn experts(&self) -> Vec<ExpertId> {
-        let first = self.recording.schedule.iter().take(1);
-        first.flat_map(|change| &change.set).map(|e| e.0).collect()
+    /// Did the same experts decide the first so many tokens?
+    pub(super) fn is_schedule(&self, schedule: &Schedule, tokens: usize) -> bool {
+        let end = (self.recording.prompt.len() + tokens) as Position;
+        let recorded = self.recording.schedule.iter();
+        let recorded = recorded.take_while(|change| change.position < end);
+        let whom = |change: &Change| {
+            let set: Vec<ExpertId> = change.set.iter().map(|(expert, _)| *expert).collect();
+            (change.position, set)
+        };
+        recorded.map(whom).eq(schedule.iter().map(whom))
     }
 
     pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
         self.recording.decided.iter().map(|decided| decided.token)
     }
 
+    fn drafted_by(&self, drafter: ExpertId) -> Played {
+        let right = right(&self.recording, drafter);
+        let all = right.len().max(1) as f64;
+        Played {
+            drafter,
+            alpha: right.iter().filter(|right| **right).count() as f64 / all,
+            right,
+            ..self.clone()
+        }
+    }
+
     /// The prefix of an expert.
     pub(super) fn prefix(&self, expert: ExpertId) -> Option<usize> {
-        let at = self.experts().iter().position(|known| *known == expert)?;
+        let at = self.experts.iter().position(|known| *known == expert)?;
         self.cast.prefixes.get(at).copied()
     }
 }
@@ -77,14 +137,18 @@ pub(super) fn nearest(texts: &[Played], targets: &[f64]) -> Vec<Played> {
     taken
 }
 
-/// The same text with each of its experts as the drafter.
+/// The same text with each of its experts as the drafter, if it is the same text whoever drafts.
 pub(super) fn drafters(played: &Played) -> Vec<Played> {
-    let each = played.experts().into_iter();
-    each.map(|drafter| guessed(played.cast, played.seed, &played.recording, drafter))
-        .collect()
+    let free = |drafter: &&ExpertId| match played.cast.by {
+        By::Mixing | By::Turns => true,
+        By::Rejection => **drafter == played.drafter,
+    };
+    let each = played.experts.iter().filter(free);
+    each.map(|&drafter| played.drafted_by(drafter)).collect()
 }
 
-fn guessed(cast: Cast, seed: u64, recording: &Arc<Recording>, drafter: ExpertId) -> Played {
+/// Where a drafter's choice is what all decide.
+fn right(recording: &Recording, drafter: ExpertId) -> Vec<bool> {
     let secret = Secret::from_bytes(recording.secret);
     let is_right = |decided: &Decided| {
         let first = |said: &&(u32, ExpertId, Said)| said.0 == 0 && said.1 == drafter;
@@ -94,23 +158,15 @@ fn guessed(cast: Cast, seed: u64, recording: &Arc<Recording>, drafter: ExpertId)
         };
         choice(recording.law.sampler, &secret, decided.position, list) == Some(decided.token)
     };
-    let right: Vec<bool> = recording.decided.iter().map(is_right).collect();
-    let all = right.len().max(1) as f64;
-    Played {
-        cast,
-        recording: recording.clone(),
-        seed,
-        drafter,
-        alpha: right.iter().filter(|right| **right).count() as f64 / all,
-        right,
-    }
+    recording.decided.iter().map(is_right).collect()
 }
 
 fn choice(sampler: Sampler, secret: &Secret, at: Position, list: &List) -> Option<Token> {
     let voices = [Voice { weight: 1.0, list }];
     let verdict = match sampler {
         Sampler::Greedy => plain::greedy(&voices, 0.0),
-        _ => aggregate::seeded(secret.key(at), &voices),
+        Sampler::Rejection => Draw::new(secret, at).choose(list, &voices, 0.0),
+        Sampler::Seeded | Sampler::SeededPlain => aggregate::seeded(secret.key(at), &voices),
     };
     match verdict {
         Verdict::Token(token) => Some(token),
@@ -145,9 +201,24 @@ pub(super) fn record(
     replay(&recording).map_err(|why| BenchError::new("a recording", why))?;
     let seed = (1..=SEEDS).find(|s| Secret::from_seed(*s, 0).to_bytes() == recording.secret);
     let seed = seed.ok_or_else(|| BenchError::new("a recording", "its seed is none of ours"))?;
-    let first = recording.schedule.first().and_then(|c| c.set.first());
-    let (drafter, _) = *first.ok_or_else(|| BenchError::new("a recording", "nobody decides"))?;
-    Ok(guessed(cast, seed, &Arc::new(recording), drafter))
+    let experts: Vec<ExpertId> = names(k);
+    let drafter = *experts
+        .first()
+        .ok_or_else(|| BenchError::new("a recording", "nobody decides"))?;
+    let played = Played {
+        cast,
+        recording: Arc::new(recording),
+        seed,
+        experts,
+        drafter,
+        right: Vec::new(),
+        alpha: 0.0,
+    };
+    Ok(played.drafted_by(drafter))
+}
+
+fn names(k: usize) -> Vec<ExpertId> {
+    (1u8..).take(k).map(named).collect()
 }
 
 fn play(cast: Cast, prefixes: &[usize], tokens: u32, request: &Request) -> Result<Recording> {
@@ -163,8 +234,21 @@ fn play(cast: Cast, prefixes: &[usize], tokens: u32, request: &Request) -> Resul
             temperature: cast.temperature,
             whole: true,
         };
-        let mut all = All(Recorder::new(&text.spec()?, None, text.vocab.clone()));
-        decide(&text, &mut *real.asker(), &mut all)?;
+        let (mut spec, vocab) = (text.spec()?, text.vocab.clone());
+        spec.law = cast.by.law(spec.law);
+        let plan = match cast.by {
+            By::Mixing | By::Rejection => text.plan(),
+            By::Turns => Plan {
+                sets: cast.by.sets(),
+                script: None,
+                ..text.plan()
+            },
+        };
+        // Whoever is first drafts, where the text depends on that.
+        let own = text.experts.first().copied();
+        let own = own.filter(|_| cast.by == By::Rejection);
+        let mut all = All(Recorder::new(&spec, own, vocab.clone()));
+        decide_as(spec, plan, vocab, &mut *real.asker(), &mut all)?;
         let recording = all.0.finish();
         if let Some(recording) = recording.filter(|r| r.decided.len() == tokens as usize) {
             return Ok(recording);
