@@ -459,6 +459,7 @@ impl Driver {
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
                 node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
+                node::Output::Seen { .. } => {} // nobody counts yet: decision 0017
                 node::Output::Decided(decision) => self.note(decision),
             };
             if let Some(input) = failed {
