@@ -90,6 +90,8 @@ pub const GATE_VOICES_MAX: usize = 256;
 pub const GATE_DAYS_MAX: u32 = 30;
 /// Bytes of what one node says of experts, once a day: 1.7 KB for each vocabulary.
 pub const GATE_VOICE_BYTES_MAX: usize = 8 << 10;
+/// Requests of which a node has not yet counted who knew them: those of a quarter of a minute.
+pub const GATE_SEEN_MAX: usize = 256;
 /// Bytes of the file in which a node keeps its own history.
 pub const GATE_FILE_BYTES_MAX: usize = 128 << 10;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
@@ -464,6 +466,7 @@ const _: () = {
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
     assert!(TWINS_US >= 3 * ECHO_EVERY_US);
+    assert!(GATE_VOICES_MAX < SYNC_HEARD_MAX && GATE_VOICE_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
     assert!(SYNC_HEARD_MAX > BOOK_NODES_MAX && SYNC_HEARD_MAX * 16 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
 };

@@ -125,7 +125,11 @@ impl Weights {
             return Err(BadRule::Experts);
         }
         let total: f64 = prior.iter().sum();
-        if !total.is_finite() || prior.iter().any(|weight| !weight.is_normal() || *weight < 0.0) {
+        if !total.is_finite()
+            || prior
+                .iter()
+                .any(|weight| !weight.is_normal() || *weight < 0.0)
+        {
             return Err(BadRule::Prior);
         }
         if rule.lag > WEIGHT_LAG_MAX {

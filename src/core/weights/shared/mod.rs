@@ -25,6 +25,7 @@ use super::softmax;
 use crate::governance::codec::Author;
 use crate::ids::{ExpertId, Fingerprint, NetworkId};
 use crate::limits::{GATE_DAYS_MAX, GATE_VOICES_MAX};
+use crate::mesh::sync::Heard;
 use near::Near;
 use std::collections::BTreeMap;
 
@@ -55,7 +56,10 @@ pub struct Gates {
     network: NetworkId,
     node: Author,
     pub own: Own,
+    /// What others are told of that. None: nothing yet, or the owner keeps it here.
+    pub told: Option<Voice>,
     voices: BTreeMap<Author, Voice>,
+    changes: u64,
 }
 
 impl Gates {
@@ -64,7 +68,9 @@ impl Gates {
             network,
             node,
             own,
+            told: None,
             voices: BTreeMap::new(),
+            changes: 0,
         }
     }
 
@@ -87,13 +93,37 @@ impl Gates {
             return Err(Unheard::Full);
         }
         self.voices.insert(voice.node, voice);
+        self.changes += 1;
         Ok(())
     }
 
     /// Whoever is no member any more, or said nothing for a month, has no voice.
     pub fn keep(&mut self, today: u32, is_member: impl Fn(&Author) -> bool) {
+        let before = self.voices.len();
         self.voices
             .retain(|node, voice| is_member(node) && is_of_now(voice, today));
+        self.changes += (before - self.voices.len()) as u64;
+    }
+
+    pub fn network(&self) -> NetworkId {
+        self.network
+    }
+
+    /// Rises with every voice that comes or goes.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Which days are known, this node's too.
+    pub fn heard(&self) -> Vec<Heard> {
+        self.telling()
+            .map(|voice| Heard::of(&voice.node, voice.day.into()))
+            .collect()
+    }
+
+    /// What others are told: this node's word, and what it has heard.
+    pub fn telling(&self) -> impl Iterator<Item = &Voice> {
+        self.told.iter().chain(self.voices.values())
     }
 
     pub fn voices(&self) -> impl Iterator<Item = &Voice> {

@@ -118,6 +118,11 @@ impl Own {
             .retain(|_, history| !history.experts.is_empty());
     }
 
+    /// A day has ended since the last close.
+    pub fn is_due(&self, today: u32) -> bool {
+        self.day != today
+    }
+
     pub fn observe(&mut self, vocabulary: Fingerprint, seen: &Observation) {
         let Some(history) = self.histories.get_mut(&vocabulary) else {
             return;
