@@ -129,7 +129,7 @@ pub enum Output {
     /// Who knew the prompt of a request that has ended. It stays on this node.
     Seen {
         vocabulary: Fingerprint,
-        seen: Observation,
+        seen: Box<Observation>,
     },
 }
 
@@ -482,6 +482,7 @@ impl Node {
         {
             self.generated += u64::from(ended.machine.generated());
             if let Some((vocabulary, seen)) = ended.machine.seen() {
+                let seen = Box::new(seen);
                 out.push(Output::Seen { vocabulary, seen });
             }
             self.mean_session_us = (self.mean_session_us * 7 + now.since(ended.since)) / 8;

@@ -464,7 +464,7 @@ impl Driver {
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
                 node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
-                node::Output::Seen { vocabulary, seen } => self.count(vocabulary, seen),
+                node::Output::Seen { vocabulary, seen } => self.count(vocabulary, *seen),
                 node::Output::Decided(decision) => self.note(decision),
             };
             if let Some(input) = failed {

@@ -378,7 +378,7 @@ proptest! {
         let rule = Rule { strategy: Strategy::Bayes, floor: 0.0, ..Rule::default() };
         let mut weights = Weights::from_prior(rule, &prior, None).unwrap();
         let total: f64 = prior.iter().sum();
-        let mut lost = vec![0.0; 3];
+        let mut lost = [0.0; 3];
         for (t, row) in rows.iter().enumerate() {
             weights.at(t as u32, &[0, 1, 2]);
             for (k, steps) in row.iter().enumerate() {
