@@ -29,6 +29,7 @@ use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Replica, Rig
 use quorate_core::ids::{NetworkId, PeerKey};
 use quorate_core::limits::{AUDIT_WAITING_MAX, DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
+use quorate_core::weights::Gates;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ pub struct Member {
     plane: Arc<Plane>,
     places: Vec<Place>,
     has_heard: watch::Receiver<bool>,
+    gates: Arc<Mutex<Gates>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -138,6 +140,7 @@ impl Member {
             plane: plane.clone(),
             places: places(&plane, &mesh.plane_announce),
             has_heard,
+            gates: gates.clone(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -274,6 +277,12 @@ impl Member {
 
     pub fn has_heard(&self) -> bool {
         *self.has_heard.borrow()
+    }
+
+    /// Nodes that say what experts know.
+    pub fn voices(&self) -> usize {
+        let gates = self.gates.lock().expect("nobody panics with it");
+        gates.voices().count()
     }
 
     /// The way to this mesh as an expert of others.
