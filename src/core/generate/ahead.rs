@@ -64,6 +64,8 @@ pub(super) struct Ahead {
     pub(super) early: Vec<Early>,
     /// They leave the guesses somewhere, so without guesses there are none.
     pub(super) branches: Vec<Branch>,
+    /// Before this place of the answer they have left what they may leave.
+    pub(super) branched: usize,
     /// Of the text, as far as it was needed.
     repeats: Repeats,
     pub(super) tempo: Tempo,
@@ -106,6 +108,7 @@ impl Ahead {
             drafter: None,
             early: Vec::new(),
             branches: Vec::new(),
+            branched: 0,
             repeats: Repeats::default(),
             tempo: Tempo::new(members),
             counts: Guesses::default(),
@@ -159,13 +162,11 @@ impl Generate {
             return;
         };
         self.lead_on(drafter, now, out);
-        let (mut is_new, mut seconds) = (false, Vec::new());
+        let mut is_new = false;
         while self.has_room(drafter)
             && let Some(guess) = self.next_guess(drafter)
             && !self.vocab.ends_turn(guess)
         {
-            let at = self.answer.len() + self.ahead.guesses.len();
-            seconds.extend(self.second(drafter, at, guess));
             self.ahead.guesses.push_back(guess);
             self.ahead.made += 1;
             is_new = true;
@@ -176,10 +177,8 @@ impl Generate {
                 self.put_guesses(i, now, out);
             }
         }
-        for second in seconds {
-            self.branch(second, now, out);
-        }
         if let Drafter::Own(own) = drafter {
+            self.branch_off(own, now, out);
             self.grow_branches(own, now, out);
         }
     }
@@ -422,6 +421,7 @@ impl Generate {
     pub(super) fn take_back(&mut self, keep: usize, out: &mut Vec<Output>) {
         self.ahead.guesses.clear();
         self.ahead.drafter = None;
+        self.ahead.branched = keep;
         self.drop_branches();
         for i in 0..self.parts.len() {
             self.take_back_from(i, keep, out);

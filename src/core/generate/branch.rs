@@ -10,7 +10,7 @@
 //!
 //! A branch decides nothing either: what was said about it is used once it is the text, like any early opinion.
 
-use super::ahead::{Drafter, Early, Guessing};
+use super::ahead::{Early, Guessing};
 use super::{Costs, Generate, Output};
 use crate::ids::{Micros, Position, Token};
 use crate::law::Sampler;
@@ -23,9 +23,12 @@ use crate::team::{Asked, Standing};
 /// about four of ten wrong guesses, and beyond them checks double for one more in fifty.
 const CLOSE_NATS: f64 = 0.5;
 
+/// What a place farther ahead counts as less close: of ten guesses before it one is wrong, and then it never comes to it.
+const FARTHER_NATS: f64 = 1.0 / 32.0;
+
 /// What the drafter would have chosen at a place of the answer, but for little.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Second {
+struct Second {
     at: usize,
     token: Token,
     /// By how much less, in nats.
@@ -59,6 +62,10 @@ impl Branch {
         self.at + self.tokens.len()
     }
 
+    fn is_unlikely(&self) -> f64 {
+        unlikely(self.at, self.margin)
+    }
+
     fn said(&self, member: usize, position: Position) -> Option<&Said> {
         let mut early = self.early.iter();
         let found = early.find(|e| e.member == member && e.opinion.position == position)?;
@@ -76,6 +83,11 @@ impl Branch {
     }
 }
 
+/// How far a branch is from becoming the text, in nats beside those of others.
+fn unlikely(at: usize, margin: f64) -> f64 {
+    margin + FARTHER_NATS * at as f64
+}
+
 impl Known {
     fn asked(&mut self, position: Position, now: Micros) {
         self.owes.push(Asked::now(position, now));
@@ -89,11 +101,20 @@ impl Known {
 }
 
 impl Generate {
+    /// Sends the second choices beside guesses that were not looked at yet.
+    pub(super) fn branch_off(&mut self, own: usize, now: Micros, out: &mut Vec<Output>) {
+        let first = self.answer.len();
+        for at in self.ahead.branched.max(first)..first + self.ahead.guesses.len() {
+            let guess = self.ahead.guesses[at - first];
+            if let Some(second) = self.second(own, at, guess) {
+                self.branch(second, now, out);
+            }
+            self.ahead.branched = at + 1;
+        }
+    }
+
     /// A guess at a place of the answer, by what the drafter said of it: is another one close?
-    pub(super) fn second(&self, drafter: Drafter, at: usize, guess: Token) -> Option<Second> {
-        let Drafter::Own(own) = drafter else {
-            return None;
-        };
+    fn second(&self, own: usize, at: usize, guess: Token) -> Option<Second> {
         if !self.may_branch() || !self.is_inside(at) {
             return None;
         }
@@ -122,8 +143,8 @@ impl Generate {
             && self.ahead.tempo.branches()
     }
 
-    /// Sends everybody the second choice, if there is room, or a wider one makes it.
-    pub(super) fn branch(&mut self, second: Second, now: Micros, out: &mut Vec<Output>) {
+    /// Sends everybody the second choice, if there is room, or one that is less likely to be the text makes it.
+    fn branch(&mut self, second: Second, now: Micros, out: &mut Vec<Output>) {
         let Second { at, token, margin } = second;
         let group = self.team.group().to_vec();
         // Who is not asked about the undecided position yet has not got the guesses.
@@ -133,10 +154,12 @@ impl Generate {
         let kept = group.iter().map(|&i| usize::from(self.parts[i].branches));
         let most = kept.min().unwrap_or(0).min(BRANCHES_MAX);
         let branches = self.ahead.branches.iter().enumerate();
-        let widest = branches.max_by(|a, b| a.1.margin.total_cmp(&b.1.margin));
+        let worst = branches.max_by(|a, b| a.1.is_unlikely().total_cmp(&b.1.is_unlikely()));
         if self.ahead.branches.len() >= most {
-            match widest {
-                Some((index, branch)) if branch.margin > margin => self.forget(index, out),
+            match worst {
+                Some((index, branch)) if branch.is_unlikely() > unlikely(at, margin) => {
+                    self.forget(index, out);
+                }
                 _ => return,
             }
         }
@@ -257,6 +280,8 @@ impl Generate {
             self.take_back_from(i, at, out);
         }
         self.ahead.guesses = branch.tokens.into_iter().skip(1).collect();
+        // Nobody has looked at these yet.
+        self.ahead.branched = at + 1;
         self.ahead.counts.hits += 1;
         true
     }

@@ -13,7 +13,7 @@ const HIT_WEIGHT: f64 = 4.0;
 /// Older ones count less by this for every new one.
 const HIT_MEMORY: f64 = 0.97;
 /// Tokens of a stream before the first branch: what it takes without them.
-const ALONE: u32 = 16;
+const ALONE: u32 = 8;
 /// Tokens after which branches are compared with that.
 const TRIAL: u32 = 32;
 /// Tokens without branches after a failed trial; after another one twice as many.
