@@ -544,7 +544,7 @@ const _: () = {
         "guests cannot fill the owner's mailbox"
     );
     assert!(
-        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
+        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1 + BRANCHES_MAX * (BRANCH_TOKENS_MAX + 1)),
         "who guesses ahead is no flood, also when a link stood still"
     );
     assert!(
