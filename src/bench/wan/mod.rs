@@ -133,19 +133,28 @@ pub enum Mode {
     Naive,
     Block,
     Stream,
+    /// The same, with second choices beside the guesses.
+    Branches,
     /// One expert speaks at a time, and goes on until the word goes round. Beside it, naive is a round trip for
     /// every token of a speaker elsewhere.
     Handover,
 }
 
 impl Mode {
-    const ALL: [Mode; 4] = [Mode::Naive, Mode::Block, Mode::Stream, Mode::Handover];
+    const ALL: [Mode; 5] = [
+        Mode::Naive,
+        Mode::Block,
+        Mode::Stream,
+        Mode::Branches,
+        Mode::Handover,
+    ];
 
     fn guessing(self) -> Guessing {
         match self {
             Mode::Naive => Guessing::Never,
             Mode::Block => Guessing::Blocks,
             Mode::Stream | Mode::Handover => Guessing::Stream,
+            Mode::Branches => Guessing::Branches,
         }
     }
 }
@@ -171,7 +180,7 @@ pub struct WanRow {
     /// As replayed experts were told, for one position.
     pub c_ms: Option<f64>,
     pub td_ms: Option<f64>,
-    /// Of side branches.
+    /// Of side branches: wrong guesses that one of them was right about.
     pub hit_rate: Option<f64>,
     /// Tokens that no other node had a part in.
     pub skip_pct: f64,
@@ -324,7 +333,7 @@ fn modes(
     for &mode in played.cast.by.modes() {
         let tokens = match mode {
             Mode::Naive => (options.tokens / NAIVE_SHARE).max(2),
-            Mode::Block | Mode::Stream | Mode::Handover => options.tokens,
+            Mode::Block | Mode::Stream | Mode::Branches | Mode::Handover => options.tokens,
         };
         let run = again(|| runtime.block_on(far.run(played, mode, tokens)))?;
         runtime.block_on(far.settle());
@@ -398,7 +407,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         lag: 0,
         c_ms: set.check_ms,
         td_ms: set.draft_ms,
-        hit_rate: None,
+        hit_rate: (mode == Mode::Branches).then_some(terms.hit),
         skip_pct: 100.0 * terms.skipped,
         tps: tps(heard),
         predicted_tps,
@@ -441,6 +450,7 @@ fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
     let followed = follow.iter().filter(|(_, p)| trip_us(p).is_some()).count();
     Terms {
         alpha,
+        hit: f64::from(heard.guesses.hits) / f64::from(heard.guesses.wrong.max(1)),
         draft_ms: mean(heard.provenance.iter().skip(1), own_us),
         trip_ms: mean(ask.iter().map(|(_, p)| *p), trip_us),
         step_ms: mean(follow.iter().map(|(_, p)| *p), trip_us),

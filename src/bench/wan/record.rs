@@ -52,7 +52,8 @@ impl By {
 
     pub(super) fn modes(self) -> &'static [Mode] {
         match self {
-            By::Mixing | By::Rejection => &[Mode::Naive, Mode::Block, Mode::Stream],
+            By::Mixing => &[Mode::Naive, Mode::Block, Mode::Stream, Mode::Branches],
+            By::Rejection => &[Mode::Naive, Mode::Block, Mode::Stream],
             By::Turns => &[Mode::Naive, Mode::Handover],
         }
     }
