@@ -28,7 +28,7 @@ use quorate_core::generate::{Guessing, Provenance};
 use quorate_core::ids::Position;
 use quorate_core::law::Sampler;
 use quorate_core::link::Link;
-use record::{By, Cast, Played, drafters, nearest, record};
+use record::{By, Cast, Minds, Played, drafters, nearest, record};
 use replay::Clock;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -36,8 +36,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// The same model and plan for every expert.
-pub type Request = dyn Fn(EventSender) -> std::result::Result<LoadRequest, String> + Send + Sync;
+/// Makes an expert of this process ready to be loaded.
+pub type Request =
+    dyn Fn(Whose, EventSender) -> std::result::Result<LoadRequest, String> + Send + Sync;
+
+/// What an expert is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The default model.
+    Default,
+    /// The expert at this place of a list that the user gave.
+    Listed(usize),
+}
 
 /// Shares of right guesses that the recordings should come near to, and the greedy one.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
@@ -78,6 +88,17 @@ const CAST_TURNS: Cast = Cast {
     by: By::Turns,
     ..cast("four by turns", [0, 1, 2, 3], 1, CASTS[0].prompt, 1.0)
 };
+/// Experts that differ in what they were taught, not in what they were told.
+const CASTS_LISTED: [Cast; 2] = [
+    Cast {
+        minds: Minds::Listed,
+        ..cast("listed", [0; 4], 1, "The", 1.0)
+    },
+    Cast {
+        minds: Minds::Listed,
+        ..cast("listed in a story", [0; 4], 1, CASTS[0].prompt, 1.0)
+    },
+];
 /// Where the real experts speak.
 const REAL_LINK: &str = "intercontinental";
 /// Without guesses every token takes the same time: so much of the text shows it.
@@ -94,8 +115,7 @@ const fn cast(
 ) -> Cast {
     Cast {
         name,
-        prefixes,
-        times,
+        minds: Minds::Told(prefixes, times),
         prompt,
         temperature,
         by: By::Mixing,
@@ -105,6 +125,8 @@ const fn cast(
 /// What to measure.
 pub struct WanOptions {
     pub request: Arc<Request>,
+    /// Experts of the user's list; the first `k` decide a text of their own.
+    pub listed: usize,
     pub rtts_ms: Vec<u32>,
     /// Experts that decide together, at most four.
     pub k: usize,
@@ -238,7 +260,8 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     let others = [rejection, text(options, CAST_TURNS)?];
     let mut rows = Vec::new();
     if options.replay {
-        let vocab = Real::load(&[0], 1, &*options.request)?.vocab()?;
+        let plain = |_, events| (options.request)(Whose::Default, events);
+        let vocab = Real::load(1, &plain)?.vocab()?;
         let (drafts, checks) = clocks(options);
         let mixed = nearest(&texts, &ALPHAS);
         for played in mixed.iter().chain(&greedy).chain(&others) {
@@ -253,7 +276,11 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
         }
     }
     if options.real {
-        let live = nearest(&texts[..1], &[ALPHAS[1]]);
+        let live = if has_list(options) {
+            nearest(&texts[CASTS.len()..], &[ALPHAS[1]])
+        } else {
+            nearest(&texts[..1], &[ALPHAS[1]])
+        };
         for played in live.iter().chain(&greedy).chain(&others) {
             (options.progress)("real experts");
             let set = Set::real()?;
@@ -274,7 +301,13 @@ fn text(options: &WanOptions, cast: Cast) -> Result<Played> {
 }
 
 fn texts(options: &WanOptions) -> Result<Vec<Played>> {
-    CASTS.iter().map(|cast| text(options, *cast)).collect()
+    let listed = CASTS_LISTED.iter().filter(|_| has_list(options));
+    let casts = CASTS.iter().chain(listed);
+    casts.map(|cast| text(options, *cast)).collect()
+}
+
+fn has_list(options: &WanOptions) -> bool {
+    options.listed >= options.k
 }
 
 fn clocks(options: &WanOptions) -> (Clock, Clock) {
