@@ -80,6 +80,24 @@ pub const CATCH_UP_TOKENS: usize = 16;
 pub const SCORES_MAX: u16 = 32;
 /// Tokens of an expert's published profile: 4 KB beside its advert, and what tells domains apart.
 pub const PROFILE_TOKENS_MAX: usize = 512;
+/// Numbers that say what a text is about: two texts that share nothing are alike by an eighth, by chance.
+pub const GATE_TOPIC_BUCKETS: usize = 64;
+/// Tokens of a text that are looked at for it: a page.
+pub const GATE_TOPIC_TOKENS_MAX: usize = 2048;
+/// Experts of one vocabulary of which a node keeps what they gained: more than one request ever asks.
+pub const GATE_EXPERTS_MAX: usize = 16;
+/// Vocabularies for which it does: those of the models that a mesh agrees on.
+pub const GATE_VOCABULARIES_MAX: usize = 4;
+/// Nodes whose word about experts counts: their middle moves little beyond this, and all of them are 2 MB.
+pub const GATE_VOICES_MAX: usize = 256;
+/// Days after which what a node said of experts, or an expert that nobody advertised, is forgotten.
+pub const GATE_DAYS_MAX: u32 = 30;
+/// Bytes of what one node says of experts, once a day: 1.7 KB for each vocabulary.
+pub const GATE_VOICE_BYTES_MAX: usize = 8 << 10;
+/// Requests of which a node has not yet counted who knew them: those of a quarter of a minute.
+pub const GATE_SEEN_MAX: usize = 256;
+/// Bytes of the file in which a node keeps its own history.
+pub const GATE_FILE_BYTES_MAX: usize = 128 << 10;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
 /// in a row.
 pub const SECRETS_MAX: usize = 256;
@@ -452,6 +470,7 @@ const _: () = {
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
     assert!(TWINS_US >= 3 * ECHO_EVERY_US);
+    assert!(GATE_VOICES_MAX < SYNC_HEARD_MAX && GATE_VOICE_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
     assert!(SYNC_HEARD_MAX > BOOK_NODES_MAX && SYNC_HEARD_MAX * 16 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
 };
@@ -562,7 +581,15 @@ const _: () = {
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
-    assert!(CANDIDATES_MAX <= TEAM_MAX);
+    assert!(CANDIDATES_MAX <= TEAM_MAX && CANDIDATES_MAX <= GATE_EXPERTS_MAX);
+    assert!(
+        GATE_VOCABULARIES_MAX * (33 + (33 + GATE_TOPIC_BUCKETS) * (GATE_EXPERTS_MAX + 1)) + 256
+            <= GATE_VOICE_BYTES_MAX
+    );
+    assert!(
+        GATE_VOCABULARIES_MAX * (33 + (36 + 16 * GATE_TOPIC_BUCKETS) * (GATE_EXPERTS_MAX + 1)) + 64
+            <= GATE_FILE_BYTES_MAX
+    );
     assert!(HALT_REASON_BYTES_MAX + 256 <= HALT_BYTES_MAX);
     assert!(
         LIFTS_MAX * 32 + CAUSAL_REFS_MAX * 32 + PARTICIPANTS_MAX * 32 + 1024 < RECORD_BYTES_MAX
