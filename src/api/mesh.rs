@@ -119,6 +119,7 @@ impl Costs {
             right,
             wrong,
             wasted,
+            ..
         } = self.guesses;
         (right + wrong > 0)
             .then(|| json!({"right": right, "wrong": wrong, "wasted_checks": wasted}))

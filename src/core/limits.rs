@@ -65,6 +65,10 @@ pub const READ_TOKENS: u32 = 16;
 pub const UNREAD_US_MAX: u64 = 100_000_000;
 /// Tokens guessed ahead of the decision: at nine right guesses in ten, one in a hundred reaches further.
 pub const GUESSES_MAX: usize = 48;
+/// Branches of a session: with the text itself four sequences, of which `SEQUENCES_MAX` holds those of all sessions.
+pub const BRANCHES_MAX: usize = 3;
+/// Tokens of a branch: what a drafter of 10 ms goes on with while a rejection comes from a quarter of a second away.
+pub const BRANCH_TOKENS_MAX: usize = 24;
 /// Tokens that must stand in the text a second time before what followed them is guessed again.
 pub const REPEAT_TOKENS_MIN: usize = 3;
 /// Tokens that weights on given text may lag behind: at 32 a pilot had lost all of the gain.
@@ -114,9 +118,9 @@ pub const SEQUENCES_MAX: usize = 64;
 pub const ADAPTER_SEQUENCES_MAX: usize = SESSIONS_MAX + 8;
 /// Operations waiting at an expert: three for every session and queue place of the owner, and what
 /// guests may send during a step of 100 ms.
-pub const EXPERT_OPS_MAX: usize = 4096;
+pub const EXPERT_OPS_MAX: usize = 6144;
 /// Inputs waiting at the driver.
-pub const DRIVER_INBOX_MAX: usize = 4096;
+pub const DRIVER_INBOX_MAX: usize = 6144;
 /// Models in memory at once, whatever their size.
 pub const MODELS_LOADED_MAX: usize = 8;
 
@@ -138,8 +142,8 @@ pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
 /// meanwhile by others.
 pub const GUEST_OPS_WAITING_MAX: usize = 16;
 /// Operations of one guest at once, beyond those that the expert has answered: a whole window of guesses that
-/// a lost packet held up, what takes it back, and the next window...
-pub const GUEST_OPS_BURST: u32 = 128;
+/// a lost packet held up, with its branches, what takes it back, and the next window...
+pub const GUEST_OPS_BURST: u32 = 256;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
@@ -559,7 +563,7 @@ const _: () = {
         "guests cannot fill the owner's mailbox"
     );
     assert!(
-        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
+        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1 + BRANCHES_MAX * (BRANCH_TOKENS_MAX + 1)),
         "who guesses ahead is no flood, also when a link stood still"
     );
     assert!(
