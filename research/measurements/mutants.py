@@ -464,6 +464,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--only", help="FILE or FILE:LINE below src/core")
     args.add_argument("--again", type=pathlib.Path, help="only what survived in this file of --json")
+    args.add_argument("--no-alone", action="store_true", help="without those that need a build of their own")
     args.add_argument("--list", action="store_true")
     args.add_argument("--json", type=pathlib.Path, help="write what came of each here")
     args.add_argument("--jobs", type=int, default=2)
@@ -479,6 +480,8 @@ def main():
     if args.again:
         names = {row[0] for row in json.loads(args.again.read_text()) if row[2] == "survived"}
         chosen = [m for m in chosen if m.name() in names]
+    if args.no_alone:
+        chosen = [m for m in chosen if not m.is_alone]
     if args.list:
         for mutant in chosen:
             print(f"{mutant.number} {mutant.name()}  [{mutant.kind}]{' alone' if mutant.is_alone else ''}")
