@@ -144,6 +144,59 @@ fn no_byte_of_an_exported_audit_log_is_free() {
     assert!(Trail::verify(&[&bytes[..], &[0]].concat()).is_err());
 }
 
+#[test]
+fn a_part_follows_by_number_and_an_export_may_begin_late() {
+    let both = parts(5);
+    let start = AuditPart::read(&both[1]).unwrap().0.start;
+    let head = |number, start| {
+        let network = NETWORK;
+        let part = AuditPart {
+            network,
+            number,
+            start,
+        };
+        part.encode()
+    };
+    let jumped = [both[0].clone(), head(2, start)];
+    assert!(matches!(read(&jumped), Err(BadTrail::Broken(2))));
+    let late = Trail::of_parts(&[&both[1]]).unwrap();
+    let node = public(1);
+    let bytes = late.exported(&node, secret(1).sign(&late.body(&node)).to_bytes());
+    assert_eq!(Trail::verify(&bytes), Ok((node, late)));
+    assert!(!Trail::is_export(&both[0]));
+    let at = |len| End { len, ..start };
+    assert!(AuditPart::read(&head(1, at(LENGTH_MAX))).is_ok());
+    assert!(AuditPart::read(&head(1, at(LENGTH_MAX + 1))).is_err());
+    let mut full = head(1, start);
+    full.resize(AUDIT_HEAD_BYTES + AUDIT_PART_BYTES_MAX, 0);
+    assert!(AuditPart::read(&full).is_ok());
+    full.push(0);
+    assert!(AuditPart::read(&full).is_err());
+}
+
+#[test]
+fn torn_is_what_begins_and_does_not_end() {
+    let frame = |len: usize, after: usize| {
+        let mut bytes = (len as u32).to_le_bytes().to_vec();
+        bytes.resize(4 + after, 0);
+        bytes
+    };
+    assert!(is_torn(&[1, 0, 0]) && is_torn(&frame(0, 31)));
+    assert!(!is_torn(&frame(0, 32)), "it is all there, and changed");
+    assert!(!is_torn(&frame(7, 40)));
+    let decision = Decision::refused(About::Guest([3; 32]), &"x".repeat(AUDIT_REASON_BYTES_MAX));
+    let longest = Line {
+        noted: Noted::Decided(decision),
+        ..lines()[0].clone()
+    };
+    let len = longest.encode().len();
+    assert_eq!(len, LINE_BYTES_MAX);
+    assert!(
+        is_torn(&frame(len, 0)) && !is_torn(&frame(len + 1, 0)),
+        "no line is longer"
+    );
+}
+
 proptest::proptest! {
     #[test]
     fn any_bytes_are_a_line_or_a_reason(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..400)) {

@@ -79,6 +79,8 @@ mod cases_tests;
 #[cfg(test)]
 mod casting_tests;
 #[cfg(test)]
+mod edges_tests;
+#[cfg(test)]
 mod fold_tests;
 #[cfg(test)]
 mod over_tests;
