@@ -119,6 +119,7 @@ impl Costs {
             right,
             wrong,
             wasted,
+            ..
         } = self.guesses;
         (right + wrong > 0)
             .then(|| json!({"right": right, "wrong": wrong, "wasted_checks": wasted}))
@@ -183,6 +184,7 @@ pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, A
         addresses,
         plane,
         has_heard,
+        voices,
     } = page;
     let peers = peers
         .iter()
@@ -197,6 +199,7 @@ pub(super) async fn page(State(state): State<ApiState>) -> Result<Json<Value>, A
         "addresses": addresses.iter().map(address).collect::<Vec<_>>(),
         "plane": plane.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "has_heard": has_heard,
+        "voices": voices,
     })))
 }
 

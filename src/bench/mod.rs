@@ -21,7 +21,7 @@ mod weights;
 pub use child::{Child, child};
 pub use hostile::{HostileRow, hostile};
 pub use mesh::{MeshOptions, MeshReport, mesh};
-pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, wan};
+pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, Whose, wan};
 pub use weights::{WeightsReport, weights};
 
 use crate::driver::Node;

@@ -1,4 +1,4 @@
-//! Four real experts on one model: each has a private prefix, so each expects something else.
+//! Real experts on one model: each has a private prefix or an adapter, so each expects something else.
 
 use super::panel::Ask;
 use super::{BenchError, Result};
@@ -46,36 +46,37 @@ pub(super) fn named(name: u8) -> ExpertId {
     ExpertId([name; 32])
 }
 
-/// The same model with a private prefix, said so many times, and room for one text.
-pub(super) fn prefixed(
-    plain: LoadRequest,
-    prefix: usize,
-    times: usize,
-    id: ExpertId,
-) -> LoadRequest {
+/// The same expert under this name, with room for one text.
+pub(super) fn in_short(known: LoadRequest, id: ExpertId) -> LoadRequest {
+    LoadRequest {
+        id,
+        context: known.context.min(CONTEXT),
+        cells: known.cells.min(CONTEXT),
+        ..known
+    }
+}
+
+/// The same model with a private prefix, said so many times.
+pub(super) fn prefixed(plain: LoadRequest, prefix: usize, times: usize) -> LoadRequest {
     LoadRequest {
         prefix: PREFIXES[prefix].repeat(times),
-        id,
-        context: plain.context.min(CONTEXT),
-        cells: plain.cells.min(CONTEXT),
         ..plain
     }
 }
 
 impl Real {
-    /// One expert for each of these prefixes; two with the same one think the same.
+    /// So many experts, each as it is made.
     pub(super) fn load(
-        prefixes: &[usize],
-        times: usize,
-        request: &dyn Fn(EventSender) -> std::result::Result<LoadRequest, String>,
+        count: usize,
+        make: &dyn Fn(usize, EventSender) -> std::result::Result<LoadRequest, String>,
     ) -> Result<Real> {
         let (events_tx, events) = mpsc::channel(64);
         let mut experts = BTreeMap::new();
-        for (name, &prefix) in (1u8..).zip(prefixes) {
-            let plain = request(events_tx.clone());
-            let plain = plain.map_err(|why| BenchError::new("the model", why))?;
+        for (at, name) in (0..count).zip(1u8..) {
+            let made = make(at, events_tx.clone());
+            let made = made.map_err(|why| BenchError::new("the model", why))?;
             let id = named(name);
-            experts.insert(id, load(prefixed(plain, prefix, times, id))?);
+            experts.insert(id, load(in_short(made, id))?);
         }
         Ok(Real { experts, events })
     }

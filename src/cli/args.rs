@@ -496,6 +496,10 @@ pub(super) struct BenchWan {
     /// A batch takes as long as one position, or in proportion to what was measured on two cores
     #[arg(long, value_enum, default_value_t = BatchTimes::Flat)]
     pub(super) batches: BatchTimes,
+    /// Experts that decide texts of their own: a file of [[expert]] tables, of which the first K are taken.
+    /// Recordings do not say whose they are: keep them in a folder for each list
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(super) experts: Option<PathBuf>,
     /// Only replay recordings, or only let real experts speak [default: both]
     #[arg(long, value_enum)]
     pub(super) only: Option<WanSource>,

@@ -47,7 +47,8 @@ mod with_llama {
     use super::{BenchMesh, BenchSolo, BenchWan, Context, Outcome, ReadVerb};
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
-    use crate::bench::{Batches, WanOptions, WanRow};
+    use crate::bench::{Batches, WanOptions, WanRow, Whose};
+    use crate::config::ExpertSettings;
     use crate::error::{Failure, Kind};
     use crate::node::Audience;
     use crate::{api, cli::term};
@@ -151,7 +152,18 @@ mod with_llama {
     }
 
     pub(in crate::cli) fn wan(context: &Context, args: &BenchWan) -> Outcome {
-        let settings = Arc::new(context.settings.clone());
+        let mut settings = context.settings.clone();
+        settings.experts = match &args.experts {
+            Some(list) => ExpertSettings::read_list(list)?,
+            None => Vec::new(),
+        };
+        let listed = settings.experts.iter().map(|expert| expert.name.clone());
+        let listed: Vec<String> = listed.collect();
+        if args.experts.is_some() && listed.len() < usize::from(args.k) {
+            let message = format!("--experts: {} of {} are there", listed.len(), args.k);
+            return Err(Failure::new(Kind::Usage, message).hint("or ask for fewer, with --k"));
+        }
+        let settings = Arc::new(settings);
         let runtime = tokio::runtime::Runtime::new()
             .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
         let in_runtime = runtime.enter();
@@ -160,7 +172,11 @@ mod with_llama {
         let (library, typed) = (app.library.clone(), settings.default_model.clone());
         let millis = |ms: u32| std::time::Duration::from_millis(u64::from(ms));
         let options = WanOptions {
-            request: Arc::new(move |events| library.load_request(&typed, events)),
+            listed: listed.len(),
+            request: Arc::new(move |whose, events| match whose {
+                Whose::Default => library.load_request(&typed, events),
+                Whose::Listed(at) => library.load_request(&listed[at], events),
+            }),
             rtts_ms: args.rtt_ms.clone(),
             k: usize::from(args.k),
             tokens: args.tokens,

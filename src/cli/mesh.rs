@@ -230,6 +230,10 @@ pub(super) fn peers(context: &Context, args: &ReadVerb) -> Outcome {
             _ => "",
         }
     ))?;
+    term::line(format!(
+        "{} of them say which experts know what",
+        page["voices"].as_u64().unwrap_or_default()
+    ))?;
     for reason in page["halted"].as_array().into_iter().flatten() {
         term::line(format!("HALTED: {}", reason.as_str().unwrap_or_default()))?;
     }

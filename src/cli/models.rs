@@ -37,6 +37,15 @@ pub(super) fn pull_with_bar(context: &Context, name: &ModelName) -> Outcome {
     context.pull_with(name, &mut |event| renderer.show(&event))
 }
 
+/// The name that is meant, of a model that is there: it is fetched if it was not.
+pub(super) fn at_hand(context: &Context, typed: &str) -> Outcome<ModelName> {
+    let name = context.model_name(typed)?;
+    if context.store().installed(&name)?.is_none() {
+        pull_with_bar(context, &name)?;
+    }
+    Ok(name)
+}
+
 pub(super) fn list(context: &Context, args: &args::ReadVerb) -> Outcome {
     let Listing { models, broken } = context.store().list()?;
     if args.json {

@@ -66,14 +66,8 @@ impl FromStr for Percent {
 pub(super) fn up(context: &Context, args: &TestnetUp) -> Outcome {
     let place = Place::of(context);
     let _lock = place.lock()?;
-    let name = context.model_name(
-        args.model
-            .as_deref()
-            .unwrap_or(&context.settings.default_model),
-    )?;
-    if context.store().installed(&name)?.is_none() {
-        models::pull_with_bar(context, &name)?;
-    }
+    let typed = args.model.as_deref();
+    let name = models::at_hand(context, typed.unwrap_or(&context.settings.default_model))?;
     let link = link(args)?;
     let plan = Plan {
         role: Role::Node,

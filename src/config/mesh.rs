@@ -26,6 +26,8 @@ pub struct MeshSettings {
     pub bootstrap: Vec<Address>,
     /// Looks for members on the local network.
     pub mdns: bool,
+    /// Tells the mesh once a day, with noise, which experts knew what was asked here.
+    pub share_gate: bool,
     /// Empty: every member.
     pub allow: Vec<PeerKey>,
     pub block: Vec<PeerKey>,
@@ -42,6 +44,7 @@ pub(super) struct RawMesh {
     plane_announce: Vec<String>,
     bootstrap: Vec<String>,
     mdns: Option<bool>,
+    share_gate: Option<bool>,
     allow: Vec<String>,
     block: Vec<String>,
     model: Option<String>,
@@ -60,6 +63,7 @@ impl RawMesh {
             )?,
             bootstrap: addresses("mesh.bootstrap", &self.bootstrap)?,
             mdns: self.mdns.unwrap_or(true),
+            share_gate: self.share_gate.unwrap_or(true),
             allow: keys("mesh.allow", &self.allow)?,
             block: keys("mesh.block", &self.block)?,
             model: self.model,
@@ -150,11 +154,14 @@ mod tests {
         let mesh = parse("").unwrap();
         assert_eq!(mesh.listen.to_string(), "0.0.0.0:7868");
         assert_eq!(mesh.plane_listen.to_string(), "0.0.0.0:7869");
-        assert!(mesh.mdns && mesh.announce.is_empty() && mesh.allow.is_empty());
-        let mesh = parse("listen = '127.0.0.1:0'\nplane_listen = '7000'\nmdns = false").unwrap();
+        assert!(mesh.mdns && mesh.share_gate && mesh.announce.is_empty() && mesh.allow.is_empty());
+        let mesh = parse(
+            "listen = '127.0.0.1:0'\nplane_listen = '7000'\nmdns = false\nshare_gate = false",
+        )
+        .unwrap();
         assert_eq!(mesh.listen.to_string(), "127.0.0.1:0");
         assert_eq!(mesh.plane_listen.to_string(), "0.0.0.0:7000");
-        assert!(!mesh.mdns);
+        assert!(!mesh.mdns && !mesh.share_gate);
     }
 
     #[test]

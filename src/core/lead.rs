@@ -3,8 +3,9 @@
 
 use crate::aggregate::{self, Verdict, Voice};
 use crate::ids::Token;
-use crate::opinion::{List, Query, Said, Want};
+use crate::opinion::{Entry, List, Query, Said, Want};
 use crate::plain;
+use crate::seeded::PositionKey;
 
 /// None: the list chooses nothing, or the question is one from which nobody may choose but the router.
 pub fn choice(query: &Query, said: &Said) -> Option<Token> {
@@ -13,6 +14,19 @@ pub fn choice(query: &Query, said: &Said) -> Option<Token> {
         Verdict::Token(token) => Some(token),
         _ => None,
     }
+}
+
+/// The one that would win without `first`, and by how many nats it lost: by the key of the draw, or by
+/// probability alone.
+pub fn second(list: &List, key: Option<PositionKey>, first: Token) -> Option<(Token, f64)> {
+    let score = |entry: &Entry| {
+        let chance = key.map_or(1.0, |key| key.exponential(entry.token));
+        (entry.token, entry.ln_p.p() / chance)
+    };
+    let (_, best) = list.entries.iter().map(score).find(|s| s.0 == first)?;
+    let others = list.entries.iter().map(score).filter(|s| s.0 != first);
+    let (token, next) = aggregate::leader(others)?;
+    (next > 0.0).then(|| (token, libm::log(best / next)))
 }
 
 fn chosen(query: &Query, list: &List) -> Verdict {

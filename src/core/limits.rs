@@ -65,6 +65,10 @@ pub const READ_TOKENS: u32 = 16;
 pub const UNREAD_US_MAX: u64 = 100_000_000;
 /// Tokens guessed ahead of the decision: at nine right guesses in ten, one in a hundred reaches further.
 pub const GUESSES_MAX: usize = 48;
+/// Branches of a session: with the text itself four sequences, of which `SEQUENCES_MAX` holds those of all sessions.
+pub const BRANCHES_MAX: usize = 3;
+/// Tokens of a branch: what a drafter of 10 ms goes on with while a rejection comes from a quarter of a second away.
+pub const BRANCH_TOKENS_MAX: usize = 24;
 /// Tokens that must stand in the text a second time before what followed them is guessed again.
 pub const REPEAT_TOKENS_MIN: usize = 3;
 /// Tokens that weights on given text may lag behind: at 32 a pilot had lost all of the gain.
@@ -76,6 +80,24 @@ pub const CATCH_UP_TOKENS: usize = 16;
 pub const SCORES_MAX: u16 = 32;
 /// Tokens of an expert's published profile: 4 KB beside its advert, and what tells domains apart.
 pub const PROFILE_TOKENS_MAX: usize = 512;
+/// Numbers that say what a text is about: two texts that share nothing are alike by an eighth, by chance.
+pub const GATE_TOPIC_BUCKETS: usize = 64;
+/// Tokens of a text that are looked at for it: a page.
+pub const GATE_TOPIC_TOKENS_MAX: usize = 2048;
+/// Experts of one vocabulary of which a node keeps what they gained: more than one request ever asks.
+pub const GATE_EXPERTS_MAX: usize = 16;
+/// Vocabularies for which it does: those of the models that a mesh agrees on.
+pub const GATE_VOCABULARIES_MAX: usize = 4;
+/// Nodes whose word about experts counts: their middle moves little beyond this, and all of them are 2 MB.
+pub const GATE_VOICES_MAX: usize = 256;
+/// Days after which what a node said of experts, or an expert that nobody advertised, is forgotten.
+pub const GATE_DAYS_MAX: u32 = 30;
+/// Bytes of what one node says of experts, once a day: 1.7 KB for each vocabulary.
+pub const GATE_VOICE_BYTES_MAX: usize = 8 << 10;
+/// Requests of which a node has not yet counted who knew them: those of a quarter of a minute.
+pub const GATE_SEEN_MAX: usize = 256;
+/// Bytes of the file in which a node keeps its own history.
+pub const GATE_FILE_BYTES_MAX: usize = 128 << 10;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
 /// in a row.
 pub const SECRETS_MAX: usize = 256;
@@ -96,9 +118,9 @@ pub const SEQUENCES_MAX: usize = 64;
 pub const ADAPTER_SEQUENCES_MAX: usize = SESSIONS_MAX + 8;
 /// Operations waiting at an expert: three for every session and queue place of the owner, and what
 /// guests may send during a step of 100 ms.
-pub const EXPERT_OPS_MAX: usize = 4096;
+pub const EXPERT_OPS_MAX: usize = 6144;
 /// Inputs waiting at the driver.
-pub const DRIVER_INBOX_MAX: usize = 4096;
+pub const DRIVER_INBOX_MAX: usize = 6144;
 /// Models in memory at once, whatever their size.
 pub const MODELS_LOADED_MAX: usize = 8;
 
@@ -120,8 +142,8 @@ pub const GUEST_IDLE_US_MAX: u64 = 120_000_000;
 /// meanwhile by others.
 pub const GUEST_OPS_WAITING_MAX: usize = 16;
 /// Operations of one guest at once, beyond those that the expert has answered: a whole window of guesses that
-/// a lost packet held up, what takes it back, and the next window...
-pub const GUEST_OPS_BURST: u32 = 128;
+/// a lost packet held up, with its branches, what takes it back, and the next window...
+pub const GUEST_OPS_BURST: u32 = 256;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
@@ -448,6 +470,7 @@ const _: () = {
     assert!(ADVERT_BYTES_MAX * 2 < GOSSIP_BYTES_MAX);
     assert!(ADVERT_LIFE_US >= 3 * ADVERT_EVERY_US);
     assert!(TWINS_US >= 3 * ECHO_EVERY_US);
+    assert!(GATE_VOICES_MAX < SYNC_HEARD_MAX && GATE_VOICE_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
     assert!(SYNC_HEARD_MAX > BOOK_NODES_MAX && SYNC_HEARD_MAX * 16 + 256 < SYNC_BYTES_MAX);
     assert!(ADVERT_BYTES_MAX + 4 <= RECORD_BYTES_MAX);
 };
@@ -540,7 +563,7 @@ const _: () = {
         "guests cannot fill the owner's mailbox"
     );
     assert!(
-        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1),
+        GUEST_OPS_BURST as usize >= 2 * (GUESSES_MAX + 1 + BRANCHES_MAX * (BRANCH_TOKENS_MAX + 1)),
         "who guesses ahead is no flood, also when a link stood still"
     );
     assert!(
@@ -558,7 +581,15 @@ const _: () = {
     );
     assert!(GUESTS_PER_PEER_MAX + GUESTS_WAITING_MAX <= GUESTS_MAX);
     assert!(DRIVER_INBOX_MAX >= EXPERT_OPS_MAX);
-    assert!(CANDIDATES_MAX <= TEAM_MAX);
+    assert!(CANDIDATES_MAX <= TEAM_MAX && CANDIDATES_MAX <= GATE_EXPERTS_MAX);
+    assert!(
+        GATE_VOCABULARIES_MAX * (33 + (33 + GATE_TOPIC_BUCKETS) * (GATE_EXPERTS_MAX + 1)) + 256
+            <= GATE_VOICE_BYTES_MAX
+    );
+    assert!(
+        GATE_VOCABULARIES_MAX * (33 + (36 + 16 * GATE_TOPIC_BUCKETS) * (GATE_EXPERTS_MAX + 1)) + 64
+            <= GATE_FILE_BYTES_MAX
+    );
     assert!(HALT_REASON_BYTES_MAX + 256 <= HALT_BYTES_MAX);
     assert!(
         LIFTS_MAX * 32 + CAUSAL_REFS_MAX * 32 + PARTICIPANTS_MAX * 32 + 1024 < RECORD_BYTES_MAX

@@ -285,6 +285,7 @@ impl Mixture {
                 session: self.session,
                 reused,
                 prefill_us: now.since(self.opened),
+                branches: 0,
             }));
         }
     }

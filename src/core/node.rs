@@ -8,7 +8,7 @@ use crate::generate::{
 };
 use crate::governance::{self, Decision, Permit, Rights};
 use crate::host::{self, GuestId, Host};
-use crate::ids::{ExpertId, Micros, SessionId, Token};
+use crate::ids::{ExpertId, Fingerprint, Micros, SessionId, Token};
 use crate::law::Sampler;
 use crate::limits::SECRETS_MAX;
 use crate::opinion::{ExpertEvent, ExpertOp, FromExpert};
@@ -17,6 +17,7 @@ use crate::seeded::Secret;
 use crate::select::{self, Wanted};
 use crate::team::{Plan, Sets};
 use crate::vocab::Vocab;
+use crate::weights::{self, Gates, Observation, Topic};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -97,6 +98,8 @@ pub enum Input {
     Tick,
     /// What the node may do has changed: sessions without a valid permit end now.
     Rights(Rights),
+    /// What is known of who knows what. Requests that begin from now on set out from it; None: all are alike.
+    Gates(Option<Arc<Gates>>),
     /// About sessions of other people's routers.
     Host(host::Input),
 }
@@ -123,6 +126,11 @@ pub enum Output {
     },
     /// A permit was granted, refused or taken back: for the audit log.
     Decided(Decision),
+    /// Who knew the prompt of a request that has ended. It stays on this node.
+    Seen {
+        vocabulary: Fingerprint,
+        seen: Box<Observation>,
+    },
 }
 
 /// Why a request is not even queued.
@@ -178,6 +186,7 @@ pub struct Node {
     host_permit: Option<Permit>,
     /// Of the last requests.
     secrets: VecDeque<Secret>,
+    gates: Option<Arc<Gates>>,
 }
 
 impl Node {
@@ -187,6 +196,7 @@ impl Node {
             wholes: BTreeMap::new(),
             host_permit: None,
             secrets: VecDeque::new(),
+            gates: None,
             roster: Roster::default(),
             config_alone: config.clone(),
             of_mesh: None,
@@ -324,6 +334,7 @@ impl Node {
                 self.step(now, session, SessionInput::Read(tokens), out)
             }
             Input::Rights(rights) => self.on_rights(now, rights, out),
+            Input::Gates(gates) => self.gates = gates,
         }
         self.owner_first(now, out);
     }
@@ -364,8 +375,12 @@ impl Node {
             keys: spec.law.sampler == Sampler::Seeded,
         };
         let k = self.config.get(Key::RouterK).min(k_max.unwrap_or(u32::MAX));
+        let takes_turns = matches!(sets, Sets::Turns { .. });
+        let learns = spec.law.weights.strategy != weights::Strategy::Uniform && !takes_turns;
+        let gates = self.gates.as_deref().filter(|_| learns);
+        let topic = gates.and_then(|_| Topic::of(&spec.prompt));
         Plan {
-            candidates: select::candidates(&self.roster, now, &wanted),
+            candidates: select::candidates(&self.roster, now, &wanted, gates.zip(topic.as_ref())),
             k: k as usize,
             spares: self.config.get(Key::RouterSpares) as usize,
             sets,
@@ -466,6 +481,10 @@ impl Node {
             && let Some(ended) = self.running.remove(&session)
         {
             self.generated += u64::from(ended.machine.generated());
+            if let Some((vocabulary, seen)) = ended.machine.seen() {
+                let seen = Box::new(seen);
+                out.push(Output::Seen { vocabulary, seen });
+            }
             self.mean_session_us = (self.mean_session_us * 7 + now.since(ended.since)) / 8;
             self.start_waiting(now, out);
         }

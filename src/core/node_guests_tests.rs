@@ -105,6 +105,7 @@ fn events_go_to_whom_they_belong_and_a_halt_ends_every_guest() {
             session,
             reused: 0,
             prefill_us: 1,
+            branches: 0,
         };
         let from = FromExpert { expert: E, event };
         node.handle(Micros(1), Input::FromExpert(from), &mut out);

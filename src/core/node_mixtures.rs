@@ -86,7 +86,7 @@ impl Node {
             local: Some(leaf.expert),
             keys: true, // the router decides whether it gives some away
         };
-        let mut set = select::candidates(&self.roster, now, &wanted);
+        let mut set = select::candidates(&self.roster, now, &wanted, None);
         set.truncate(self.config.get(Key::RouterK) as usize);
         let plan = mixture::Plan {
             set,

@@ -250,6 +250,27 @@ pub enum ExpertOp {
         position: Position,
         queries: Vec<Query>,
     },
+    /// Another text beside the session's, under an epoch of its own: the session's up to `position`, then `token`.
+    /// Answers the query about the position after it; drafts in its epoch go on with it. Only to who said in
+    /// [`ExpertEvent::Ready`] how many it keeps, and no more than that at once.
+    Branch {
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        token: Token,
+        query: Query,
+    },
+    /// The branch of this epoch is the session's text from now on, with what is still asked about it; all others
+    /// are forgotten, and so is the text that was the session's.
+    Settle {
+        session: SessionId,
+        epoch: u32,
+    },
+    /// The branch of this epoch is not wanted any more.
+    Forget {
+        session: SessionId,
+        epoch: u32,
+    },
     /// A second question about a position answered before and not yet drafted past.
     Ask {
         session: SessionId,
@@ -257,8 +278,8 @@ pub enum ExpertOp {
         position: Position,
         query: Query,
     },
-    /// Forget everything from `position` on, and every question that is not answered yet; later answers
-    /// carry the new epoch.
+    /// Forget every branch, everything from `position` on, and every question that is not answered yet; later
+    /// answers carry the new epoch.
     Truncate {
         session: SessionId,
         epoch: u32,
@@ -275,6 +296,9 @@ impl ExpertOp {
             ExpertOp::Open(open) => open.session,
             ExpertOp::Draft { session, .. }
             | ExpertOp::Lead { session, .. }
+            | ExpertOp::Branch { session, .. }
+            | ExpertOp::Settle { session, .. }
+            | ExpertOp::Forget { session, .. }
             | ExpertOp::Ask { session, .. }
             | ExpertOp::Truncate { session, .. }
             | ExpertOp::Close { session } => *session,
@@ -288,6 +312,9 @@ impl ExpertOp {
             ExpertOp::Open(open) => open.session = to,
             ExpertOp::Draft { session, .. }
             | ExpertOp::Lead { session, .. }
+            | ExpertOp::Branch { session, .. }
+            | ExpertOp::Settle { session, .. }
+            | ExpertOp::Forget { session, .. }
             | ExpertOp::Ask { session, .. }
             | ExpertOp::Truncate { session, .. }
             | ExpertOp::Close { session } => *session = to,
@@ -304,6 +331,8 @@ pub enum ExpertEvent {
         session: SessionId,
         reused: u32,
         prefill_us: u64,
+        /// Branches of the session that it keeps beside its text.
+        branches: u8,
     },
     /// ln p of prompt tokens 1.. (the first has no context), if `Open` asked for them.
     Scored { session: SessionId, ln_p: Vec<LnP> },

@@ -1,10 +1,11 @@
-//! Which experts a request turns to, in which order and at which weights. Learned weights come in
-//! here; until then everybody weighs the same.
+//! Which experts a request turns to, in which order and at which weights: those that a learned law sets out from.
+//! Without a gate everybody weighs the same.
 
 use crate::ids::{ExpertId, Fingerprint, Micros, SessionId};
 use crate::limits::CANDIDATES_MAX;
 use crate::roster::{Known, Roster};
 use crate::team::Candidate;
+use crate::weights::{Gates, Topic};
 
 /// An expert whose pace is unknown is tried as if it were this quick: else nobody new is ever asked.
 const UNKNOWN_US: u64 = 100_000;
@@ -22,41 +23,56 @@ pub struct Wanted {
     pub keys: bool,
 }
 
-/// Best first: the local one, then by how quick they are, in classes a factor of two wide; within a
-/// class by a hash of session and expert, so that routers spread over equals.
-pub fn candidates(roster: &Roster, now: Micros, wanted: &Wanted) -> Vec<Candidate> {
+/// Best first: the local one, then by how much they are expected to know of the topic, then by how quick they are, both
+/// in classes a factor of two wide; within a class by a hash of session and expert, so that routers spread over equals.
+pub fn candidates(
+    roster: &Roster,
+    now: Micros,
+    wanted: &Wanted,
+    gate: Option<(&Gates, &Topic)>,
+) -> Vec<Candidate> {
     let fits = |known: &&Known| {
         let facts = &known.facts;
         let asked = facts.peer.is_some() || Some(facts.expert) == wanted.local;
         let trusted = facts.admitted || !wanted.keys;
         asked && trusted && facts.vocabulary == wanted.vocabulary && facts.context >= wanted.context
     };
-    let mut fit: Vec<&Known> = roster
+    let fit: Vec<&Known> = roster
         .iter()
         .filter(fits)
         .filter(|known| known.busy_until <= now)
         .collect();
-    fit.sort_by_cached_key(|known| {
+    let priors = |fit: &[&Known]| match gate {
+        None => vec![1.0; fit.len()],
+        Some((gates, topic)) => {
+            let experts: Vec<ExpertId> = fit.iter().map(|known| known.facts.expert).collect();
+            gates.prior(wanted.vocabulary, topic, &experts)
+        }
+    };
+    let mut ranked: Vec<(&Known, i32)> = fit
+        .iter()
+        .copied()
+        .zip(priors(&fit))
+        .map(|(known, prior)| (known, -libm::floor(libm::log2(prior)) as i32))
+        .collect();
+    ranked.sort_by_cached_key(|(known, doubt)| {
         let remote = known.facts.peer.is_some();
         let suspect = known.suspect_until > now;
         let pace_us = known.pace.p50_us().unwrap_or(UNKNOWN_US);
         let class = (pace_us | 1).ilog2();
-        (
-            remote,
-            suspect,
-            class,
-            lot(wanted.session, known.facts.expert),
-        )
+        let lot = lot(wanted.session, known.facts.expert);
+        (remote, suspect, *doubt, class, lot)
     });
-    fit.truncate(CANDIDATES_MAX);
-    fit.into_iter()
-        .map(|known| Candidate {
-            expert: known.facts.expert,
-            weight: 1.0,
-            local: known.facts.peer.is_none(),
-            pace: known.pace.clone(),
-        })
-        .collect()
+    ranked.truncate(CANDIDATES_MAX);
+    let best: Vec<&Known> = ranked.into_iter().map(|(known, _)| known).collect();
+    let weights = priors(&best);
+    let candidate = |(known, weight): (&Known, f64)| Candidate {
+        expert: known.facts.expert,
+        weight,
+        local: known.facts.peer.is_none(),
+        pace: known.pace.clone(),
+    };
+    best.into_iter().zip(weights).map(candidate).collect()
 }
 
 fn lot(session: SessionId, expert: ExpertId) -> [u8; 32] {
@@ -67,8 +83,11 @@ fn lot(session: SessionId, expert: ExpertId) -> [u8; 32] {
 mod tests {
     use super::*;
     use crate::generate::Trouble;
+    use crate::ids::NetworkId;
+    use crate::lnp::LnP;
     use crate::roster::Introduced;
     use crate::team::Answered;
+    use crate::weights::{Observation, Own};
     use std::collections::BTreeMap;
 
     fn id(name: u8) -> ExpertId {
@@ -100,8 +119,38 @@ mod tests {
     }
 
     fn names(roster: &Roster, wanted: &Wanted) -> Vec<u8> {
-        let picked = candidates(roster, Micros(10), wanted);
+        let picked = candidates(roster, Micros(10), wanted, None);
+        assert!(picked.iter().all(|c| c.weight == 1.0));
         picked.iter().map(|c| c.expert.0[0]).collect()
+    }
+
+    /// Of more experts than a request may turn to, the one that has shown that it knows the topic is among them, ahead
+    /// of quicker ones, and weighs more; of another topic nothing is known, and nothing changes.
+    #[test]
+    fn who_knows_the_topic_is_asked_first() {
+        let roster = roster(16);
+        let text: Vec<u32> = (0..40).map(|n| 1_000 + n * 37).collect();
+        let (good, bad) = (vec![LnP::floor(-1.0); 39], vec![LnP::floor(-2.0); 39]);
+        let said = [(id(7), &good[..]), (id(8), &bad), (id(9), &bad)];
+        let seen = Observation::of(&text, &said).unwrap();
+        let mut own = Own::default();
+        own.list(1, &[7, 8, 9].map(|name| (Fingerprint([0; 32]), id(name))));
+        (0..100).for_each(|_| own.observe(Fingerprint([0; 32]), &seen));
+        let gates = Gates::new(NetworkId([0; 32]), [0; 32], own);
+        let picked = |text: &[u32]| {
+            let topic = Topic::of(text).unwrap();
+            let gate = Some((&gates, &topic));
+            candidates(&roster, Micros(10), &wanted(3), gate)
+        };
+        let known = picked(&text);
+        let name = |c: &Candidate| c.expert.0[0];
+        assert_eq!((name(&known[0]), name(&known[1])), (0, 7));
+        assert!(known[1].weight > 0.5, "{}", known[1].weight);
+        assert!((known.iter().map(|c| c.weight).sum::<f64>() - 1.0).abs() < 1e-12);
+        assert_eq!(known.len(), CANDIDATES_MAX);
+        let unknown = picked(&(0..40).map(|n| 20_000 + n * n).collect::<Vec<_>>());
+        let most = unknown.iter().map(|c| c.weight).fold(0.0, f64::max);
+        assert!(most < 0.3, "{most}");
     }
 
     #[test]

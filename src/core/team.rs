@@ -157,14 +157,25 @@ pub(crate) struct Member {
 
 /// A question that was not answered yet.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
-    position: Position,
-    at: Micros,
+pub(crate) struct Asked {
+    pub(crate) position: Position,
+    pub(crate) at: Micros,
     /// From here on its time passes: when it was asked or, if that came later, when it answered the
     /// question before. Who answers one after another is not late.
     since: Micros,
     /// It could not begin before the one before it was answered.
     follows: bool,
+}
+
+impl Asked {
+    pub(crate) fn now(position: Position, now: Micros) -> Asked {
+        Asked {
+            position,
+            at: now,
+            since: now,
+            follows: false,
+        }
+    }
 }
 
 impl Member {
@@ -180,21 +191,14 @@ impl Member {
 
     /// It is asked about a position, perhaps again.
     pub(crate) fn ask(&mut self, position: Position, now: Micros) {
-        self.is_asked(Asked {
-            position,
-            at: now,
-            since: now,
-            follows: false,
-        });
+        self.is_asked(Asked::now(position, now));
     }
 
     /// It is led to a position: it begins with it once it has answered about the one before.
     pub(crate) fn lead(&mut self, position: Position, now: Micros) {
         self.is_asked(Asked {
-            position,
-            at: now,
-            since: now,
             follows: true,
+            ..Asked::now(position, now)
         });
     }
 
@@ -213,6 +217,14 @@ impl Member {
     /// Nothing before `position` is waited for any more.
     pub(crate) fn decided_before(&mut self, position: Position) {
         self.asked.retain(|a| a.position >= position);
+    }
+
+    /// What it was asked was taken back but for this, which nobody waited for so far.
+    pub(crate) fn goes_on_with(&mut self, mut owes: Vec<Asked>, now: Micros) {
+        for asked in &mut owes {
+            asked.since = now;
+        }
+        self.asked = owes;
     }
 
     /// What it was asked was taken back.

@@ -6,8 +6,11 @@
 //! All but alpha, t_d and R_d is measured for whoever is asked: where experts take turns, a near speaker's token is
 //! quicker than any stream of a far one, and says nothing of it.
 
+mod beside;
+
 use crate::ids::Micros;
 use crate::limits::GUESSES_MAX;
+use beside::Beside;
 
 /// Belief before the first guess, and what it weighs, in guesses.
 const ALPHA_FIRST: f64 = 0.7;
@@ -70,6 +73,7 @@ pub struct Tempo {
     at: usize,
     /// When the last position was decided.
     last: Option<Micros>,
+    beside: Beside,
 }
 
 impl Tempo {
@@ -90,6 +94,7 @@ impl Tempo {
             asked: vec![asked; members + 1],
             at: members,
             last: None,
+            beside: Beside::new(),
         }
     }
 
@@ -174,6 +179,27 @@ impl Tempo {
         let better = |g: f64| libm::log1p(slope * (g + ratio)) / slope - 1.0;
         let g = (0..16).fold(1.0, |g, _| better(g).max(1.0));
         (libm::round(g) as usize).clamp(1, GUESSES_MAX)
+    }
+
+    /// Are side branches worth what they cost?
+    pub fn branches(&self) -> bool {
+        self.beside.is_on()
+    }
+
+    /// Tokens of a branch that are guessed before it is known whether it is right.
+    pub fn depth(&self) -> usize {
+        self.beside.depth()
+    }
+
+    /// A guess was wrong, and a branch was right about it or not.
+    pub fn was_wrong(&mut self, is_branch: bool) {
+        self.beside.was_wrong(is_branch);
+    }
+
+    /// A token that this drafter had guessed was decided, after its own answer and everybody else's.
+    pub fn streamed(&mut self, drafter: usize, step_us: u64, trip_us: u64) {
+        let alpha = self.drafters[drafter].alpha();
+        self.beside.decided(alpha, step_us, trip_us);
     }
 
     /// Nobody was asked for so long: that is no part of what a stream takes.

@@ -2,7 +2,7 @@
 //! guests here, and the owner says what is given.
 
 use super::handle::random;
-use super::{AcquireError, Command, Node, Note, Notice};
+use super::{AcquireError, Command, Gate, Node, Note, Notice};
 use crate::expert::{EventSender, Expert};
 use crate::policy::Policy;
 use crate::wire::plane::Purpose;
@@ -178,6 +178,11 @@ impl Node {
     /// Where decisions about permits are written down; None: nowhere, since there is no mesh.
     pub async fn set_audit(&self, notes: Option<mpsc::Sender<Note>>) {
         self.tell(Command::Audit(notes)).await;
+    }
+
+    /// What requests set out from, from now on, and who counts what they saw.
+    pub async fn set_gate(&self, gate: Option<Gate>) {
+        self.tell(Command::Gate(gate)).await;
     }
 
     /// What the operator refuses, from now on: it is asked about new permits.

@@ -7,11 +7,13 @@ use crate::expert::ExpertFacts;
 use quorate_core::alarm::Suspicion;
 use quorate_core::donor::Donor;
 use quorate_core::host::{self, GuestId, Visit};
-use quorate_core::ids::ExpertId;
+use quorate_core::ids::{ExpertId, Fingerprint};
 use quorate_core::node;
 use quorate_core::opinion::{ExpertEvent, ExpertOp};
 use quorate_core::roster::Introduced;
+use quorate_core::weights::{Gates, Observation};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// A guest as the loop knows it. At most `GUESTS_MAX` of them: core refuses more at once.
@@ -19,6 +21,16 @@ struct Listener {
     events: mpsc::Sender<ExpertEvent>,
     /// The expert stays in memory.
     _lease: Lease,
+}
+
+/// A request that has ended: its vocabulary, and which experts knew its prompt.
+pub type Seen = (Fingerprint, Observation);
+
+/// What requests set out from, and where to tell what they saw.
+#[derive(Debug)]
+pub struct Gate {
+    pub gates: Arc<Gates>,
+    pub seen: mpsc::Sender<Seen>,
 }
 
 #[derive(Default)]
@@ -72,6 +84,11 @@ impl Driver {
                 self.step(node::Input::Rights(rights));
             }
             Command::Audit(notes) => self.audit = Audit::to(notes),
+            Command::Gate(gate) => {
+                let (gates, seen) = gate.map(|Gate { gates, seen }| (gates, seen)).unzip();
+                self.seen = seen;
+                self.step(node::Input::Gates(gates));
+            }
             Command::Policy(policy) => self.policy = policy,
             Command::Donate(donor) => {
                 self.guests.donor = donor;
@@ -87,6 +104,14 @@ impl Driver {
             | Command::Dismiss { .. }
             | Command::Status { .. } => {}
         }
+    }
+
+    /// Who knew a request that has ended. One that finds no room is not counted.
+    pub(super) fn count(&mut self, of: Fingerprint, seen: Observation) -> Option<node::Input> {
+        if let Some(counts) = &self.seen {
+            counts.try_send((of, seen)).ok();
+        }
+        None
     }
 
     fn on_donor(&mut self) {

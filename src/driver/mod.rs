@@ -20,6 +20,7 @@ mod status;
 
 pub use audit::Note;
 pub use guest::{Answers, Guest, GuestOps, Offer};
+pub use guests::{Gate, Seen};
 pub use handle::{
     AcquireError, Asked, Find, Found, Generation, GenerationStream, Lease, Load, Models, Node,
     Offers, RefusedError, Tape,
@@ -110,6 +111,7 @@ pub(crate) enum Command {
     },
     Rights(Rights),
     Audit(Option<mpsc::Sender<Note>>),
+    Gate(Option<Gate>),
     Policy(Policy),
     Donate(Donor),
     Pause(bool),
@@ -178,6 +180,7 @@ pub fn start(
         node: node::Node::new(settings.config.clone(), Rights::alone()),
         rights: Rights::alone(),
         audit: audit::Audit::default(),
+        seen: None,
         policy: Policy::default(),
         residency: Residency::new(settings.memory_budget_bytes, settings.keep_alive),
         settings,
@@ -223,6 +226,8 @@ struct Driver {
     node: node::Node,
     rights: Rights,
     audit: audit::Audit,
+    /// Whoever counts which experts knew a request. None: this node belongs to no mesh.
+    seen: Option<mpsc::Sender<guests::Seen>>,
     policy: Policy,
     residency: Residency,
     experts: Experts,
@@ -459,6 +464,7 @@ impl Driver {
                 node::Output::Event { session, event } => self.tell(session, event),
                 node::Output::ToGuest { guest, event } => self.tell_guest(guest, event),
                 node::Output::Suspect { expert, suspicion } => guests::warn(expert, suspicion),
+                node::Output::Seen { vocabulary, seen } => self.count(vocabulary, *seen),
                 node::Output::Decided(decision) => self.note(decision),
             };
             if let Some(input) = failed {

@@ -7,7 +7,7 @@ use quorate_core::distribution::{Distribution, History, score};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::lead;
-use quorate_core::limits::{EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::limits::{BRANCHES_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
 use quorate_core::vocab::{Piece, Vocab};
@@ -153,6 +153,8 @@ fn mark(marker: &str, tokens: &mut Vec<Token>) {
 }
 
 struct Session {
+    /// Texts beside this one, by their epochs.
+    branches: BTreeMap<u32, Session>,
     tokens: Vec<Token>,
     prompt: usize,
     transforms: Transforms,
@@ -208,6 +210,7 @@ impl StubThread {
                     .transpose()?;
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
+                    branches: BTreeMap::new(),
                     tokens: [open.prompt, open.answered].concat(),
                     prompt,
                     transforms,
@@ -220,6 +223,7 @@ impl StubThread {
                     session: name,
                     reused: 0,
                     prefill_us: 0,
+                    branches: BRANCHES_MAX as u8,
                 };
                 let scored = scores.map(|ln_p| ExpertEvent::Scored {
                     session: name,
@@ -234,14 +238,15 @@ impl StubThread {
                 tokens,
                 queries,
             } => {
-                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let state = self.text(session, epoch).ok_or_else(unknown)?;
                 if position as usize != state.tokens.len() || queries.len() > tokens.len() + 1 {
                     return Err(ExpertFailure::Refused(
                         "a draft that does not continue the text".into(),
                     ));
                 }
                 state.tokens.extend(tokens);
-                let (end, context) = (state.tokens.len() as u32, self.context);
+                let end = state.tokens.len() as u32;
+                let context = self.context;
                 if end > context {
                     return Err(ExpertFailure::ContextFull {
                         tokens: end,
@@ -254,7 +259,7 @@ impl StubThread {
                 let first = end + 1 - queries.len() as u32;
                 let opinions = (first..)
                     .zip(&queries)
-                    .map(|(at, query)| self.opinion(session, at, query));
+                    .map(|(at, query)| self.opinion(session, epoch, at, query));
                 let opinions = opinions.collect::<Result<_, _>>()?;
                 Ok(vec![ExpertEvent::Opinions {
                     session,
@@ -270,13 +275,30 @@ impl StubThread {
                 position,
                 queries,
             } => self.lead(session, epoch, position, &queries),
+            ExpertOp::Branch {
+                session,
+                epoch,
+                position,
+                token,
+                query,
+            } => self.branch(session, epoch, position, token, &query),
+            ExpertOp::Settle { session, epoch } => {
+                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                *state = state.branches.remove(&epoch).ok_or_else(unknown)?;
+                Ok(vec![])
+            }
+            ExpertOp::Forget { session, epoch } => {
+                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                state.branches.remove(&epoch).ok_or_else(unknown)?;
+                Ok(vec![])
+            }
             ExpertOp::Ask {
                 session,
                 epoch,
                 position,
                 query,
             } => {
-                let opinions = vec![self.opinion(session, position, &query)?];
+                let opinions = vec![self.opinion(session, epoch, position, &query)?];
                 Ok(vec![ExpertEvent::Opinions {
                     session,
                     epoch,
@@ -289,6 +311,7 @@ impl StubThread {
                 session, position, ..
             } => {
                 let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                state.branches.clear();
                 state.tokens.truncate(position as usize);
                 if state.row.0 > position {
                     state.row.0 = 0; // nobody asks about the beginning
@@ -325,7 +348,7 @@ impl StubThread {
             events.push(ExpertEvent::Opinions {
                 session,
                 epoch,
-                opinions: vec![self.opinion(session, at + 1, query)?],
+                opinions: vec![self.opinion(session, epoch, at + 1, query)?],
                 compute_us: 0,
                 bytes: 0,
             });
@@ -344,20 +367,64 @@ impl StubThread {
         (first..prompt.len()).map(of).collect()
     }
 
+    fn branch(
+        &mut self,
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        token: Token,
+        query: &Query,
+    ) -> Result<Vec<ExpertEvent>, ExpertFailure> {
+        let refused = || ExpertFailure::Refused("a branch that leaves no text".into());
+        let state = self.sessions.get_mut(&session).ok_or_else(refused)?;
+        let before = state.tokens.get(..position as usize).ok_or_else(refused)?;
+        if state.branches.len() >= BRANCHES_MAX || position >= self.context {
+            return Err(refused());
+        }
+        let branch = Session {
+            branches: BTreeMap::new(),
+            tokens: [before, &[token]].concat(),
+            prompt: state.prompt,
+            transforms: state.transforms.clone(),
+            row: (0, Distribution::new()),
+            choice: None,
+        };
+        state.branches.insert(epoch, branch);
+        Ok(vec![ExpertEvent::Opinions {
+            session,
+            epoch,
+            opinions: vec![self.opinion(session, epoch, position + 1, query)?],
+            compute_us: 0,
+            bytes: 0,
+        }])
+    }
+
+    /// The text of a session in an epoch.
+    fn text(&mut self, session: SessionId, epoch: u32) -> Option<&mut Session> {
+        let session = self.sessions.get_mut(&session)?;
+        match session.branches.contains_key(&epoch) {
+            true => session.branches.get_mut(&epoch),
+            false => Some(session),
+        }
+    }
+
     fn opinion(
         &mut self,
         session: SessionId,
+        epoch: u32,
         position: Position,
         query: &Query,
     ) -> Result<Opinion, ExpertFailure> {
         let unknown = || ExpertFailure::Refused("no such position".into());
-        let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+        let step = self.options.step;
+        let prefix: Vec<Token> = self.options.prefix.bytes().map(Token::from).collect();
+        let (key, end_logit) = (self.key, self.options.end_logit);
+        let state = self.text(session, epoch).ok_or_else(unknown)?;
         let before = state.tokens.get(..position as usize).ok_or_else(unknown)?;
         if state.row.0 != position {
-            std::thread::sleep(self.options.step);
-            let prefix = self.options.prefix.bytes().map(Token::from);
-            let whole = prefix.chain(before.iter().copied());
-            let logits = logits(&self.key, whole, self.options.end_logit);
+            std::thread::sleep(step);
+            let whole = prefix.into_iter().chain(before.iter().copied());
+            let logits = logits(&key, whole, end_logit);
             let history = History {
                 tokens: before,
                 prompt: state.prompt,

@@ -6,6 +6,7 @@
 //! mesh/records.log what people and nodes have signed since (`crate::ledger`)
 //! mesh/invite      the invite that let this node in: whom to ask for the way
 //! mesh/revoked     invites of this node that its owner took back
+//! mesh/gate        which experts knew what was asked here (`quorate_core::weights::Own`)
 //! ```
 
 use crate::error::{Failure, Kind, Outcome};
@@ -14,7 +15,7 @@ use crate::ledger::Ledger;
 use crate::net::swarm::Seed;
 use quorate_core::governance::{Genesis, Record};
 use quorate_core::ids::NetworkId;
-use quorate_core::limits::{INVITES_REVOKED_MAX, RECORD_BYTES_MAX};
+use quorate_core::limits::{GATE_FILE_BYTES_MAX, INVITES_REVOKED_MAX, RECORD_BYTES_MAX};
 use quorate_core::mesh::{Invite, Nonce};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -156,6 +157,24 @@ impl MeshHome {
         self.revoked().map_or(true, |all| all.contains(nonce))
     }
 
+    /// None: nothing was counted yet.
+    pub fn gate(&self) -> Outcome<Option<Vec<u8>>> {
+        read_bounded(&self.dir.join("gate"), GATE_FILE_BYTES_MAX)
+    }
+
+    /// The old file or the new one, whatever happens. A mesh that was left has none.
+    pub fn keep_gate(&self, bytes: &[u8]) -> Outcome {
+        let (path, draft) = (self.dir.join("gate"), self.dir.join("gate.draft"));
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Failure::file("write", &draft, &error));
+            }
+            _ => write_new(&draft, bytes)?,
+        }
+        fs::rename(&draft, &path).map_err(|error| Failure::file("write", &path, &error))?;
+        sync_dir(&path)
+    }
+
     fn revoked(&self) -> Outcome<Vec<Nonce>> {
         let path = self.dir.join("revoked");
         let full = INVITES_REVOKED_MAX * NONCE_LINE_BYTES;
@@ -279,6 +298,26 @@ mod tests {
         fs::write(&path, format!("{one}\n").repeat(INVITES_REVOKED_MAX)).unwrap();
         assert!(mesh.is_revoked(&other));
         assert_eq!(mesh.revoke(other).unwrap_err().kind, Kind::TooLarge);
+    }
+
+    #[test]
+    fn the_gate_is_the_old_one_or_the_new_one_and_goes_with_the_mesh() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = mesh(dir.path());
+        mesh.enter(&genesis(), &[], None).unwrap();
+        assert_eq!(mesh.gate().unwrap(), None);
+        mesh.keep_gate(b"one").unwrap();
+        // A crash between two steps leaves a draft.
+        fs::write(mesh.dir().join("gate.draft"), b"tw").unwrap();
+        assert_eq!(mesh.gate().unwrap().as_deref(), Some(&b"one"[..]));
+        mesh.keep_gate(b"two").unwrap();
+        assert_eq!(mesh.gate().unwrap().as_deref(), Some(&b"two"[..]));
+        let full = vec![0; GATE_FILE_BYTES_MAX];
+        mesh.keep_gate(&full).unwrap();
+        assert!(mesh.gate().is_ok());
+        mesh.keep_gate(&[full, vec![0]].concat()).unwrap();
+        assert!(mesh.gate().is_err());
+        assert!(mesh.leave().unwrap() && mesh.keep_gate(b"late").is_err());
     }
 
     #[test]

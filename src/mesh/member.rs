@@ -11,7 +11,7 @@ use super::afar::Afar;
 use super::dials::Dials;
 use super::hearing::{Brought, Delivery, Hearing, News};
 use super::neighbours::{Neighbour, Neighbours};
-use super::{Admits, MeshHome, audit, serve_guests};
+use super::{Admits, MeshHome, audit, gate, serve_guests};
 use crate::config::Settings;
 use crate::driver::{Answers, Node};
 use crate::error::{Failure, Kind, Outcome};
@@ -29,6 +29,7 @@ use quorate_core::governance::{Cast, Entry, Meant, Miscast, Record, Replica, Rig
 use quorate_core::ids::{NetworkId, PeerKey};
 use quorate_core::limits::{AUDIT_WAITING_MAX, DELIVERIES_MAX, NEWS_MAX};
 use quorate_core::mesh::{Address, Bound, ExpertRow, Host, Pass, Place, is_announced};
+use quorate_core::weights::Gates;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ pub struct Member {
     plane: Arc<Plane>,
     places: Vec<Place>,
     has_heard: watch::Receiver<bool>,
+    gates: Arc<Mutex<Gates>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -92,6 +94,7 @@ impl Member {
         let library = founding.library.clone();
         let offered = tokio::task::spawn_blocking(move || library.rows()).await;
         let (rows_tx, rows) = watch::channel(offered.unwrap_or_default());
+        let serves = rows.clone();
         let stop = CancellationToken::new();
         let revoked = home.clone();
         let mut bootstrap = home.way();
@@ -100,7 +103,10 @@ impl Member {
             address: address.clone(),
         };
         bootstrap.extend(mesh.bootstrap.iter().map(anybody));
+        let network = replica.genesis().network_id();
+        let gates = gate::open(&home, network, key(&founding.keypair));
         let swarm_settings = swarm::Settings {
+            gates: Some(gates.clone()),
             announce: mesh.announce.clone(),
             plane: places(&plane, &mesh.plane_announce),
             bootstrap,
@@ -112,7 +118,6 @@ impl Member {
         };
         let (swarm, events) = swarm::start(swarm_settings, replica.clone(), rows, stop.clone())
             .map_err(|error| cannot_listen(mesh.listen, "mesh.listen", &error))?;
-        let network = replica.genesis().network_id();
         let (letterhead_tx, letterhead) = watch::channel(letterhead(&replica));
         let (standing_tx, standing) = watch::channel(Arc::new(replica.standing().clone()));
         let (has_heard_tx, has_heard) = watch::channel(false);
@@ -135,6 +140,7 @@ impl Member {
             plane: plane.clone(),
             places: places(&plane, &mesh.plane_announce),
             has_heard,
+            gates: gates.clone(),
             stop: stop.clone(),
             tasks: TaskTracker::new(),
         };
@@ -160,6 +166,17 @@ impl Member {
             rows: rows_tx,
         };
         let offers = offers.keep();
+        let keeper = gate::Keeper {
+            gates,
+            home,
+            keypair: founding.keypair.clone(),
+            shares: mesh.share_gate,
+            node: founding.node.clone(),
+            neighbours: member.neighbours.clone(),
+            rows: serves,
+            roll: swarm.roll().clone(),
+        };
+        member.tasks.spawn(keeper.run(stop.clone()));
         member.tasks.spawn(async move {
             stop.run_until_cancelled(offers).await;
         });
@@ -260,6 +277,12 @@ impl Member {
 
     pub fn has_heard(&self) -> bool {
         *self.has_heard.borrow()
+    }
+
+    /// Nodes that say what experts know.
+    pub fn voices(&self) -> usize {
+        let gates = self.gates.lock().expect("nobody panics with it");
+        gates.voices().count()
     }
 
     /// The way to this mesh as an expert of others.

@@ -65,6 +65,8 @@ pub struct Page {
     pub plane: Vec<Place>,
     /// Another member's records were seen since this node began: until then it asks and serves nobody.
     pub has_heard: bool,
+    /// Nodes whose word about experts is known here.
+    pub voices: usize,
 }
 
 impl Membership {
@@ -176,6 +178,7 @@ impl Membership {
             addresses: member.addresses().await,
             plane: member.places().to_vec(),
             has_heard: member.has_heard(),
+            voices: member.voices(),
         })
     }
 

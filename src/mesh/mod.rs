@@ -4,6 +4,7 @@
 mod afar;
 mod audit;
 mod dials;
+mod gate;
 mod hearing;
 mod home;
 mod member;

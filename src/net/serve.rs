@@ -147,7 +147,7 @@ async fn hear<R: AsyncRead + Unpin>(
     session: SessionId,
     ops: mpsc::Sender<ExpertOp>,
 ) -> Heard {
-    let mut newest = 0;
+    let mut epochs = Epochs::default();
     loop {
         let frame = match reader.next(QUESTION_BYTES_MAX).await {
             Ok(Some(frame)) => frame,
@@ -159,7 +159,7 @@ async fn hear<R: AsyncRead + Unpin>(
             Err(bad) => return Heard::Broken(refused(&bad)),
         };
         let closes = matches!(op, ExpertOp::Close { .. });
-        if !in_order(&op, &mut newest) {
+        if !epochs.take(&op) {
             return Heard::Broken(refused(&"an epoch that is over"));
         }
         if ops.send(op).await.is_err() {
@@ -171,23 +171,39 @@ async fn hear<R: AsyncRead + Unpin>(
     }
 }
 
-/// Epochs never go back, and forgetting begins a new one.
-fn in_order(op: &ExpertOp, newest: &mut u32) -> bool {
-    let in_order = match op {
-        ExpertOp::Draft { epoch, .. }
-        | ExpertOp::Lead { epoch, .. }
-        | ExpertOp::Ask { epoch, .. } => *epoch >= *newest,
-        ExpertOp::Truncate { epoch, .. } => *epoch > *newest,
-        ExpertOp::Open(_) | ExpertOp::Close { .. } => return true,
-    };
-    if let ExpertOp::Draft { epoch, .. }
-    | ExpertOp::Lead { epoch, .. }
-    | ExpertOp::Ask { epoch, .. }
-    | ExpertOp::Truncate { epoch, .. } = op
-    {
-        *newest = *epoch;
+/// Epochs of a session: that of its text, and the newest, which may be a branch's.
+#[derive(Default)]
+struct Epochs {
+    text: u32,
+    newest: u32,
+}
+
+impl Epochs {
+    /// Whatever makes a text begins an epoch, and none before that of the text is asked in. Which of those between
+    /// are branches is the expert's to know.
+    fn take(&mut self, op: &ExpertOp) -> bool {
+        match op {
+            ExpertOp::Draft { epoch, .. }
+            | ExpertOp::Lead { epoch, .. }
+            | ExpertOp::Ask { epoch, .. } => *epoch >= self.text,
+            ExpertOp::Settle { epoch, .. } | ExpertOp::Forget { epoch, .. } => {
+                let is_branch = *epoch > self.text && *epoch <= self.newest;
+                if matches!(op, ExpertOp::Settle { .. }) {
+                    self.text = *epoch;
+                }
+                is_branch
+            }
+            ExpertOp::Branch { epoch, .. } | ExpertOp::Truncate { epoch, .. } => {
+                let is_new = *epoch > self.newest;
+                self.newest = *epoch;
+                if matches!(op, ExpertOp::Truncate { .. }) {
+                    self.text = *epoch;
+                }
+                is_new
+            }
+            ExpertOp::Open(_) | ExpertOp::Close { .. } => true,
+        }
     }
-    in_order
 }
 
 async fn tell_all<W: AsyncWrite + Unpin>(

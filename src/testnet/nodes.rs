@@ -52,8 +52,9 @@ const PREFIXES: [&str; 8] = [
 pub enum Role {
     /// `quorate up`, with a model.
     Node,
-    /// `quorate gov drill-node`: no model and no API; it is told what to do, and tells what happened.
-    Drill,
+    /// `quorate gov drill-node`: no API; it is told what to do, and tells what happened. Its expert is
+    /// made up, or a model.
+    Drill { real: bool },
 }
 
 /// What to set up.
@@ -209,7 +210,8 @@ fn genesis(plan: &Plan, nodes: &[PeerKey]) -> Outcome<Genesis> {
 
 /// Everything that a node finds in its home.
 fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesis) -> Outcome {
-    if plan.role == Role::Node {
+    let has_model = plan.role != (Role::Drill { real: false });
+    if has_model {
         let models = home.models();
         std::os::unix::fs::symlink(&plan.models, &models)
             .map_err(|error| Failure::file("link", &models, &error))?;
@@ -224,12 +226,13 @@ fn settle(plan: &Plan, relays: &[Relay], n: usize, home: &Home, genesis: &Genesi
         0 => prefix.to_owned(),
         round => format!("This is conversation number {round}. {prefix}"),
     };
-    let expert = match plan.role {
-        Role::Node => format!(
+    let expert = if has_model {
+        format!(
             "[[expert]]\nname = \"n{n}\"\nmodel = {:?}\nprefix = {prefix:?}\nallow = [\"mesh\"]\n",
             plan.model
-        ),
-        Role::Drill => String::new(),
+        )
+    } else {
+        String::new()
     };
     let text = format!(
         "version = 1\n\
@@ -254,7 +257,7 @@ fn start(plan: &Plan, n: usize, home: &Home, key: &PeerKey) -> Outcome<Node> {
     let log = fs::File::create(&log_path).map_err(|e| Failure::file("write", &log_path, &e))?;
     let (verb, told): (&[&str], _) = match plan.role {
         Role::Node => (&["up", "--json"], Stdio::null()),
-        Role::Drill => (&["gov", "drill-node"], Stdio::piped()),
+        Role::Drill { .. } => (&["gov", "drill-node"], Stdio::piped()),
     };
     let mut child = Command::new(&plan.binary)
         .args(verb)

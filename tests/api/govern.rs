@@ -23,6 +23,7 @@ use quorate_core::governance::{
     Preset, Proposal, Terms,
 };
 use quorate_core::ids::NetworkId;
+use quorate_core::weights::Own;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -235,6 +236,23 @@ fn named(refused: Result<CastResponse, Status>) -> (Code, String) {
     let refused = refused.unwrap_err();
     let code = refused.metadata().get("quorate-code").unwrap();
     (refused.code(), code.to_str().unwrap().to_owned())
+}
+
+/// What a member tells others is on its disk before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_writes_its_day_down() {
+    let mesh = Mesh::start().await;
+    let path = mesh._home.path().join("mesh/gate");
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let kept = std::fs::read(&path).ok().and_then(|b| Own::decode(&b).ok());
+        let today = (unix_s() / DAY_S) as u32;
+        if kept.is_some_and(|own| !own.is_due(today)) {
+            return;
+        }
+        assert!(Instant::now() < until, "no day was closed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod ahead;
+mod gate;
 
 const NETWORK: NetworkId = NetworkId([7; 32]);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -206,14 +207,26 @@ struct Told {
 }
 
 async fn ask(machine: &Machine, asked: Asked, tokens: u32, at: impl Fn(usize)) -> Told {
+    let law = Law::new(Transforms::NEUTRAL, ListLaw::default()).unwrap();
+    ask_under(law, "hello", machine, asked, tokens, at).await
+}
+
+async fn ask_under(
+    law: Law,
+    text: &str,
+    machine: &Machine,
+    asked: Asked,
+    tokens: u32,
+    at: impl Fn(usize),
+) -> Told {
     let prompt = machine
         .lease
-        .tokenize(vec![Segment::Text("hello".into())], true)
+        .tokenize(vec![Segment::Text(text.into())], true)
         .await
         .unwrap();
     let generation = Generation {
         prompt,
-        law: Law::new(Transforms::NEUTRAL, ListLaw::default()).unwrap(),
+        law,
         seed: 11,
         choice: 0,
         max_tokens: Some(tokens),

@@ -36,14 +36,39 @@ fn questions(session: SessionId) -> Vec<ExpertOp> {
         },
     });
     ops.extend((5..30).map(|at| draft(session, at, Some(64 + at))));
-    ops.push(ExpertOp::Truncate {
+    let branch = |epoch, position| ExpertOp::Branch {
+        session,
+        epoch,
+        position,
+        token: 90,
+        query: Query::plain(0.9, 20),
+    };
+    // Two texts beside it, of which one is forgotten and the other one goes on as the text.
+    ops.extend([branch(1, 20), branch(2, 25)]);
+    ops.push(ExpertOp::Draft {
         session,
         epoch: 1,
+        position: 21,
+        tokens: vec![91],
+        queries: vec![Query::plain(0.9, 20)],
+    });
+    ops.push(ExpertOp::Forget { session, epoch: 2 });
+    ops.push(ExpertOp::Settle { session, epoch: 1 });
+    ops.push(ExpertOp::Draft {
+        session,
+        epoch: 1,
+        position: 22,
+        tokens: vec![92],
+        queries: vec![Query::plain(0.9, 20)],
+    });
+    ops.push(ExpertOp::Truncate {
+        session,
+        epoch: 3,
         position: 10,
     });
     ops.push(ExpertOp::Draft {
         session,
-        epoch: 1,
+        epoch: 3,
         position: 10,
         tokens: vec![70, 71],
         queries: vec![Query::plain(0.9, 20), Query::plain(0.9, 20)],
@@ -65,7 +90,10 @@ async fn conversation(
 ) -> (Vec<ExpertEvent>, Vec<u32>) {
     let (mut heard, mut sizes) = (Vec::new(), Vec::new());
     for op in questions(SESSION) {
-        let answered = !matches!(op, ExpertOp::Truncate { .. });
+        let answered = !matches!(
+            op,
+            ExpertOp::Truncate { .. } | ExpertOp::Settle { .. } | ExpertOp::Forget { .. }
+        );
         expert.submit(op).unwrap();
         if answered {
             let mut event = next(events).await;

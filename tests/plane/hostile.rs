@@ -119,7 +119,22 @@ pub(crate) async fn an_epoch_that_is_over_is_refused(kind: Kind) {
         epoch: 1,
         position: 1,
     };
-    for late in [draft(SESSION, 1, None), truncate.clone()] {
+    let (session, epoch) = (SESSION, 1);
+    let late = [
+        draft(SESSION, 1, None),
+        truncate.clone(),
+        // No branch was ever begun.
+        ExpertOp::Settle { session, epoch },
+        ExpertOp::Forget { session, epoch },
+        ExpertOp::Branch {
+            session,
+            epoch,
+            position: 1,
+            token: 65,
+            query: Query::plain(0.9, 8),
+        },
+    ];
+    for late in late {
         let bytes = [
             open_frame(&served, &letterhead()),
             op_frame(&truncate),
@@ -304,6 +319,7 @@ pub(crate) async fn an_expert_that_lies_is_ended_with_the_reason(kind: Kind) {
         session: SESSION,
         reused: 0,
         prefill_us: 0,
+        branches: 0,
     })
     .unwrap();
     let scored = wire::event_frame(&ExpertEvent::Scored {

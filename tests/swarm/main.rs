@@ -9,3 +9,4 @@ mod joining;
 mod large;
 mod meeting;
 mod nodes;
+mod voices;

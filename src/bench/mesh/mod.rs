@@ -15,7 +15,7 @@ mod swarms;
 mod tables;
 
 use super::panel::{Ask, Text, Watch, decide};
-use super::real::{PROMPTS, Real};
+use super::real::{PREFIXES, PROMPTS, Real, prefixed};
 use super::{BenchError, Result, Turns};
 use crate::driver::Models;
 use crate::expert::EventSender;
@@ -213,7 +213,9 @@ pub fn mesh(options: &MeshOptions, runtime: &Handle) -> Result<MeshReport> {
 }
 
 fn real_experts(options: &MeshOptions, report: &mut MeshReport) -> Result<()> {
-    let mut real = Real::load(&[0, 1, 2, 3], 1, &*options.request)?;
+    let mut real = Real::load(PREFIXES.len(), &|at, events| {
+        Ok(prefixed((options.request)(events)?, at, 1))
+    })?;
     let (vocab, experts) = (real.vocab()?, real.ids());
     let mut tally = Tally::default();
     let begun = Instant::now();

@@ -78,7 +78,12 @@ impl Tables {
                 ..
             } => (session, position, query),
             // Nobody guesses ahead of tables.
-            ExpertOp::Lead { .. } | ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => {
+            ExpertOp::Lead { .. }
+            | ExpertOp::Branch { .. }
+            | ExpertOp::Settle { .. }
+            | ExpertOp::Forget { .. }
+            | ExpertOp::Truncate { .. }
+            | ExpertOp::Close { .. } => {
                 return None;
             }
         };

@@ -5,7 +5,7 @@ use super::replay::{Clock, Part, ReplayExpert};
 use super::{Mode, Request};
 use crate::bench::heard::{Heard, listen};
 use crate::bench::machines::{Machine, found, offered};
-use crate::bench::real::prefixed;
+use crate::bench::real::in_short;
 use crate::bench::{BenchError, Result};
 use crate::driver::{Asked, Models};
 use crate::expert::llama::load;
@@ -74,11 +74,11 @@ pub(super) async fn replayed(
 /// The same experts for real.
 pub(super) async fn real(played: &Played, request: &Arc<Request>, link: Link) -> Result<Far> {
     let models = |expert| {
-        let (request, times) = (request.clone(), played.cast.times);
-        let prefix = played.prefix(expert).unwrap_or(0);
+        let (request, cast) = (request.clone(), played.cast);
+        let at = played.place(expert).unwrap_or(0);
         named(move |events| {
-            let wanted = prefixed(request(events)?, prefix, times, expert);
-            load(wanted).map_err(|error| error.to_string())
+            let wanted = cast.expert(at, &*request, events)?;
+            load(in_short(wanted, expert)).map_err(|error| error.to_string())
         })
     };
     Far::start(played, models, link).await

@@ -8,6 +8,8 @@ use quorate_core::limits::GUESSES_MAX;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
     pub(super) alpha: f64,
+    /// Wrong guesses that a branch was right about.
+    pub(super) hit: f64,
     pub(super) draft_ms: f64,
     /// From a question to the answer that decides: the path there and back, and the work.
     pub(super) trip_ms: f64,
@@ -24,6 +26,7 @@ impl Terms {
     pub(super) fn tps(self, mode: Mode, right: &[bool]) -> f64 {
         let Terms {
             alpha,
+            hit,
             draft_ms,
             trip_ms,
             step_ms,
@@ -38,6 +41,7 @@ impl Terms {
                 skipped * draft_ms + followed * step_ms + first * trip_ms
             }
             Mode::Stream => draft_ms + (1.0 - alpha) * trip_ms,
+            Mode::Branches => draft_ms + (1.0 - alpha) * (1.0 - hit) * trip_ms,
             // Guesses leave as they are made, and a wrong one ends its block: of its tokens all but the
             // last cost a draft.
             Mode::Block => {
@@ -84,6 +88,7 @@ mod tests {
     fn far(alpha: f64, trip_ms: f64) -> Terms {
         Terms {
             alpha,
+            hit: 0.0,
             draft_ms: 10.0,
             trip_ms,
             step_ms: 30.0,
@@ -115,6 +120,13 @@ mod tests {
             assert!((terms.tps(Mode::Naive, &[]) - 4.35).abs() < 0.01);
             assert!((terms.tps(Mode::Stream, &[]) - stream).abs() < 0.1);
             assert_eq!(terms.block(), block);
+        }
+        for (alpha, branches) in [(0.7, 22.5), (0.8, 30.3), (0.9, 46.5)] {
+            let terms = Terms {
+                hit: 0.5,
+                ..far(alpha, 230.0)
+            };
+            assert!((terms.tps(Mode::Branches, &[]) - branches).abs() < 0.1);
         }
     }
 

@@ -28,7 +28,7 @@ use quorate_core::generate::{Guessing, Provenance};
 use quorate_core::ids::Position;
 use quorate_core::law::Sampler;
 use quorate_core::link::Link;
-use record::{By, Cast, Played, drafters, nearest, record};
+use record::{By, Cast, Minds, Played, drafters, nearest, record};
 use replay::Clock;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -36,8 +36,18 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-/// The same model and plan for every expert.
-pub type Request = dyn Fn(EventSender) -> std::result::Result<LoadRequest, String> + Send + Sync;
+/// Makes an expert of this process ready to be loaded.
+pub type Request =
+    dyn Fn(Whose, EventSender) -> std::result::Result<LoadRequest, String> + Send + Sync;
+
+/// What an expert is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The default model.
+    Default,
+    /// The expert at this place of a list that the user gave.
+    Listed(usize),
+}
 
 /// Shares of right guesses that the recordings should come near to, and the greedy one.
 const ALPHAS: [f64; 3] = [0.7, 0.8, 0.9];
@@ -78,6 +88,17 @@ const CAST_TURNS: Cast = Cast {
     by: By::Turns,
     ..cast("four by turns", [0, 1, 2, 3], 1, CASTS[0].prompt, 1.0)
 };
+/// Experts that differ in what they were taught, not in what they were told.
+const CASTS_LISTED: [Cast; 2] = [
+    Cast {
+        minds: Minds::Listed,
+        ..cast("listed", [0; 4], 1, "The", 1.0)
+    },
+    Cast {
+        minds: Minds::Listed,
+        ..cast("listed in a story", [0; 4], 1, CASTS[0].prompt, 1.0)
+    },
+];
 /// Where the real experts speak.
 const REAL_LINK: &str = "intercontinental";
 /// Without guesses every token takes the same time: so much of the text shows it.
@@ -94,8 +115,7 @@ const fn cast(
 ) -> Cast {
     Cast {
         name,
-        prefixes,
-        times,
+        minds: Minds::Told(prefixes, times),
         prompt,
         temperature,
         by: By::Mixing,
@@ -105,6 +125,8 @@ const fn cast(
 /// What to measure.
 pub struct WanOptions {
     pub request: Arc<Request>,
+    /// Experts of the user's list; the first `k` decide a text of their own.
+    pub listed: usize,
     pub rtts_ms: Vec<u32>,
     /// Experts that decide together, at most four.
     pub k: usize,
@@ -133,19 +155,28 @@ pub enum Mode {
     Naive,
     Block,
     Stream,
+    /// The same, with second choices beside the guesses.
+    Branches,
     /// One expert speaks at a time, and goes on until the word goes round. Beside it, naive is a round trip for
     /// every token of a speaker elsewhere.
     Handover,
 }
 
 impl Mode {
-    const ALL: [Mode; 4] = [Mode::Naive, Mode::Block, Mode::Stream, Mode::Handover];
+    const ALL: [Mode; 5] = [
+        Mode::Naive,
+        Mode::Block,
+        Mode::Stream,
+        Mode::Branches,
+        Mode::Handover,
+    ];
 
     fn guessing(self) -> Guessing {
         match self {
             Mode::Naive => Guessing::Never,
             Mode::Block => Guessing::Blocks,
             Mode::Stream | Mode::Handover => Guessing::Stream,
+            Mode::Branches => Guessing::Branches,
         }
     }
 }
@@ -171,7 +202,7 @@ pub struct WanRow {
     /// As replayed experts were told, for one position.
     pub c_ms: Option<f64>,
     pub td_ms: Option<f64>,
-    /// Of side branches.
+    /// Of side branches: wrong guesses that one of them was right about.
     pub hit_rate: Option<f64>,
     /// Tokens that no other node had a part in.
     pub skip_pct: f64,
@@ -229,7 +260,8 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     let others = [rejection, text(options, CAST_TURNS)?];
     let mut rows = Vec::new();
     if options.replay {
-        let vocab = Real::load(&[0], 1, &*options.request)?.vocab()?;
+        let plain = |_, events| (options.request)(Whose::Default, events);
+        let vocab = Real::load(1, &plain)?.vocab()?;
         let (drafts, checks) = clocks(options);
         let mixed = nearest(&texts, &ALPHAS);
         for played in mixed.iter().chain(&greedy).chain(&others) {
@@ -244,7 +276,11 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
         }
     }
     if options.real {
-        let live = nearest(&texts[..1], &[ALPHAS[1]]);
+        let live = if has_list(options) {
+            nearest(&texts[CASTS.len()..], &[ALPHAS[1]])
+        } else {
+            nearest(&texts[..1], &[ALPHAS[1]])
+        };
         for played in live.iter().chain(&greedy).chain(&others) {
             (options.progress)("real experts");
             let set = Set::real()?;
@@ -265,7 +301,13 @@ fn text(options: &WanOptions, cast: Cast) -> Result<Played> {
 }
 
 fn texts(options: &WanOptions) -> Result<Vec<Played>> {
-    CASTS.iter().map(|cast| text(options, *cast)).collect()
+    let listed = CASTS_LISTED.iter().filter(|_| has_list(options));
+    let casts = CASTS.iter().chain(listed);
+    casts.map(|cast| text(options, *cast)).collect()
+}
+
+fn has_list(options: &WanOptions) -> bool {
+    options.listed >= options.k
 }
 
 fn clocks(options: &WanOptions) -> (Clock, Clock) {
@@ -324,7 +366,7 @@ fn modes(
     for &mode in played.cast.by.modes() {
         let tokens = match mode {
             Mode::Naive => (options.tokens / NAIVE_SHARE).max(2),
-            Mode::Block | Mode::Stream | Mode::Handover => options.tokens,
+            Mode::Block | Mode::Stream | Mode::Branches | Mode::Handover => options.tokens,
         };
         let run = again(|| runtime.block_on(far.run(played, mode, tokens)))?;
         runtime.block_on(far.settle());
@@ -398,7 +440,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         lag: 0,
         c_ms: set.check_ms,
         td_ms: set.draft_ms,
-        hit_rate: None,
+        hit_rate: (mode == Mode::Branches).then_some(terms.hit),
         skip_pct: 100.0 * terms.skipped,
         tps: tps(heard),
         predicted_tps,
@@ -441,6 +483,7 @@ fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
     let followed = follow.iter().filter(|(_, p)| trip_us(p).is_some()).count();
     Terms {
         alpha,
+        hit: f64::from(heard.guesses.hits) / f64::from(heard.guesses.wrong.max(1)),
         draft_ms: mean(heard.provenance.iter().skip(1), own_us),
         trip_ms: mean(ask.iter().map(|(_, p)| *p), trip_us),
         step_ms: mean(follow.iter().map(|(_, p)| *p), trip_us),

@@ -56,6 +56,7 @@ fn colour(mode: Mode) -> &'static str {
         Mode::Naive => "#888888",
         Mode::Block => "#d9822b",
         Mode::Stream => "#1f6fb4",
+        Mode::Branches => "#8a4fbf",
         Mode::Handover => "#3a8f4d",
     }
 }
@@ -65,6 +66,7 @@ fn name(mode: Mode) -> &'static str {
         Mode::Naive => "a round trip for every token",
         Mode::Block => "guesses in blocks",
         Mode::Stream => "guesses as a stream",
+        Mode::Branches => "second choices beside them",
         Mode::Handover => "one expert at a time",
     }
 }

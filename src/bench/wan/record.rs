@@ -1,9 +1,11 @@
 //! Texts that real experts decide together in this process, with everything that each of them says.
 
-use super::{Mode, Request};
+use super::{Mode, Request, Whose};
 use crate::bench::panel::{Ask, Text, Watch, decide_as};
-use crate::bench::real::{Real, named};
+use crate::bench::real::{Real, named, prefixed};
 use crate::bench::{BenchError, Result};
+use crate::expert::EventSender;
+use crate::expert::llama::LoadRequest;
 use quorate_core::aggregate::{self, Verdict, Voice};
 use quorate_core::generate::{Decided, Event};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
@@ -52,20 +54,28 @@ impl By {
 
     pub(super) fn modes(self) -> &'static [Mode] {
         match self {
-            By::Mixing | By::Rejection => &[Mode::Naive, Mode::Block, Mode::Stream],
+            By::Mixing => &[Mode::Naive, Mode::Block, Mode::Stream, Mode::Branches],
+            By::Rejection => &[Mode::Naive, Mode::Block, Mode::Stream],
             By::Turns => &[Mode::Naive, Mode::Handover],
         }
     }
 }
 
-/// Who decides together, and what about. Experts with one prefix think the same: that is how one
-/// opinion gets more weight among equals.
+/// Why experts think differently.
+#[derive(Clone, Copy)]
+pub(super) enum Minds {
+    /// The private prefix of each, and how often it is said: more often, and they differ more. With one
+    /// prefix they think the same: that is how one opinion gets more weight among equals.
+    Told([usize; 4], usize),
+    /// They are those of the list.
+    Listed,
+}
+
+/// Who decides together, and what about.
 #[derive(Clone, Copy)]
 pub(super) struct Cast {
     pub(super) name: &'static str,
-    /// The private prefix of each, and how often it is said: more often, and they differ more.
-    pub(super) prefixes: [usize; 4],
-    pub(super) times: usize,
+    pub(super) minds: Minds,
     pub(super) prompt: &'static str,
     /// 0 is the greedy law.
     pub(super) temperature: f32,
@@ -84,6 +94,24 @@ pub(super) struct Played {
     /// Where the drafter's choice is what all decide, and how often that is.
     pub(super) right: Vec<bool>,
     pub(super) alpha: f64,
+}
+
+impl Cast {
+    /// The expert at this place.
+    pub(super) fn expert(
+        &self,
+        at: usize,
+        request: &Request,
+        events: EventSender,
+    ) -> std::result::Result<LoadRequest, String> {
+        match self.minds {
+            Minds::Told(prefixes, times) => {
+                let plain = request(Whose::Default, events)?;
+                Ok(prefixed(plain, prefixes[at % prefixes.len()], times))
+            }
+            Minds::Listed => request(Whose::Listed(at), events),
+        }
+    }
 }
 
 impl Played {
@@ -114,10 +142,9 @@ impl Played {
         }
     }
 
-    /// The prefix of an expert.
-    pub(super) fn prefix(&self, expert: ExpertId) -> Option<usize> {
-        let at = self.experts.iter().position(|known| *known == expert)?;
-        self.cast.prefixes.get(at).copied()
+    /// Which of those that decide.
+    pub(super) fn place(&self, expert: ExpertId) -> Option<usize> {
+        self.experts.iter().position(|known| *known == expert)
     }
 }
 
@@ -182,14 +209,13 @@ pub(super) fn record(
     request: &Request,
     folder: Option<&Path>,
 ) -> Result<Played> {
-    let prefixes = &cast.prefixes[..k];
     let name = format!("{} {k} {tokens}.recording", cast.name);
     let file = folder.map(|folder| folder.join(name));
     let kept = file.as_ref().and_then(|file| std::fs::read(file).ok());
     let recording = match kept {
         Some(bytes) => decode(&bytes).map_err(|why| BenchError::new("a recording", why))?,
         None => {
-            let recording = play(cast, prefixes, tokens, request)?;
+            let recording = play(cast, k, tokens, request)?;
             if let Some(file) = &file {
                 let bytes = encode(&recording);
                 let bytes = bytes.map_err(|why| BenchError::new("a recording", why))?;
@@ -221,8 +247,8 @@ fn names(k: usize) -> Vec<ExpertId> {
     (1u8..).take(k).map(named).collect()
 }
 
-fn play(cast: Cast, prefixes: &[usize], tokens: u32, request: &Request) -> Result<Recording> {
-    let mut real = Real::load(prefixes, cast.times, request)?;
+fn play(cast: Cast, k: usize, tokens: u32, request: &Request) -> Result<Recording> {
+    let mut real = Real::load(k, &|at, events| cast.expert(at, request, events))?;
     for seed in 1..=SEEDS {
         let text = Text {
             session: SessionId(u128::from(seed)),

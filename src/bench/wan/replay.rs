@@ -9,7 +9,7 @@ use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError
 use quorate_core::chat::{Family, Segment};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::lead;
-use quorate_core::limits::{DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
+use quorate_core::limits::{BRANCHES_MAX, DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said,
 };
@@ -151,6 +151,8 @@ impl Expert for ReplayExpert {
 }
 
 struct Session {
+    /// Texts beside this one, by their epochs.
+    branches: BTreeMap<u32, Session>,
     text: Vec<Token>,
     epoch: u32,
     /// Second questions about the last position.
@@ -160,6 +162,28 @@ struct Session {
     /// What it goes on to say alone, one after another, and what it would go on with.
     lead: VecDeque<Query>,
     choice: Option<Token>,
+}
+
+impl Session {
+    fn new(text: Vec<Token>, epoch: u32) -> Session {
+        Session {
+            branches: BTreeMap::new(),
+            text,
+            epoch,
+            again: 0,
+            owed: 0,
+            lead: VecDeque::new(),
+            choice: None,
+        }
+    }
+
+    /// The text of an epoch.
+    fn of(&mut self, epoch: u32) -> Option<&mut Session> {
+        match epoch == self.epoch {
+            true => Some(self),
+            false => self.branches.get_mut(&epoch),
+        }
+    }
 }
 
 /// A position that somebody asked about and that is not computed yet.
@@ -245,19 +269,12 @@ impl Server {
                     return Err(ExpertFailure::Busy { retry_ms: 100 });
                 }
                 let text = [open.prompt, open.answered].concat();
-                let opened = Session {
-                    text,
-                    epoch: 0,
-                    again: 0,
-                    owed: 0,
-                    lead: VecDeque::new(),
-                    choice: None,
-                };
-                self.sessions.insert(session, opened);
+                self.sessions.insert(session, Session::new(text, 0));
                 Ok(Some(ExpertEvent::Ready {
                     session,
                     reused: 0,
                     prefill_us: 0,
+                    branches: BRANCHES_MAX as u8,
                 }))
             }
             ExpertOp::Draft {
@@ -267,8 +284,9 @@ impl Server {
                 queries,
                 ..
             } => {
-                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                let goes_on = position as usize == known.text.len() && epoch == known.epoch;
+                let known = self.sessions.get_mut(&session);
+                let known = known.and_then(|s| s.of(epoch)).ok_or_else(unknown)?;
+                let goes_on = position as usize == known.text.len();
                 if !goes_on || queries.len() > tokens.len() + 1 {
                     return Err(refused("a draft that does not continue the text"));
                 }
@@ -304,6 +322,9 @@ impl Server {
                 } // else it stopped before
                 Ok(None)
             }
+            ExpertOp::Branch { .. } | ExpertOp::Settle { .. } | ExpertOp::Forget { .. } => {
+                self.branches(since, op).map(|()| None)
+            }
             ExpertOp::Ask {
                 epoch, position, ..
             } => {
@@ -316,6 +337,7 @@ impl Server {
                 epoch, position, ..
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                known.branches.clear();
                 known.text.truncate(position as usize);
                 (known.epoch, known.owed, known.choice) = (epoch, 0, None);
                 known.lead.clear();
@@ -327,6 +349,47 @@ impl Server {
                 Ok(None)
             }
         }
+    }
+
+    fn branches(&mut self, since: Instant, op: ExpertOp) -> Result<(), ExpertFailure> {
+        let session = op.session();
+        let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+        match op {
+            ExpertOp::Branch {
+                epoch,
+                position,
+                token,
+                query,
+                ..
+            } => {
+                let before = known.text.get(..position as usize).ok_or_else(unknown)?;
+                if known.branches.len() >= BRANCHES_MAX {
+                    return Err(refused("too many branches"));
+                }
+                let mut branch = Session::new([before, &[token]].concat(), epoch);
+                branch.owed = 1;
+                known.branches.insert(epoch, branch);
+                self.waiting.push_back(Waiting {
+                    session,
+                    epoch,
+                    position: position + 1,
+                    query,
+                    since,
+                });
+            }
+            ExpertOp::Settle { epoch, .. } => {
+                *known = known.branches.remove(&epoch).ok_or_else(unknown)?;
+                let is_over = |w: &Waiting| w.session == session && w.epoch != epoch;
+                self.waiting.retain(|waiting| !is_over(waiting));
+            }
+            ExpertOp::Forget { epoch, .. } => {
+                known.branches.remove(&epoch).ok_or_else(unknown)?;
+                let is_over = |w: &Waiting| w.session == session && w.epoch == epoch;
+                self.waiting.retain(|waiting| !is_over(waiting));
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Appends what it would choose and waits for its turn, if it leads and has said what came before.
@@ -358,18 +421,19 @@ impl Server {
 
     /// Says what the batch has come to. False if the node is gone.
     fn answer(&mut self, batch: &[Waiting], took: Duration) -> bool {
-        let mut by_session: BTreeMap<SessionId, Vec<&Waiting>> = BTreeMap::new();
+        let mut by_text: BTreeMap<(SessionId, u32), Vec<&Waiting>> = BTreeMap::new();
         for waiting in batch {
-            by_session.entry(waiting.session).or_default().push(waiting);
+            let text = (waiting.session, waiting.epoch);
+            by_text.entry(text).or_default().push(waiting);
         }
         let mut is_heard = true;
-        for (session, asked) in by_session {
-            let Some(known) = self.sessions.get_mut(&session) else {
-                continue;
+        for ((session, epoch), asked) in by_text {
+            let known = self.sessions.get_mut(&session);
+            let Some(known) = known.and_then(|s| s.of(epoch)) else {
+                continue; // it was taken back
             };
-            let epoch = known.epoch;
-            let wanted = asked.iter().filter(|waiting| waiting.epoch == epoch);
-            let opinions: Result<Vec<Opinion>, ExpertFailure> = wanted
+            let opinions: Result<Vec<Opinion>, ExpertFailure> = asked
+                .iter()
                 .map(|waiting| {
                     let opinion = opinion(&self.part, &known.text, waiting.position, 0)?;
                     known.owed = known.owed.saturating_sub(1);
@@ -378,7 +442,6 @@ impl Server {
                 })
                 .collect();
             let event = match opinions {
-                Ok(opinions) if opinions.is_empty() => continue,
                 Ok(opinions) => said(session, epoch, opinions, took),
                 Err(why) => ExpertEvent::Failed { session, why },
             };

@@ -38,6 +38,13 @@ pub(super) fn checks(context: &Context) -> Vec<Check> {
         Ok(None) => Check::ok("audit", "nothing yet: it begins when the node runs"),
         Err(failure) => Check::failed("audit", failure),
     });
+    checks.push(Check::ok(
+        "gate",
+        match context.settings.mesh.share_gate {
+            true => "the mesh is told once a day, with noise, which experts knew what was asked here ([mesh] share_gate = false keeps it here)",
+            false => "what was asked here is told to nobody; what others say of experts is used",
+        },
+    ));
     checks.push(match Rules::read(&context.home.policy()) {
         Ok(Some(rules)) => Check::ok(
             "policy",

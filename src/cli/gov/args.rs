@@ -376,9 +376,12 @@ pub(in crate::cli) struct Status {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Drill {
-    /// Processes, each a node with a made-up expert
+    /// Processes, each a node with an expert
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=32))]
     pub(super) nodes: u8,
+    /// A model that every expert is, each with a prefix of its own [default: made-up experts of 50 ms a token]
+    #[arg(long, value_name = "MODEL")]
+    pub(super) model: Option<String>,
     /// Ten ports a node, from here on
     #[arg(long, value_name = "PORT", default_value_t = 19860)]
     pub(super) base_port: u16,

@@ -12,6 +12,7 @@
 //! A guess decides nothing. A token is what the set's opinions about the decided text make it, so the text is
 //! the same with guesses and without: an opinion about a position behind wrong guesses is never used.
 
+use super::branch::Branch;
 use super::repeats::Repeats;
 use super::{Costs, Generate, Output, State};
 use crate::aggregate::{Verdict, Voice};
@@ -34,6 +35,8 @@ pub enum Guessing {
     Blocks,
     /// One after another while opinions come in, as far as it pays.
     Stream,
+    /// The same, with the drafter's second choice beside its first where they are close, as far as that pays.
+    Branches,
 }
 
 /// What guessing has cost and brought.
@@ -43,6 +46,10 @@ pub struct Guesses {
     pub wrong: u32,
     /// Questions about positions behind a wrong guess, over all experts.
     pub wasted: u32,
+    /// Second choices that were sent beside a guess, and those of them that the text went on with: of the wrong
+    /// guesses, so many cost no round trip.
+    pub branches: u32,
+    pub hits: u32,
 }
 
 #[derive(Debug)]
@@ -54,7 +61,11 @@ pub(super) struct Ahead {
     /// Whose guesses these are.
     drafter: Option<Drafter>,
     /// What was said about positions behind guesses, as it came: at most one of each member and position.
-    early: Vec<Early>,
+    pub(super) early: Vec<Early>,
+    /// They leave the guesses somewhere, so without guesses there are none.
+    pub(super) branches: Vec<Branch>,
+    /// Before this place of the answer they have left what they may leave.
+    pub(super) branched: usize,
     /// Of the text, as far as it was needed.
     repeats: Repeats,
     pub(super) tempo: Tempo,
@@ -62,7 +73,7 @@ pub(super) struct Ahead {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Drafter {
+pub(super) enum Drafter {
     /// The expert of this process: it is asked like the others, one guess after another.
     Own(usize),
     /// An expert elsewhere, which goes on alone: its guesses are its own choices, so nothing but what it
@@ -79,6 +90,16 @@ pub(super) struct Early {
     pub(super) costs: Costs,
 }
 
+impl Early {
+    pub(super) fn new(member: usize, opinion: Opinion, costs: Costs) -> Early {
+        Early {
+            member,
+            opinion,
+            costs,
+        }
+    }
+}
+
 impl Ahead {
     pub(super) fn new(members: usize) -> Ahead {
         Ahead {
@@ -86,6 +107,8 @@ impl Ahead {
             made: 0,
             drafter: None,
             early: Vec::new(),
+            branches: Vec::new(),
+            branched: 0,
             repeats: Repeats::default(),
             tempo: Tempo::new(members),
             counts: Guesses::default(),
@@ -93,11 +116,7 @@ impl Ahead {
     }
 
     pub(super) fn keep(&mut self, member: usize, opinion: Opinion, costs: Costs) {
-        self.early.push(Early {
-            member,
-            opinion,
-            costs,
-        });
+        self.early.push(Early::new(member, opinion, costs));
     }
 
     /// The first that came of what is there about `here`.
@@ -111,13 +130,14 @@ impl Ahead {
     /// How much of it is kept.
     #[cfg(test)]
     pub(super) fn early(&self) -> usize {
-        self.early.len()
+        self.early.len() + self.branches.iter().map(Branch::early).sum::<usize>()
     }
 
     /// The response has ended: nothing is guessed or kept any more.
     pub(super) fn end(&mut self) {
         self.guesses = VecDeque::new();
         self.early = Vec::new();
+        self.branches = Vec::new();
         self.repeats = Repeats::default();
     }
 
@@ -157,6 +177,10 @@ impl Generate {
                 self.put_guesses(i, now, out);
             }
         }
+        if let Drafter::Own(own) = drafter {
+            self.branch_off(own, now, out);
+            self.grow_branches(own, now, out);
+        }
     }
 
     fn may_guess(&self) -> bool {
@@ -171,7 +195,7 @@ impl Generate {
     }
 
     /// Is the place behind `at` of the answer one that will be asked about?
-    fn is_inside(&self, at: usize) -> bool {
+    pub(super) fn is_inside(&self, at: usize) -> bool {
         let position = self.spec.prompt.len() + at + 1;
         at + 1 < self.spec.max_tokens as usize
             && self.has_room_for(at + 1)
@@ -184,7 +208,7 @@ impl Generate {
         let has_room = match self.spec.guessing {
             Guessing::Never => false,
             Guessing::Blocks => self.ahead.made < tempo.block(self.name(drafter)),
-            Guessing::Stream => guesses < self.window(drafter),
+            Guessing::Stream | Guessing::Branches => guesses < self.window(drafter),
         };
         has_room && self.is_inside(self.answer.len() + guesses)
     }
@@ -208,7 +232,8 @@ impl Generate {
     fn may_lead(&self) -> bool {
         let law = &self.spec.law;
         let open = matches!(law.sampler, Sampler::Seeded | Sampler::Greedy);
-        open && law.robust.is_none() && self.spec.guessing == Guessing::Stream
+        let goes_on = matches!(self.spec.guessing, Guessing::Stream | Guessing::Branches);
+        open && law.robust.is_none() && goes_on
     }
 
     /// Those of the set that may guess: where there are none, the text does.
@@ -268,10 +293,7 @@ impl Generate {
     fn next_guess(&self, drafter: Drafter) -> Option<Token> {
         let ahead = self.ahead.guesses.len();
         let position = self.position() + ahead as Position;
-        let said = |i: usize| match ahead {
-            0 => self.parts[i].opinion.as_ref().map(|opinion| &opinion.said),
-            _ => self.ahead.said(i, position),
-        };
+        let said = |i: usize| self.said_ahead(i, position);
         match drafter {
             Drafter::Repeats => self.ahead.repeats.guess(self.ahead.guesses.iter().copied()),
             Drafter::Leader(i) => lead::choice(&self.question(position), said(i)?),
@@ -279,8 +301,16 @@ impl Generate {
         }
     }
 
+    /// What a member said about the undecided position or one behind guesses.
+    pub(super) fn said_ahead(&self, i: usize, position: Position) -> Option<&Said> {
+        if position == self.position() {
+            return self.parts[i].opinion.as_ref().map(|opinion| &opinion.said);
+        }
+        self.ahead.said(i, position)
+    }
+
     /// What this law makes of one expert's list.
-    fn chosen_alone(&self, position: Position, said: &Said) -> Option<Token> {
+    pub(super) fn chosen_alone(&self, position: Position, said: &Said) -> Option<Token> {
         let Said::List(list) = said else { return None };
         let voice = Voice { weight: 1.0, list };
         match self.choose(position, &[voice], 0.0, Some(list)) {
@@ -305,8 +335,25 @@ impl Generate {
                 self.ahead.tempo.compared(i, choice == token);
             }
         }
+        self.measure_stream();
         let trip_us = self.calmly_asked.map(|asked| now.since(asked));
         self.ahead.tempo.decided(now, trip_us);
+    }
+
+    /// What this process's own drafter took for the undecided position, and everybody else.
+    fn measure_stream(&mut self) {
+        let Some(Drafter::Own(own)) = self.ahead.drafter else {
+            return;
+        };
+        let took = |i: usize| {
+            let is_heard = self.parts[i].opinion.is_some();
+            is_heard.then_some(self.parts[i].costs.us)
+        };
+        let others = self.set.iter().filter(|&&i| i != own);
+        let trip_us = others.filter_map(|&i| took(i)).max();
+        if let (Some(step_us), Some(trip_us)) = (took(own), trip_us) {
+            self.ahead.tempo.streamed(own, step_us, trip_us);
+        }
     }
 
     /// What the text would have guessed; then it is one token longer.
@@ -338,12 +385,19 @@ impl Generate {
     }
 
     /// A token was decided: the guesses behind it stand or fall with it.
-    pub(super) fn settle_guesses(&mut self, token: Token, out: &mut Vec<Output>) {
+    pub(super) fn settle_guesses(&mut self, token: Token, now: Micros, out: &mut Vec<Output>) {
         match self.ahead.guesses.pop_front() {
-            Some(guess) if guess == token => self.ahead.counts.right += 1,
+            Some(guess) if guess == token => {
+                self.ahead.counts.right += 1;
+                self.forget_branches_here(out);
+            }
             Some(_) => {
                 self.ahead.counts.wrong += 1;
-                self.take_back(self.answer.len() - 1, out);
+                let is_branch = self.settle(now, out);
+                self.ahead.tempo.was_wrong(is_branch);
+                if !is_branch {
+                    self.take_back(self.answer.len() - 1, out);
+                }
             }
             None if self.was_led_to(token) && !self.ahead.tempo.rests() => {
                 self.ahead.counts.right += 1;
@@ -367,6 +421,8 @@ impl Generate {
     pub(super) fn take_back(&mut self, keep: usize, out: &mut Vec<Output>) {
         self.ahead.guesses.clear();
         self.ahead.drafter = None;
+        self.ahead.branched = keep;
+        self.drop_branches();
         for i in 0..self.parts.len() {
             self.take_back_from(i, keep, out);
         }
@@ -387,7 +443,7 @@ impl Generate {
             return;
         }
         self.ahead.counts.wasted += part.asked.saturating_sub(keep + 1) as u32;
-        part.epoch += 1;
+        part.epoch = part.next_epoch();
         part.catches_up = false;
         part.sent = keep;
         part.asked = keep;

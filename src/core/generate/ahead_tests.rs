@@ -212,7 +212,7 @@ proptest! {
     /// text without a single guess.
     #[test]
     fn the_text_is_that_of_a_router_that_never_guesses(
-        seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, common in 0.5f32..1.0, own: bool,
+        seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, common in 0.5f32..1.0, own: bool, branches: bool,
         troubles in prop::collection::vec((0u64..2_000_000, 0u64..600_000, 0usize..6), 5),
         sampler in prop_oneof![Just(Sampler::Seeded), Just(Sampler::SeededPlain), Just(Sampler::Greedy)],
         sets in prop_oneof![Just(Sets::A), Just(Sets::B)],
@@ -229,7 +229,8 @@ proptest! {
         };
         let ways: Vec<(u8, Ways)> = troubles.iter().enumerate().map(place).collect();
         let law = law(if sampler == Sampler::Greedy { 0.0 } else { 1.0 }).sampled(sampler);
-        let spec = Spec { max_tokens: 60, ..guessing(many(seed, law)) };
+        let guessing = if branches { Guessing::Branches } else { Guessing::Stream };
+        let spec = Spec { max_tokens: 60, guessing, ..many(seed, law) };
         let mut plan = far(&NAMES, k, spares);
         plan.candidates[0].local = own;
         plan.sets = sets;

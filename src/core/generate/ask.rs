@@ -67,6 +67,7 @@ impl Generate {
         }
         let group = self.team.group().to_vec();
         self.ahead.tempo.asks(&group);
+        self.check_branches(out);
         for i in 0..self.parts.len() {
             if !group.contains(&i) {
                 self.take_back_from(i, self.answer.len(), out);
@@ -133,7 +134,8 @@ impl Generate {
         member.standing = Standing::Opening;
         member.reads = Some(self.spec.prompt.len() + self.answer.len());
         let part = &mut self.parts[i];
-        (part.sent, part.asked, part.epoch) = (self.answer.len(), 0, 0);
+        (part.sent, part.asked) = (self.answer.len(), 0);
+        (part.epoch, part.newest) = (0, 0);
         let expert = member.expert;
         out.push(Output::ToExpert(expert, ExpertOp::Open(Box::new(open))));
     }
@@ -290,6 +292,7 @@ impl Generate {
             return self.finish(Finish::Failed(why), now, out);
         }
         self.team.forget_told();
+        self.forget_branches(out);
         let Some(query) = self.first_question.clone() else {
             return; // no question yet: the next one goes to the new set
         };

@@ -111,11 +111,7 @@ impl Generate {
             compute_us,
             bytes,
         });
-        Some(Costs {
-            us: answered.us,
-            compute_us: compute_us.min(answered.us),
-            ..said
-        })
+        Some(said.took(answered.us))
     }
 
     /// Files one expert's opinion about the undecided position; anything else is late and dropped.

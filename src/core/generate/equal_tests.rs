@@ -1,10 +1,16 @@
-//! Turning guessing off changes the speed and not one byte: naive = block = stream, whatever the network does.
+//! Turning guessing off changes the speed and not one byte: naive = block = stream = branches, whatever the network
+//! does.
 
 use super::net_tests::*;
 use super::tests::cases;
 use super::*;
 
-const MODES: [Guessing; 3] = [Guessing::Never, Guessing::Blocks, Guessing::Stream];
+const MODES: [Guessing; 4] = [
+    Guessing::Never,
+    Guessing::Blocks,
+    Guessing::Stream,
+    Guessing::Branches,
+];
 
 /// A network as these numbers say: latencies, jitter and losses, answers that overtake each other; if experts may
 /// fail, also answers that come twice, and of all but the first pauses, restarts and broken connections.
@@ -45,10 +51,17 @@ fn dice(seed: u64, network: u64) -> [u8; 32] {
     *blake3::hash(&[seed.to_le_bytes(), network.to_le_bytes()].concat()).as_bytes()
 }
 
+fn count(all: &mut Guesses, of: Guesses) {
+    all.right += of.right;
+    all.wrong += of.wrong;
+    all.branches += of.branches;
+    all.hits += of.hits;
+}
+
 /// Each text is written in one of the modes over a network in which experts restart and are replaced; its
 /// schedule is followed in the others over networks of their own.
 #[test]
-fn naive_block_and_stream_are_one_text() {
+fn naive_block_stream_and_branches_are_one_text() {
     let seeds = cases(40);
     let (mut changes, mut restarts, mut guesses) = (0, 0, Guesses::default());
     for seed in 0..seeds {
@@ -60,7 +73,7 @@ fn naive_block_and_stream_are_one_text() {
             max_tokens: 60,
             ..long(seed)
         };
-        let written = MODES[(seed % 3) as usize];
+        let written = MODES[(seed % 4) as usize];
         let ways = network(&numbers, true);
         let story = live(spec(written), plan.clone(), &ways, seed);
         assert_eq!(story.tokens.len(), 60, "seed {seed}: {:?}", story.why);
@@ -78,11 +91,9 @@ fn naive_block_and_stream_are_one_text() {
                 "seed {seed}: {written:?}, {mode:?}"
             );
             assert_eq!(again.schedule, story.schedule);
-            guesses.right += again.guesses.right;
-            guesses.wrong += again.guesses.wrong;
+            count(&mut guesses, again.guesses);
         }
-        guesses.right += story.guesses.right;
-        guesses.wrong += story.guesses.wrong;
+        count(&mut guesses, story.guesses);
     }
     let said = format!(
         "{seeds} seeds: {changes} set changes, {restarts} texts with restarts, {guesses:?}"

@@ -16,6 +16,7 @@
 
 mod ahead;
 mod ask;
+mod branch;
 mod claims;
 mod decide;
 mod provenance;
@@ -196,8 +197,12 @@ struct Part {
     sent: usize,
     /// It was asked about everything before this place of the answer.
     asked: usize,
-    /// What it says in any other is about guesses that were taken back.
+    /// What it says in any other is about a branch, or guesses that were taken back.
     epoch: u32,
+    /// The last one that it was told of.
+    newest: u32,
+    /// Branches that it keeps.
+    branches: u8,
     /// Questions about this position that it has not answered: answers come in the order of the
     /// questions, and only the last one's counts.
     owed: u32,
@@ -214,6 +219,13 @@ struct Part {
     /// The position about which it was heard last: a second list about it is no second sign.
     weighed: Option<Position>,
     costs: Costs,
+}
+
+impl Part {
+    fn next_epoch(&mut self) -> u32 {
+        self.newest += 1;
+        self.newest
+    }
 }
 
 /// What its last answer took.
@@ -243,6 +255,15 @@ impl Costs {
             (true, _) => Some(answered_us),
             (false, 1) => Some(self.compute_us.min(answered_us)),
             (false, _) => None,
+        }
+    }
+
+    /// It came so long after the question.
+    fn took(self, us: u64) -> Costs {
+        Costs {
+            us,
+            compute_us: self.compute_us.min(us),
+            ..self
         }
     }
 
@@ -422,20 +443,29 @@ impl Generate {
         self.team.heard(i, now);
         match from.event {
             ExpertEvent::Ready {
-                reused, prefill_us, ..
+                reused,
+                prefill_us,
+                branches,
+                ..
             } => {
                 self.team.read(i);
+                self.parts[i].branches = branches;
                 self.on_ready(now, reused, prefill_us, out);
             }
             ExpertEvent::Scored { ln_p, .. } => self.on_scores(i, &ln_p, now, out),
-            // About guesses that were taken back.
-            ExpertEvent::Opinions { epoch, .. } if epoch != self.parts[i].epoch => {}
             ExpertEvent::Opinions {
+                epoch,
                 opinions,
                 compute_us,
                 bytes,
                 ..
-            } => self.on_opinions(i, opinions, Costs::said(compute_us, bytes), now, out),
+            } => {
+                let costs = Costs::said(compute_us, bytes);
+                match epoch == self.parts[i].epoch {
+                    true => self.on_opinions(i, opinions, costs, now, out),
+                    false => self.on_branch(i, epoch, opinions, costs, now),
+                }
+            }
             ExpertEvent::Failed { why, .. } => self.lose(i, Trouble::of(why), now, out),
         }
     }
@@ -521,7 +551,7 @@ impl Generate {
         self.first_question = None;
         self.set.clear();
         if let Some(token) = committed {
-            self.settle_guesses(token, out);
+            self.settle_guesses(token, now, out);
         }
         let here = self.position();
         for (part, member) in self.parts.iter_mut().zip(&mut self.team.members) {
@@ -577,6 +607,8 @@ impl Generate {
 
 #[cfg(test)]
 mod ahead_tests;
+#[cfg(test)]
+mod branch_tests;
 #[cfg(test)]
 mod draw_tests;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::tests::{Table, VOCAB, law, spec, table, vocab};
 use super::*;
-use crate::limits::{GUESSES_MAX, READ_TOKENS, UNREAD_TOKENS_MAX};
+use crate::limits::{BRANCH_TOKENS_MAX, BRANCHES_MAX, GUESSES_MAX, READ_TOKENS, UNREAD_TOKENS_MAX};
 use crate::opinion::{Entry, ExpertFailure, List, Query, Said, Want};
 use crate::pace::{Pace, Patience};
 use crate::team::{Candidate, Sets};
@@ -36,6 +36,10 @@ pub(super) struct Ways {
     /// What it takes to read the text, and for every answer, one after another.
     pub(super) read_us: u64,
     pub(super) step_us: u64,
+    /// What waits takes no longer together than one answer does.
+    pub(super) batches: bool,
+    /// Branches that it keeps.
+    pub(super) keeps: u8,
     /// What it says later may come earlier.
     pub(super) overtakes: bool,
     /// What it can say at once comes in one message.
@@ -58,6 +62,8 @@ pub(super) struct Mischief {
     pub(super) knew_it_all: bool,
     /// From this position on it is sure of what it believes least.
     pub(super) injects_from: Option<Position>,
+    /// Has lost every branch: says nothing about them, also not once one is the text.
+    pub(super) loses_branches: bool,
 }
 
 pub(super) const CALM: Ways = Ways {
@@ -74,6 +80,8 @@ pub(super) const CALM: Ways = Ways {
     restarts_at: u64::MAX,
     read_us: 0,
     step_us: 0,
+    batches: false,
+    keeps: BRANCHES_MAX as u8,
     overtakes: false,
     bundles: false,
     mischief: Mischief {
@@ -83,6 +91,7 @@ pub(super) const CALM: Ways = Ways {
         boasts: false,
         knew_it_all: false,
         injects_from: None,
+        loses_branches: false,
     },
 };
 
@@ -112,6 +121,8 @@ pub(super) struct Story {
     pub(super) ops_under_way: usize,
     /// Questions, over all experts.
     pub(super) asked: usize,
+    /// The most branches that there were at once, and the most tokens of one.
+    pub(super) branches: (usize, usize),
 }
 
 impl Story {
@@ -162,9 +173,11 @@ struct World {
     last: BTreeMap<ExpertId, u64>,
     sent: u64,
     seed: u64,
-    /// Until when each computes.
-    busy: BTreeMap<ExpertId, u64>,
+    /// When each began what it computes last, and when that ends.
+    busy: BTreeMap<ExpertId, (u64, u64)>,
     opened: BTreeMap<ExpertId, ExpertOp>,
+    /// Branches that are not answered, by their epochs.
+    lost: BTreeSet<(ExpertId, u32)>,
     /// When the operations under way are there.
     arriving: BTreeMap<ExpertId, Vec<u64>>,
     ops_under_way: usize,
@@ -176,6 +189,7 @@ impl World {
             let mut table = table(ways.believes.unwrap_or(*name));
             table.common = ways.common;
             (table.remembers, table.words) = (ways.remembers, ways.words);
+            table.keeps = ways.keeps;
             (ExpertId([*name; 32]), (table, ways.clone()))
         };
         World {
@@ -187,6 +201,7 @@ impl World {
             seed,
             busy: BTreeMap::new(),
             opened: BTreeMap::new(),
+            lost: BTreeSet::new(),
             arriving: BTreeMap::new(),
             ops_under_way: 0,
         }
@@ -211,15 +226,18 @@ impl World {
             return;
         };
         let (ways, session) = (ways.clone(), op.session());
-        let asks = matches!(op, ExpertOp::Draft { .. } | ExpertOp::Ask { .. });
+        let asks = matches!(
+            op,
+            ExpertOp::Draft { .. } | ExpertOp::Branch { .. } | ExpertOp::Ask { .. }
+        );
         let reads = matches!(op, ExpertOp::Open(_));
-        let takes_back = matches!(op, ExpertOp::Truncate { .. });
+        let said = op.clone();
         if reads {
             self.opened.insert(expert, op.clone());
         }
         let queries = match &op {
             ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } => queries.clone(),
-            ExpertOp::Ask { query, .. } => vec![query.clone()],
+            ExpertOp::Branch { query, .. } | ExpertOp::Ask { query, .. } => vec![query.clone()],
             _ => vec![],
         };
         let mut events = table.handle(op).unwrap();
@@ -233,6 +251,11 @@ impl World {
             let opened = self.opened[&expert].clone();
             events = misbehave(ways.mischief, events, &queries, table, other, opened);
         }
+        if let (true, ExpertOp::Branch { epoch, .. }) = (ways.mischief.loses_branches, &said) {
+            self.lost.insert((expert, *epoch));
+        }
+        let is_lost = |event: &ExpertEvent| matches!(event, ExpertEvent::Opinions { epoch, .. } if self.lost.contains(&(expert, *epoch)));
+        events.retain(|event| !is_lost(event));
         if ways.bundles {
             events = bundled(events);
         }
@@ -243,17 +266,19 @@ impl World {
         under_way.retain(|at| *at > now);
         under_way.push(there);
         self.ops_under_way = self.ops_under_way.max(under_way.len());
-        if takes_back {
-            self.forget(expert, there);
-        }
+        self.forget(expert, there, ways.batches, &said);
         if there >= ways.restarts_at {
             let why = ExpertFailure::Refused("no such session".into());
             events = vec![ExpertEvent::Failed { session, why }];
         }
         for event in events {
-            let busy = self.busy.entry(expert).or_default();
-            *busy = there.max(*busy) + if reads { ways.read_us } else { ways.step_us };
-            let done = *busy;
+            let takes = if reads { ways.read_us } else { ways.step_us };
+            let (began, ends) = self.busy.entry(expert).or_default();
+            if !ways.batches || there > *began {
+                *began = there.max(*ends);
+                *ends = *began + takes;
+            }
+            let done = *ends;
             let mut back = done + self.flies(&ways);
             if back >= ways.silent_from && back < ways.silent_until {
                 if ways.silent_until == u64::MAX {
@@ -272,19 +297,33 @@ impl World {
         }
     }
 
-    /// What it was asked and has not said by then is not computed.
-    fn forget(&mut self, expert: ExpertId, there: u64) {
-        let is_opinion = |event: &ExpertEvent| matches!(event, ExpertEvent::Opinions { .. });
+    /// What it was asked, has not said by then and is not wanted any more is not computed.
+    fn forget(&mut self, expert: ExpertId, there: u64, is_batched: bool, op: &ExpertOp) {
+        let is_over = |of: u32| match op {
+            ExpertOp::Truncate { .. } => true,
+            ExpertOp::Settle { epoch, .. } => of != *epoch,
+            ExpertOp::Forget { epoch, .. } => of == *epoch,
+            _ => false,
+        };
+        let is_opinion = |event: &ExpertEvent| matches!(event, ExpertEvent::Opinions { epoch, .. } if is_over(*epoch));
+        let before = self.queue.len();
         self.queue.retain(|_, (done, from)| {
             from.expert != expert || *done <= there || !is_opinion(&from.event)
         });
+        if self.queue.len() == before {
+            return;
+        }
         let left = self.queue.iter().filter(|(_, (_, f))| f.expert == expert);
         let last = left.map(|((at, _), _)| *at).max().unwrap_or(0);
         self.last.insert(expert, last);
         let reading = self.queue.values().filter(|(_, f)| f.expert == expert);
         let until = reading.map(|(done, _)| *done).max().unwrap_or(0);
-        let busy = self.busy.entry(expert).or_default();
-        *busy = (*busy).min(there.max(until));
+        let (began, ends) = self.busy.entry(expert).or_default();
+        if !is_batched {
+            *ends = (*ends).min(there.max(until));
+        } else if *began > there && until < *ends {
+            (*began, *ends) = (0, *began); // nobody is left whom it would be for
+        }
     }
 }
 
@@ -298,10 +337,10 @@ fn misbehave(
     opened: ExpertOp,
 ) -> Vec<ExpertEvent> {
     other.handle(opened).unwrap();
-    other.tokens = table.tokens.clone();
     let mut extra = vec![];
     for (event, query) in events.iter_mut().zip(queries) {
         let ExpertEvent::Opinions {
+            epoch,
             opinions,
             compute_us,
             ..
@@ -309,6 +348,8 @@ fn misbehave(
         else {
             continue;
         };
+        let table = table.of(*epoch);
+        other.tokens = table.tokens.clone();
         let position = opinions[0].position;
         if mischief.false_lists && position % 3 == 0 {
             opinions[0] = other.opinion(position, query);
@@ -400,7 +441,12 @@ impl Client {
     fn check(&self, machine: &Generate, told: usize) {
         let members = machine.parts.len();
         assert!(machine.ahead.guesses.len() <= GUESSES_MAX);
-        assert!(machine.ahead.early() <= members * (GUESSES_MAX + 1));
+        let branches = &machine.ahead.branches;
+        assert!(branches.len() <= BRANCHES_MAX);
+        assert!(branches.iter().all(|b| b.tokens() <= BRANCH_TOKENS_MAX));
+        assert!(branches.is_empty() || !machine.ahead.guesses.is_empty());
+        let positions = GUESSES_MAX + 1 + BRANCHES_MAX * BRANCH_TOKENS_MAX;
+        assert!(machine.ahead.early() <= members * positions);
         let room = (UNREAD_TOKENS_MAX + READ_TOKENS) as usize;
         assert!(!self.is_paced || told + machine.ahead.guesses.len() <= self.read + room);
     }
@@ -445,6 +491,7 @@ pub(super) fn live_read(
         heard: vec![],
         ops_under_way: 0,
         asked: 0,
+        branches: (0, 0),
     };
     let mut lost: Vec<(u64, ExpertId)> = ways
         .iter()
@@ -467,6 +514,7 @@ pub(super) fn live_read(
                     if let ExpertOp::Draft { queries, .. } | ExpertOp::Lead { queries, .. } = &op {
                         story.asked += queries.len();
                     }
+                    story.asked += usize::from(matches!(op, ExpertOp::Branch { .. }));
                     world.send(now, expert, op);
                 }
                 Output::Event(Event::Token(token)) => {
@@ -496,8 +544,13 @@ pub(super) fn live_read(
             }
         }
         client.check(&machine, story.tokens.len());
+        let branches = &machine.ahead.branches;
+        let deepest = branches.iter().map(|b| b.tokens()).max();
+        story.branches.0 = story.branches.0.max(branches.len());
+        story.branches.1 = story.branches.1.max(deepest.unwrap_or(0));
         if machine.is_done() {
             assert_eq!(machine.ahead.early(), 0, "what was kept is returned");
+            assert!(machine.ahead.branches.is_empty());
             assert_eq!(ends, 1, "a response ends once");
             let opened = world.opened.keys();
             assert!(opened.into_iter().all(|e| closed.contains(e)), "left open");

@@ -1,10 +1,11 @@
 //! What is told beside the text: log-probabilities, who said what of a token, and what a replay needs.
 
 use super::{Event, Generate, Notes, Output};
-use crate::ids::{ExpertId, Position, Token};
+use crate::ids::{ExpertId, Fingerprint, Position, Token};
 use crate::lnp::LnP;
 use crate::mask::Mask;
 use crate::opinion::{List, Opinion, Raw, Said};
+use crate::weights::Observation;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -127,6 +128,12 @@ impl Log {
 }
 
 impl Generate {
+    /// Who knew its prompt, and in which vocabulary: for whoever counts.
+    pub(crate) fn seen(&self) -> Option<(Fingerprint, Observation)> {
+        let seen = self.team.seen(&self.spec.prompt)?;
+        Some((self.vocab.fingerprint(), seen))
+    }
+
     pub(super) fn provenance(&self, token: Token) -> Option<Box<Provenance>> {
         if !self.spec.notes.provenance || self.first_question.is_none() {
             return None;

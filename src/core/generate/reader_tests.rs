@@ -105,7 +105,7 @@ proptest! {
         plan.candidates[0].local = own;
         plan.k = 1 + learns;
         let law = law(if sampler == Sampler::Greedy { 0.0 } else { 1.0 }).sampled(sampler);
-        let guessing = if blocks { Guessing::Blocks } else { Guessing::Stream };
+        let guessing = if blocks { Guessing::Blocks } else { Guessing::Branches };
         // Without an own expert the draft of the rejection sampler is whose list comes first.
         prop_assume!(own || sampler != Sampler::Rejection);
         let slow = Spec { law, ..paced(seed, 400, guessing) };

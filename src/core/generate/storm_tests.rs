@@ -56,6 +56,12 @@ fn trouble(kind: usize, from: u64, length: u64) -> Ways {
             step_us: 4_000,
             ..FAR
         },
+        7 => Ways {
+            keeps: 1,
+            batches: true,
+            step_us: 20_000,
+            ..FAR
+        },
         _ => FAR,
     }
 }
@@ -124,10 +130,19 @@ fn weighed(law: Law, sets: Sets, weighing: Weighing) -> Law {
     })
 }
 
+fn modes() -> impl proptest::strategy::Strategy<Value = Guessing> {
+    prop::sample::select(vec![
+        Guessing::Blocks,
+        Guessing::Stream,
+        Guessing::Branches,
+        Guessing::Branches,
+    ])
+}
+
 type Troubles = Vec<(u64, u64, usize)>;
 
 fn troubles() -> impl proptest::strategy::Strategy<Value = Troubles> {
-    prop::collection::vec((0u64..2_500_000, 0u64..900_000, 0usize..9), 5)
+    prop::collection::vec((0u64..2_500_000, 0u64..900_000, 0usize..10), 5)
 }
 
 fn places(troubles: &Troubles, common: f32) -> Vec<(u8, Ways)> {
@@ -148,7 +163,8 @@ proptest! {
     #[test]
     fn no_law_and_no_trouble_moves_a_byte(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, common in 0.5f32..1.0, own: bool,
-        which in 0usize..6, by in 0usize..4, logprobs: bool, weighing in strategies(), blocks: bool, troubles in troubles(),
+        which in 0usize..6, by in 0usize..4, logprobs: bool, weighing in strategies(), guessing in modes(),
+        troubles in troubles(),
     ) {
         let ways = places(&troubles, common);
         let law = laws(which);
@@ -159,8 +175,8 @@ proptest! {
         let law = law.weighed(Weighing { strategy: weighing, following: Following::Frozen });
         let spec = Spec {
             logprobs: logprobs.then_some(2),
-            guessing: if blocks { Guessing::Blocks } else { Guessing::Stream },
-            ..guessing(seed, 60, law)
+            guessing,
+            ..self::guessing(seed, 60, law)
         };
         let story = live(spec.clone(), plan.clone(), &ways, net);
         if let Finish::Failed(why) = &story.why {
@@ -181,12 +197,12 @@ proptest! {
     #[test]
     fn liars_cost_time_and_no_recording_falls(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, own: bool, which in 0usize..7, by in 0usize..4,
-        logprobs: bool, weighing in weighings(), ahead: bool, troubles in troubles(),
+        logprobs: bool, weighing in weighings(), guessing in prop_oneof![Just(Guessing::Never), modes()], troubles in troubles(),
         mischief in prop::collection::vec((any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>()), 5),
     ) {
         let mut ways = places(&troubles, 0.9);
         for ((_, ways), (twice, false_lists, unasked, boasts)) in ways.iter_mut().zip(mischief).skip(1) {
-            ways.mischief = Mischief { twice, false_lists, unasked, boasts, knew_it_all: false, injects_from: None };
+            ways.mischief = Mischief { twice, false_lists, unasked, boasts, ..Mischief::default() };
         }
         let law = laws(which);
         let k = if law.robust.is_some() { k.max(3) } else { k };
@@ -196,8 +212,8 @@ proptest! {
         let law = weighed(law, plan.sets, weighing);
         let spec = Spec {
             logprobs: logprobs.then_some(1),
-            guessing: if ahead { Guessing::Stream } else { Guessing::Never },
-            ..guessing(seed, 40, law)
+            guessing,
+            ..self::guessing(seed, 40, law)
         };
         let story = live(spec.clone(), plan, &ways, net);
         prop_assume!(!story.decided.is_empty());
@@ -328,6 +344,7 @@ fn sung(spec: Spec, plan: Plan, shared: bool) -> (usize, Guesses) {
                     session,
                     reused: 0,
                     prefill_us: 1,
+                    branches: 0,
                 },
                 ExpertOp::Draft {
                     epoch,

@@ -177,11 +177,12 @@ fn whoever_claims_to_have_known_the_prompt_does_not_count() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
-    /// Whatever fails when: the schedule with its weights gives the same text, and its recording stands.
+    /// Whatever fails when, and whatever prior they set out from: the schedule with its weights gives the same text, and its recording stands.
     #[test]
     fn learned_weights_are_those_of_the_schedule(
         seed: u64, net: u64, k in 1usize..5, spares in 0usize..2, known in 1u8..6, tokens in 0usize..20, ahead: bool,
         troubles in prop::collection::vec((0u64..400_000, 0u64..300_000, 0usize..5), 5),
+        prior in prop::collection::vec(0.05f64..1.0, 5),
         strategy in prop_oneof![Just(Strategy::Bayes), Just(Strategy::Convex), Just(Strategy::Meta), Just(Strategy::Single)],
     ) {
         let ways: Vec<(u8, Ways)> = NAMES.iter().zip(&troubles).map(|(name, (from, length, kind))| {
@@ -196,8 +197,12 @@ proptest! {
         let guessing = if ahead { Guessing::Stream } else { Guessing::Never };
         let spec = Spec { law: law(1.0), guessing, ..knowing(written_by(known, tokens), seed) };
         let spec = learning(spec, strategy);
-        let story = live(spec.clone(), plan(&NAMES, k, spares), &ways, net);
-        let again = replayed(spec.clone(), plan(&NAMES, k, spares), &ways, &story.schedule);
+        let mut plan = plan(&NAMES, k, spares);
+        for (candidate, weight) in plan.candidates.iter_mut().zip(&prior) {
+            candidate.weight = *weight;
+        }
+        let story = live(spec.clone(), plan.clone(), &ways, net);
+        let again = replayed(spec.clone(), plan, &ways, &story.schedule);
         prop_assert_eq!(&again[..story.tokens.len()], &story.tokens[..]);
         let recording = super::record_tests::recording(&spec, &story, None);
         prop_assert_eq!(record::replay(&recording), Ok(recording.text.clone()));

@@ -224,10 +224,17 @@ fn asks() -> impl Strategy<Value = sync::Question> {
     });
     prop_oneof![
         any::<[u8; 32]>().prop_map(sync::Question::Same),
-        proptest::collection::vec(any::<([u8; 8], u64)>(), 0..20).prop_map(|heard| {
-            let one = |(node, seq)| sync::Heard { node, seq };
-            sync::Question::Adverts(heard.into_iter().map(one).collect())
-        }),
+        proptest::collection::vec(any::<([u8; 8], u64)>(), 0..20)
+            .prop_flat_map(|heard| (Just(heard), any::<bool>()))
+            .prop_map(|(heard, is_of_experts)| {
+                let one = |(node, seq)| sync::Heard { node, seq };
+                let heard = heard.into_iter().map(one).collect();
+                if is_of_experts {
+                    sync::Question::Voices(heard)
+                } else {
+                    sync::Question::Adverts(heard)
+                }
+            }),
         proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20)
             .prop_map(sync::Question::Take),
         page,

@@ -9,6 +9,7 @@ use crate::ids::NetworkId;
 use crate::limits::{
     RECORD_BYTES_MAX, SYNC_BYTES_MAX, SYNC_HEARD_MAX, SYNC_IDS_MAX, SYNC_PAGES_MAX,
 };
+use crate::weights::Voice;
 use std::collections::{BTreeMap, BTreeSet};
 
 const TAG: &[u8] = b"quorate sync v1\0";
@@ -27,6 +28,8 @@ pub enum Question {
     Page(Page),
     /// Who is there? Nodes were heard up to these numbers: tell what is newer.
     Adverts(Vec<Heard>),
+    /// What do nodes say of experts? Each was heard up to this day.
+    Voices(Vec<Heard>),
     /// Take these: the admissions that lead to me, my advert, or news. `Same`: you are known here.
     /// `Differ`: you are now; connect anew, for this connection began as a stranger's.
     Take(Vec<Vec<u8>>),
@@ -76,13 +79,8 @@ impl Ask {
             Question::Page(Page { first, last, have }) => {
                 out.u8(2).raw(first).raw(last).list(have.iter())
             }
-            Question::Adverts(heard) => {
-                out.u8(3).u16(heard.len() as u16);
-                for Heard { node, seq } in heard {
-                    out.raw(node).u64(*seq);
-                }
-                &mut out
-            }
+            Question::Adverts(heard) => write_heard(heard, out.u8(3)),
+            Question::Voices(heard) => write_heard(heard, out.u8(5)),
             Question::Take(items) => {
                 out.u8(4);
                 write_items(items, &mut out)
@@ -103,6 +101,7 @@ impl Ask {
             }),
             3 => Question::Adverts(read_heard(&mut read)?),
             4 => Question::Take(read_items(&mut read)?),
+            5 => Question::Voices(read_heard(&mut read)?),
             _ => return Err(Malformed::Range("the question")),
         };
         read.end()?;
@@ -145,6 +144,14 @@ impl Answer {
         read.end()?;
         Ok(answer)
     }
+}
+
+fn write_heard<'a>(heard: &[Heard], out: &'a mut Writer) -> &'a mut Writer {
+    out.u16(heard.len() as u16);
+    for Heard { node, seq } in heard {
+        out.raw(node).u64(*seq);
+    }
+    out
 }
 
 fn read_heard(read: &mut Reader) -> Result<Vec<Heard>, Malformed> {
@@ -238,11 +245,8 @@ pub fn answer<'a>(
             fill(lacks.filter_map(|id| Some(records.get(id)?.encode())))
         }
         Question::Adverts(heard) => {
-            let heard: BTreeMap<[u8; 8], u64> = heard.iter().map(|h| (h.node, h.seq)).collect();
-            let is_news = |(advert, _): &(&Advert, u64)| {
-                let Heard { node, seq } = Heard::of(&advert.node, advert.seq);
-                heard.get(&node).is_none_or(|known| *known < seq)
-            };
+            let is_news = news(heard);
+            let is_news = |(advert, _): &(&Advert, u64)| is_news(&advert.node, advert.seq);
             let all = own.map(|own| (own, 0)).into_iter().chain(adverts);
             fill(
                 all.filter(is_news)
@@ -250,7 +254,24 @@ pub fn answer<'a>(
             )
         }
         // Whoever keeps the records takes them; here is only what is told.
-        Question::Take(_) => Answer::Refused,
+        Question::Take(_) | Question::Voices(_) => Answer::Refused,
+    }
+}
+
+/// What a member is told of what nodes say of experts.
+pub fn voices<'a>(said: impl Iterator<Item = &'a Voice>, heard: &[Heard]) -> Answer {
+    let is_news = news(heard);
+    fill(
+        said.filter(|v| is_news(&v.node, v.day.into()))
+            .map(Voice::encode),
+    )
+}
+
+fn news(heard: &[Heard]) -> impl Fn(&Author, u64) -> bool {
+    let heard: BTreeMap<[u8; 8], u64> = heard.iter().map(|h| (h.node, h.seq)).collect();
+    move |node, seq| {
+        let Heard { node, seq } = Heard::of(node, seq);
+        heard.get(&node).is_none_or(|known| *known < seq)
     }
 }
 

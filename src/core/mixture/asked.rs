@@ -81,6 +81,9 @@ impl Mixture {
             ExpertOp::Truncate {
                 epoch, position, ..
             } => self.truncate(epoch, position, out),
+            ExpertOp::Branch { .. } | ExpertOp::Settle { .. } | ExpertOp::Forget { .. } => {
+                Err(refused("a mesh keeps no branches"))
+            }
             ExpertOp::Open(_) | ExpertOp::Close { .. } => {
                 Err(refused("the session is open already"))
             }

@@ -40,8 +40,8 @@ impl World {
                     self.judge.suspect(self.now, at, expert, suspicion);
                     None
                 }
-                // Nobody reads the audit logs of made-up nodes.
-                Output::Decided(_) => None,
+                // Nobody reads the audit logs of made-up nodes, nor counts for their gates.
+                Output::Decided(_) | Output::Seen { .. } => None,
                 Output::NeedMask { .. } => {
                     self.judge
                         .accuse(self.now, at, "a grammar nobody asked for".into());

@@ -75,7 +75,10 @@ impl Liar {
     pub(super) fn instead(&mut self, op: &ExpertOp, events: Vec<ExpertEvent>) -> Vec<ExpertEvent> {
         let is_question = matches!(
             op,
-            ExpertOp::Draft { .. } | ExpertOp::Lead { .. } | ExpertOp::Ask { .. }
+            ExpertOp::Draft { .. }
+                | ExpertOp::Lead { .. }
+                | ExpertOp::Branch { .. }
+                | ExpertOp::Ask { .. }
         );
         if !is_question || events.is_empty() || !self.dice.percent(self.percent) {
             return events;

@@ -249,7 +249,11 @@ impl Machine {
             ExpertOp::Open(open) => open.prompt.len() + open.answered.len(),
             ExpertOp::Draft { tokens, .. } => tokens.len(),
             ExpertOp::Lead { queries, .. } => queries.len(),
-            ExpertOp::Ask { .. } | ExpertOp::Truncate { .. } => 0,
+            ExpertOp::Branch { .. } => 1,
+            ExpertOp::Ask { .. }
+            | ExpertOp::Settle { .. }
+            | ExpertOp::Forget { .. }
+            | ExpertOp::Truncate { .. } => 0,
             ExpertOp::Close { .. } => {
                 self.tables.remove(&session);
                 return Ok((now, Vec::new()));

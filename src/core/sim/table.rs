@@ -5,6 +5,7 @@ use crate::distribution::{Distribution, History, score};
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
 use crate::lead;
+use crate::limits::BRANCHES_MAX;
 use crate::opinion::{ExpertEvent, ExpertOp, Opinion, Query, Said};
 use crate::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
@@ -43,6 +44,10 @@ pub(crate) struct Table {
     /// itself, and its law can be written down.
     pub(crate) remembers: usize,
     pub(crate) words: u32,
+    /// Branches that it keeps, and those that there are.
+    pub(crate) keeps: u8,
+    branches: Vec<Table>,
+    newest: u32,
     prompt: usize,
     transforms: Transforms,
     rows: BTreeMap<Position, Distribution>,
@@ -77,6 +82,9 @@ impl Table {
             common: 0.0,
             remembers: usize::MAX,
             words: VOCAB,
+            keeps: BRANCHES_MAX as u8,
+            branches: Vec::new(),
+            newest: 0,
             prompt: 0,
             transforms: Transforms::NEUTRAL,
             rows: BTreeMap::new(),
@@ -125,6 +133,10 @@ impl Table {
     }
 
     pub(crate) fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, OutOfOrder> {
+        let of_branch = |b: &Table| matches!(op, ExpertOp::Draft { epoch, .. } if epoch == b.epoch);
+        if let Some(branch) = self.branches.iter().position(of_branch) {
+            return self.branches[branch].handle(op);
+        }
         match op {
             ExpertOp::Open(open) => {
                 self.prompt = open.prompt.len();
@@ -135,6 +147,7 @@ impl Table {
                     session,
                     reused: 0,
                     prefill_us: 1,
+                    branches: self.keeps,
                 }];
                 if open.score {
                     let of = |at: usize| {
@@ -209,20 +222,87 @@ impl Table {
                 }
                 Ok(vec![self.answer(session, epoch, position, &query)])
             }
+            ExpertOp::Branch {
+                session,
+                epoch,
+                position,
+                token,
+                query,
+            } => self.branch(session, epoch, position, token, &query),
+            ExpertOp::Settle { epoch, .. } => {
+                let branch = self.taken(epoch)?;
+                (self.tokens, self.epoch) = (branch.tokens, branch.epoch);
+                (self.kept, self.said) = (branch.kept, branch.said);
+                self.rows = branch.rows;
+                self.branches.clear();
+                Ok(vec![])
+            }
+            ExpertOp::Forget { epoch, .. } => self.taken(epoch).map(|_| vec![]),
             ExpertOp::Truncate {
                 epoch, position, ..
             } => {
                 let has = self.tokens.len();
-                if position as usize > has || epoch <= self.epoch {
+                if position as usize > has || epoch <= self.newest {
                     return Err(OutOfOrder { has, position });
                 }
-                self.epoch = epoch;
+                (self.epoch, self.newest) = (epoch, epoch);
+                self.branches.clear();
                 self.said = None;
                 self.tokens.truncate(position as usize);
                 self.rows.retain(|at, _| *at <= position);
                 Ok(vec![])
             }
             ExpertOp::Close { .. } => Ok(vec![]),
+        }
+    }
+
+    /// The same text up to a place, under an epoch of its own.
+    fn branch(
+        &mut self,
+        session: SessionId,
+        epoch: u32,
+        position: Position,
+        token: Token,
+        query: &Query,
+    ) -> Result<Vec<ExpertEvent>, OutOfOrder> {
+        let has = self.tokens.len();
+        let is_room = self.branches.len() < usize::from(self.keeps);
+        if position as usize > has || epoch <= self.newest || !is_room {
+            return Err(OutOfOrder { has, position });
+        }
+        self.newest = epoch;
+        let mut branch = Table {
+            tokens: self.tokens[..position as usize].to_vec(),
+            epoch,
+            common: self.common,
+            remembers: self.remembers,
+            words: self.words,
+            prompt: self.prompt,
+            transforms: self.transforms.clone(),
+            ..Table::new(self.id)
+        };
+        branch.tokens.push(token);
+        branch.kept = position + 1;
+        let answer = branch.answer(session, epoch, position + 1, query);
+        self.branches.push(branch);
+        Ok(vec![answer])
+    }
+
+    fn taken(&mut self, epoch: u32) -> Result<Table, OutOfOrder> {
+        let at = self.branches.iter().position(|b| b.epoch == epoch);
+        let lost = OutOfOrder {
+            has: self.tokens.len(),
+            position: 0,
+        };
+        at.map(|at| self.branches.swap_remove(at)).ok_or(lost)
+    }
+
+    /// The text of an epoch.
+    #[cfg(test)]
+    pub(crate) fn of(&mut self, epoch: u32) -> &mut Table {
+        match self.branches.iter().position(|b| b.epoch == epoch) {
+            Some(at) => &mut self.branches[at],
+            None => self,
         }
     }
 

@@ -76,7 +76,11 @@ fn op_bytes(op: &ExpertOp) -> usize {
         } => 3 * tokens.len() + 24 * queries.len(),
         ExpertOp::Lead { queries, .. } => 24 * queries.len(),
         ExpertOp::Ask { .. } => 24 + 32,
-        ExpertOp::Truncate { .. } | ExpertOp::Close { .. } => 0,
+        ExpertOp::Branch { .. } => 3 + 24,
+        ExpertOp::Settle { .. }
+        | ExpertOp::Forget { .. }
+        | ExpertOp::Truncate { .. }
+        | ExpertOp::Close { .. } => 0,
     };
     FRAME_BYTES + tokens
 }

@@ -2,11 +2,11 @@
 //! because it weighs nothing.
 
 use super::{BadPlan, Plan, Sets, Standing, Team};
-use crate::ids::{Micros, Position};
+use crate::ids::{ExpertId, Micros, Position, Token};
 use crate::lnp::LnP;
-use crate::weights::{Following, Rule, Situation, Strategy, Weighing, Weights};
+use crate::weights::{Following, Observation, Rule, Situation, Strategy, Weighing, Weights};
 
-/// Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
+/// The candidates' weights are the prior. Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
 /// be in.
 pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, BadPlan> {
     let takes_turns = matches!(plan.sets, Sets::Turns { .. });
@@ -18,7 +18,14 @@ pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>
         strategy: weighing.strategy,
         ..Rule::default()
     };
-    let learned = Weights::new(rule, plan.candidates.len(), None);
+    let mut prior: Vec<(ExpertId, f64)> = plan
+        .candidates
+        .iter()
+        .map(|c| (c.expert, c.weight))
+        .collect();
+    prior.sort_by_key(|(expert, _)| *expert);
+    let prior: Vec<f64> = prior.into_iter().map(|(_, weight)| weight).collect();
+    let learned = Weights::from_prior(rule, &prior, None);
     learned.map(Some).map_err(|_| BadPlan::Rule)
 }
 
@@ -126,6 +133,16 @@ impl Team {
         if !self.group.iter().all(|&i| members[i].is_outweighed) {
             self.group.retain(|&i| !members[i].is_outweighed);
         }
+    }
+
+    /// Who knew the prompt, as far as this request asked.
+    pub(crate) fn seen(&self, prompt: &[Token]) -> Option<Observation> {
+        self.learned.as_ref()?;
+        let said = self.screen.credible();
+        let said: Vec<(ExpertId, &[LnP])> = said
+            .map(|(k, ln_p)| (self.members[k].expert, ln_p))
+            .collect();
+        Observation::of(prompt, &said)
     }
 
     /// What the answer sets out from, of everybody.

@@ -21,6 +21,7 @@ mod follow;
 mod gate;
 mod rule;
 mod screen;
+mod shared;
 mod table;
 mod track;
 
@@ -34,6 +35,7 @@ pub use follow::Follower;
 pub use gate::{Gate, Profile};
 pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy, Weighing};
 pub use screen::Screen;
+pub use shared::{Gates, Noise, Observation, Own, Topic, Unheard, Voice};
 
 use crate::ids::{Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};
@@ -76,6 +78,7 @@ struct Fits {
 pub struct Weights {
     rule: Rule,
     experts: usize,
+    prior: Vec<f64>,
     parts: Vec<Strategy>,
     table: Table,
     tokens: Vec<Token>,
@@ -107,12 +110,27 @@ pub struct Weights {
 impl Weights {
     /// The same rule, and nothing heard.
     pub fn anew(&self) -> Result<Weights, BadRule> {
-        Weights::new(self.rule, self.experts, self.gate.clone())
+        Weights::from_prior(self.rule, &self.prior, self.gate.clone())
     }
 
+    /// Nobody is known to be better.
     pub fn new(rule: Rule, experts: usize, gate: Option<Gate>) -> Result<Weights, BadRule> {
+        Weights::from_prior(rule, &vec![1.0; experts], gate)
+    }
+
+    /// Every strategy but `uniform` sets out from these weights, in whatever unit.
+    pub fn from_prior(rule: Rule, prior: &[f64], gate: Option<Gate>) -> Result<Weights, BadRule> {
+        let experts = prior.len();
         if experts == 0 || experts > TEAM_MAX {
             return Err(BadRule::Experts);
+        }
+        let total: f64 = prior.iter().sum();
+        if !total.is_finite()
+            || prior
+                .iter()
+                .any(|weight| !weight.is_normal() || *weight < 0.0)
+        {
+            return Err(BadRule::Prior);
         }
         if rule.lag > WEIGHT_LAG_MAX {
             return Err(BadRule::Lag);
@@ -124,8 +142,8 @@ impl Weights {
             return Err(BadRule::Profiles);
         }
         let parts = rule.strategy.parts(gate.is_some());
-        let uniform = vec![1.0 / experts as f64; experts];
-        let base = Base::new(&uniform, parts.len());
+        let prior: Vec<f64> = prior.iter().map(|weight| weight / total).collect();
+        let base = Base::new(&prior, parts.len());
         Ok(Weights {
             rule,
             experts,
@@ -139,9 +157,10 @@ impl Weights {
             base,
             dirty: None,
             fits: Fits {
-                convex: uniform.clone(),
-                gate: uniform,
+                convex: prior.clone(),
+                gate: prior.clone(),
             },
+            prior,
             next: 0,
             declared: BTreeMap::new(),
             posterior: vec![vec![0.0; parts.len()]; rule.lag as usize + 1],

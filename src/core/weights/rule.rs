@@ -208,6 +208,8 @@ pub enum BadRule {
     Share,
     #[error("a floor is from 0 to one half")]
     Floor,
+    #[error("a prior weight is above zero")]
+    Prior,
     #[error("one profile for each expert")]
     Profiles,
 }

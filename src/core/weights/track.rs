@@ -137,12 +137,12 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn new(uniform: &[f64], strategies: usize) -> Base {
+    pub(super) fn new(prior: &[f64], strategies: usize) -> Base {
         Base {
             bayes: Posterior {
-                ln_w: uniform.iter().map(|w| libm::log(*w)).collect(),
+                ln_w: prior.iter().map(|w| libm::log(*w)).collect(),
             },
-            shares: SHARES.map(|rate| Share::new(rate, uniform)).to_vec(),
+            shares: SHARES.map(|rate| Share::new(rate, prior)).to_vec(),
             ln_rates: vec![0.0; SHARES.len()],
             hindsight: vec![0.0; strategies],
         }

@@ -4,7 +4,7 @@
 //!   model file (`base`), which owns the weights and every context on them, and gives them turns
 //!   (`thread`).
 //! - `seat` is one expert there: a context, its adapter if it has one, and its sessions.
-//! - `session` is what the router knows of: text, questions, retained rows.
+//! - `session` is what the router knows of: text, questions, retained rows; `branches` are other texts of it.
 //! - `step` is continuous batching: `plan` picks rows under the time that `cost` predicts, `cache`
 //!   keeps sequences and prefixes within the cells that `cells` counts.
 //!
@@ -15,6 +15,7 @@
 mod adapter;
 mod bare;
 mod base;
+mod branches;
 mod cache;
 mod cells;
 mod cost;

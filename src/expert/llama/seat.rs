@@ -21,7 +21,7 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::token::LlamaToken;
 use quorate_core::ids::{ExpertId, Token};
-use quorate_core::limits::SESSIONS_MAX;
+use quorate_core::limits::{BRANCHES_MAX, SEQUENCES_MAX, SESSIONS_MAX};
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open};
 use quorate_core::vocab::Vocab;
 use std::sync::Arc;
@@ -238,7 +238,7 @@ impl<'model> Seat<'model> {
             .get_or_insert(now + GATHER_MOMENTS_MAX * gather);
         self.gather_until = (now + gather).min(at_most);
         let id = op.session();
-        let known = self.engine.find(id);
+        let known = self.engine.text_for(&op);
         match (op, known) {
             (ExpertOp::Open(open), None) => self.open(*open),
             (ExpertOp::Open(_), Some(index)) => {
@@ -247,7 +247,18 @@ impl<'model> Seat<'model> {
             }
             (ExpertOp::Close { .. }, Some(index)) => self.engine.close(index),
             (ExpertOp::Close { .. }, None) => {}
+            (
+                op @ (ExpertOp::Branch { .. } | ExpertOp::Settle { .. } | ExpertOp::Forget { .. }),
+                Some(index),
+            ) => {
+                if let Err(why) = self.on_branches(index, op) {
+                    self.engine.fail(index, why);
+                }
+            }
             (op, Some(index)) => {
+                if matches!(op, ExpertOp::Truncate { .. }) {
+                    self.engine.drop_branches(id);
+                }
                 let session = &mut self.engine.sessions[index];
                 session.tardy &= submitted.saturating_duration_since(session.answered) > gather;
                 session.awaited = false;
@@ -269,9 +280,25 @@ impl<'model> Seat<'model> {
         self.flush()
     }
 
+    fn on_branches(&mut self, of: usize, op: ExpertOp) -> Result<(), ExpertFailure> {
+        match op {
+            ExpertOp::Branch {
+                epoch,
+                position,
+                token,
+                query,
+                ..
+            } => self.engine.branch(of, epoch, position, token, query),
+            ExpertOp::Settle { epoch, .. } => self.engine.settle(of, epoch),
+            ExpertOp::Forget { session, epoch } => self.engine.forget(session, epoch),
+            _ => Ok(()),
+        }
+    }
+
     fn open(&mut self, open: Open) {
         let session = open.session;
-        let busy = self.engine.sessions.len() >= SESSIONS_MAX;
+        let texts = self.engine.sessions.iter();
+        let busy = texts.filter(|text| !text.is_branch).count() >= SESSIONS_MAX;
         let opened = if busy {
             // The node above counts sessions and says better numbers: only a race gets here.
             Err(ExpertFailure::Busy {
@@ -312,10 +339,12 @@ fn engine<'model>(
         Some(one_row) => one_row,
         None => *common.one_row.insert(warm_up(&mut context)?),
     };
+    // These share no part of a sequence.
+    let whole_only = model.is_recurrent() || model.is_hybrid();
     let mut cache = Cache::new(
         context,
         sequences(request),
-        model.is_recurrent() || model.is_hybrid(),
+        whole_only,
         parked_bytes(model, request.cells) as usize,
     );
     if !private.tokens.is_empty() {
@@ -327,6 +356,11 @@ fn engine<'model>(
     let bounds = Bounds {
         context: request.context as usize - private.tokens.len(),
         vocab: model.n_vocab() as u32,
+        branches: if whole_only || sequences(request) < SEQUENCES_MAX {
+            0
+        } else {
+            BRANCHES_MAX
+        },
     };
     let settings = settings(request, model.n_vocab() as usize);
     let cost = CostModel::new(one_row.as_secs_f64() * 1e6);

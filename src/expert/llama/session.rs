@@ -28,6 +28,8 @@ const IDLE: Duration = Duration::from_secs(2);
 pub(super) struct Bounds {
     pub(super) context: usize,
     pub(super) vocab: u32,
+    /// Branches of a session.
+    pub(super) branches: usize,
 }
 
 /// What stands before every session of an expert and is nobody's business: the token that begins a
@@ -84,6 +86,8 @@ impl Pending {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
+    /// Another text beside that of the session with this id.
+    pub(super) is_branch: bool,
     pub(super) scope: Scope,
     /// Prompt and everything appended to it.
     pub(super) text: Vec<Token>,
@@ -106,13 +110,15 @@ pub(super) struct Session {
     prompt: usize,
     transforms: Transforms,
     epoch: u32,
+    /// Of the text and its branches so far.
+    newest: u32,
     inbox: VecDeque<ExpertOp>,
     pending: Option<Pending>,
     /// What is asked about the positions behind the end of the text, which goes on by our choices.
     lead: VecDeque<Query>,
     /// Our choice at the end of the text, once that was asked about.
     choice: Option<(Position, Token)>,
-    context: usize,
+    bounds: Bounds,
     rows: Rows,
     scores: Option<Vec<LnP>>,
     /// What is thought of tokens of the text by their positions, as far as it may still be asked.
@@ -139,6 +145,7 @@ impl Session {
         let prompt = prompt + private;
         Ok(Session {
             id: open.session,
+            is_branch: false,
             scope: open.scope,
             prompt,
             text,
@@ -151,11 +158,12 @@ impl Session {
             shares_first,
             transforms: open.transforms,
             epoch: 0,
+            newest: 0,
             inbox: VecDeque::new(),
             pending: None,
             lead: VecDeque::new(),
             choice: None,
-            context: bounds.context,
+            bounds,
             rows: Rows::default(),
             scores: open.score.then(Vec::new),
             judged: BTreeMap::new(),
@@ -339,6 +347,7 @@ impl Session {
             session,
             reused,
             prefill_us: prefill.as_micros() as u64,
+            branches: self.bounds.branches as u8,
         });
         if let Some(ln_p) = self.scores.take() {
             out.push(ExpertEvent::Scored { session, ln_p });
@@ -386,7 +395,7 @@ impl Session {
     fn go_on(&mut self, since: u64) {
         let end = self.text.len() - self.private;
         let chosen = self.choice.filter(|(at, _)| *at as usize == end);
-        let (Some((at, token)), true) = (chosen, end < self.context) else {
+        let (Some((at, token)), true) = (chosen, end < self.bounds.context) else {
             self.lead.clear();
             return;
         };
@@ -469,6 +478,74 @@ impl Session {
         }
     }
 
+    /// The text up to a place, with what still waits to be appended; then one token, and a question about what follows.
+    /// It is not begun: what it has in common with this one is shared when it is.
+    pub(super) fn branch(
+        &self,
+        epoch: u32,
+        position: Position,
+        token: Token,
+        query: Query,
+        step: u64,
+        pool: &mut Pool,
+    ) -> Result<Session, ExpertFailure> {
+        let waiting = self.inbox.iter().filter_map(|op| match op {
+            ExpertOp::Draft { tokens, .. } => Some(tokens),
+            _ => None,
+        });
+        let said = self.text.iter().chain(waiting.flatten()).copied();
+        let end = self.private + position as usize;
+        let text: Vec<Token> = said.take(end).collect();
+        if text.len() < end || end < self.prompt || !self.ready || self.newest >= epoch {
+            return refused(format!(
+                "a branch at {position} in epoch {epoch} leaves no text"
+            ));
+        }
+        let mut branch = Session {
+            id: self.id,
+            is_branch: true,
+            scope: self.scope,
+            text,
+            cached: 0,
+            sequence: None,
+            answered: Instant::now(),
+            awaited: false,
+            tardy: false,
+            private: self.private,
+            shares_first: self.shares_first,
+            prompt: self.prompt,
+            transforms: self.transforms.clone(),
+            epoch,
+            newest: epoch,
+            inbox: VecDeque::new(),
+            pending: None,
+            lead: VecDeque::new(),
+            choice: None,
+            bounds: self.bounds,
+            rows: Rows::default(),
+            scores: None,
+            judged: BTreeMap::new(),
+            reused: None,
+            begun: None,
+            ready: true,
+        };
+        branch.draft(position, &[token], vec![query], self.bounds, step, pool)?;
+        Ok(branch)
+    }
+
+    pub(super) fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    pub(super) fn newest(&self) -> u32 {
+        self.newest
+    }
+
+    /// A branch began in this epoch.
+    pub(super) fn branched(&mut self, epoch: u32) {
+        self.newest = epoch;
+    }
+
     /// Carries out what can be carried out without the model. `step` counts the engine's steps.
     pub(super) fn advance(
         &mut self,
@@ -514,7 +591,15 @@ impl Session {
                 }) => {
                     self.truncate(epoch, position, pool)?;
                 }
-                Some(ExpertOp::Open(_) | ExpertOp::Close { .. }) | None => {}
+                // The engine's: they are about other texts than this one.
+                Some(
+                    ExpertOp::Open(_)
+                    | ExpertOp::Branch { .. }
+                    | ExpertOp::Settle { .. }
+                    | ExpertOp::Forget { .. }
+                    | ExpertOp::Close { .. },
+                )
+                | None => {}
             }
         }
         Ok(())
@@ -685,10 +770,10 @@ impl Session {
             return refused("the first token stays");
         }
         let at = self.private + at;
-        if epoch < self.epoch {
-            return refused(format!("epoch {epoch} comes after {}", self.epoch));
+        if epoch < self.newest {
+            return refused(format!("epoch {epoch} comes after {}", self.newest));
         }
-        self.epoch = epoch;
+        (self.epoch, self.newest) = (epoch, epoch);
         self.text.truncate(at);
         self.prompt = self.prompt.min(at);
         self.cached = self.cached.min(at);

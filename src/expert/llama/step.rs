@@ -88,7 +88,8 @@ impl<'model> Engine<'model> {
     }
 
     pub(super) fn find(&self, id: SessionId) -> Option<usize> {
-        self.sessions.iter().position(|session| session.id == id)
+        let is_it = |session: &Session| session.id == id && !session.is_branch;
+        self.sessions.iter().position(is_it)
     }
 
     pub(super) fn failed_lately(&self, id: SessionId) -> bool {
@@ -103,6 +104,7 @@ impl<'model> Engine<'model> {
     /// Takes the session out. What is in the cache stays there as a prefix.
     pub(super) fn close(&mut self, index: usize) {
         let mut session = self.sessions.remove(index);
+        self.drop_branches(session.id);
         session.close(&mut self.pool);
         if let Some(mut sequence) = session.sequence.take() {
             self.cache.shrink(&mut sequence, session.cached);
@@ -112,6 +114,11 @@ impl<'model> Engine<'model> {
 
     /// Takes the session out and says why. What is in the cache may be wrong: it goes.
     pub(super) fn fail(&mut self, index: usize, why: ExpertFailure) {
+        let id = self.sessions[index].id;
+        self.drop_branches(id);
+        let Some(index) = self.find(id) else {
+            return;
+        };
         let mut session = self.sessions.remove(index);
         if self.failed.len() == FAILED_KEPT {
             self.failed.pop_front();
@@ -195,10 +202,9 @@ impl<'model> Engine<'model> {
             let needed = self.sessions[index].text.len() - len + HEADROOM_CELLS;
             let holds = |older: &Session| older.sequence.is_some() && !older.is_idle();
             let first = !self.sessions[..index].iter().any(holds);
-            if needed > self.cache.free() && !first && needed > self.reclaimable() {
-                break;
-            }
-            if !self.begin(index, source, len) {
+            let is_branch = self.sessions[index].is_branch;
+            let fits = needed <= self.cache.free() || first || needed <= self.reclaimable();
+            if !(fits && self.begin(index, source, len)) && !is_branch {
                 break;
             }
         }
@@ -261,7 +267,7 @@ impl<'model> Engine<'model> {
 
     // --- room -----------------------------------------------------------------------------------
 
-    /// Frees cells: prefixes first, then the sequence of an idle session, then of the youngest.
+    /// Frees cells: prefixes first, then the sequence of a branch, of an idle session, of the youngest.
     /// False if only one session is left, which has a right to everything there is.
     fn make_room(&mut self) -> bool {
         if self.cache.evict() {
@@ -277,8 +283,10 @@ impl<'model> Engine<'model> {
         {
             return false;
         }
+        let branch = |session: &Session| running(session) && session.is_branch;
         let idle = |session: &Session| running(session) && session.is_idle();
-        let victim = self.sessions.iter().rposition(idle);
+        let victim = self.sessions.iter().rposition(branch);
+        let victim = victim.or_else(|| self.sessions.iter().rposition(idle));
         let victim = victim.or_else(|| self.sessions.iter().rposition(running));
         if let Some(index) = victim
             && let Some(sequence) = self.sessions[index].preempt()

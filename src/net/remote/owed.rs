@@ -28,12 +28,15 @@ impl Owed {
                 self.answers = self.answers.saturating_add(queries.len() as u32);
                 self.epoch = self.epoch.max(*epoch);
             }
-            ExpertOp::Ask { epoch, .. } => {
+            ExpertOp::Ask { epoch, .. } | ExpertOp::Branch { epoch, .. } => {
                 self.answers = self.answers.saturating_add(1);
                 self.epoch = self.epoch.max(*epoch);
             }
             ExpertOp::Truncate { epoch, .. } => self.epoch = self.epoch.max(*epoch),
-            ExpertOp::Open(_) | ExpertOp::Close { .. } => {}
+            ExpertOp::Settle { .. }
+            | ExpertOp::Forget { .. }
+            | ExpertOp::Open(_)
+            | ExpertOp::Close { .. } => {}
         }
     }
 

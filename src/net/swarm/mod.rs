@@ -7,6 +7,7 @@
 //!                       ├─ dials      whom to dial next, and when
 //!                       ├─ records    signed records: taken, told, passed on
 //!                       ├─ adverts    who serves what: ours, and what is heard
+//!                       ├─ voices     what nodes say of each other's experts
 //!                       ├─ door       invites that are shown here
 //!                       ├─ tend       what time brings
 //!                       └─ memory     swarms of one process, counted
@@ -34,6 +35,7 @@ mod reach;
 mod records;
 mod task;
 mod tend;
+mod voices;
 
 pub use carry::{CarryError, carry};
 pub use gate::Roll;
@@ -48,8 +50,9 @@ use quorate_core::governance::{Author, Record, Replica};
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::{SWARM_COMMANDS_MAX, SWARM_EVENTS_MAX};
 use quorate_core::mesh::{Address, Advert, ExpertRow, Gone, Nonce, Place};
+use quorate_core::weights::Gates;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -83,6 +86,8 @@ pub struct Settings {
     pub memory: Option<Arc<Meter>>,
     /// Invites that the owner took back: asked at every join.
     pub revoked: Arc<dyn Fn(&Nonce) -> bool + Send + Sync>,
+    /// What nodes say of experts. None: this one neither asks nor tells.
+    pub gates: Option<Arc<Mutex<Gates>>>,
     /// Seconds since 1970.
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
@@ -102,6 +107,7 @@ impl Settings {
             block: vec![],
             memory: None,
             revoked: Arc::new(|_| false),
+            gates: None,
             clock: Arc::new(unix_s),
         }
     }

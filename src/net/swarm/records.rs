@@ -25,6 +25,7 @@ pub(super) enum Flight {
     Push,
     Records(Pull),
     Adverts { pages: u32 },
+    Voices { pages: u32 },
 }
 
 /// What became of some records.
@@ -157,6 +158,7 @@ impl Task {
         match ask.question {
             Question::Take(items) => self.take_from(&key, connection, items),
             _ if !self.book.is_member(&key) => Answer::Refused,
+            Question::Voices(heard) => self.told_of_experts(&heard),
             question => {
                 let adverts = self.book.adverts(self.moment().up);
                 let records = self.replica.records();
@@ -280,8 +282,7 @@ impl Task {
             Flight::Records(pull) => self.pulled(key, pull, &answer),
             Flight::Adverts { pages } => {
                 let Answer::Some { items, more } = answer else {
-                    self.goes_on(key, false);
-                    return;
+                    return self.ask_of_experts(key, 0);
                 };
                 let mut is_news = false;
                 for (age_us, advert) in items.iter().filter_map(|item| sync::untold(item)) {
@@ -290,9 +291,10 @@ impl Task {
                 // What is no news to us would come again.
                 match more && is_news && pages < SYNC_PAGES_MAX {
                     true => self.ask_who_is_there(key, pages + 1),
-                    false => self.goes_on(key, false),
+                    false => self.ask_of_experts(key, 0),
                 }
             }
+            Flight::Voices { pages } => self.hear_of_experts(key, pages, &answer),
         }
     }
 
@@ -329,7 +331,7 @@ impl Task {
         self.goes_on(key, asked);
     }
 
-    fn goes_on(&mut self, key: &PeerKey, is_pulling: bool) {
+    pub(super) fn goes_on(&mut self, key: &PeerKey, is_pulling: bool) {
         if let Some(peer) = self.links.peers.get_mut(key) {
             peer.is_pulling = is_pulling;
         }
@@ -372,7 +374,9 @@ impl Task {
         match flight {
             Flight::Greeting if !matches!(error, UnsupportedProtocols) => self.greet_later(key),
             Flight::Greeting | Flight::Push => {}
-            Flight::Records(_) | Flight::Adverts { .. } => self.goes_on(key, false),
+            Flight::Records(_) | Flight::Adverts { .. } | Flight::Voices { .. } => {
+                self.goes_on(key, false);
+            }
         }
     }
 

@@ -112,6 +112,9 @@ pub fn question(bytes: &[u8], session: SessionId) -> Result<ExpertOp, BadFrame> 
     match v1::Question::decode(bytes)?.kind {
         Some(asked::Kind::Draft(draft)) => self::draft(draft, session),
         Some(asked::Kind::Lead(lead)) => self::lead(lead, session),
+        Some(asked::Kind::Branch(branch)) => self::branch(branch, session),
+        Some(asked::Kind::Settle(v1::Settle { epoch })) => Ok(ExpertOp::Settle { session, epoch }),
+        Some(asked::Kind::Forget(v1::Forget { epoch })) => Ok(ExpertOp::Forget { session, epoch }),
         Some(asked::Kind::Ask(ask)) => {
             let asked = ask.query.ok_or(BadFrame::Missing("a query"))?;
             Ok(ExpertOp::Ask {
@@ -163,6 +166,17 @@ fn lead(lead: v1::Lead, session: SessionId) -> Result<ExpertOp, BadFrame> {
     })
 }
 
+fn branch(branch: v1::Branch, session: SessionId) -> Result<ExpertOp, BadFrame> {
+    let asked = branch.query.ok_or(BadFrame::Missing("a query"))?;
+    Ok(ExpertOp::Branch {
+        session,
+        epoch: branch.epoch,
+        position: branch.position,
+        token: branch.token,
+        query: query(asked, &mut { MASK_WORDS_MAX })?,
+    })
+}
+
 fn query(query: v1::Query, room: &mut usize) -> Result<Query, BadFrame> {
     let want = match query.want.ok_or(BadFrame::Missing("what is wanted"))? {
         v1::query::Want::Perturbed(v1::Perturbed { key, tau }) => {
@@ -209,10 +223,11 @@ fn query(query: v1::Query, room: &mut usize) -> Result<Query, BadFrame> {
 /// Any frame of an expert whose vocabulary has this many tokens.
 pub fn answer(bytes: &[u8], session: SessionId, vocab: u32) -> Result<ExpertEvent, BadFrame> {
     match v1::Answer::decode(bytes)?.kind {
-        Some(said::Kind::Ready(v1::Ready { reused, prefill_us })) => Ok(ExpertEvent::Ready {
+        Some(said::Kind::Ready(ready)) => Ok(ExpertEvent::Ready {
             session,
-            reused,
-            prefill_us,
+            reused: ready.reused,
+            prefill_us: ready.prefill_us,
+            branches: u8::try_from(ready.branches).map_err(|_| BadFrame::Range("branches"))?,
         }),
         Some(said::Kind::Scored(scored)) => Ok(ExpertEvent::Scored {
             session,

@@ -463,6 +463,17 @@ fn any_op() -> impl Strategy<Value = ExpertOp> {
                 position,
                 queries,
             }),
+        (any::<(u32, u32, Token)>(), any_query()).prop_map(
+            move |((epoch, position, token), query)| ExpertOp::Branch {
+                session,
+                epoch,
+                position,
+                token,
+                query,
+            }
+        ),
+        any::<u32>().prop_map(move |epoch| ExpertOp::Settle { session, epoch }),
+        any::<u32>().prop_map(move |epoch| ExpertOp::Forget { session, epoch }),
         any::<(u32, u32)>().prop_map(move |(epoch, position)| ExpertOp::Truncate {
             session,
             epoch,
@@ -529,10 +540,13 @@ fn any_event() -> impl Strategy<Value = ExpertEvent> {
         Just(ExpertFailure::Gone),
     ];
     prop_oneof![
-        any::<(u32, u64)>().prop_map(move |(reused, prefill_us)| ExpertEvent::Ready {
-            session,
-            reused,
-            prefill_us
+        any::<(u32, u64, u8)>().prop_map(move |(reused, prefill_us, branches)| {
+            ExpertEvent::Ready {
+                session,
+                reused,
+                prefill_us,
+                branches,
+            }
         }),
         any_values(3000).prop_map(move |ln_p| ExpertEvent::Scored { session, ln_p }),
         (

@@ -79,6 +79,20 @@ pub fn op_frame(op: &ExpertOp) -> Option<Result<Vec<u8>, CannotSay>> {
             position: *position,
             queries: queries.iter().map(query).collect(),
         }),
+        ExpertOp::Branch {
+            epoch,
+            position,
+            token,
+            query: asked,
+            ..
+        } => question::Kind::Branch(v1::Branch {
+            epoch: *epoch,
+            position: *position,
+            token: *token,
+            query: Some(query(asked)),
+        }),
+        ExpertOp::Settle { epoch, .. } => question::Kind::Settle(v1::Settle { epoch: *epoch }),
+        ExpertOp::Forget { epoch, .. } => question::Kind::Forget(v1::Forget { epoch: *epoch }),
         ExpertOp::Ask {
             epoch,
             position,
@@ -126,10 +140,14 @@ fn query(query: &Query) -> v1::Query {
 pub fn event_frame(event: &ExpertEvent) -> Result<Vec<u8>, CannotSay> {
     let kind = match event {
         ExpertEvent::Ready {
-            reused, prefill_us, ..
+            reused,
+            prefill_us,
+            branches,
+            ..
         } => answer::Kind::Ready(v1::Ready {
             reused: *reused,
             prefill_us: *prefill_us,
+            branches: (*branches).into(),
         }),
         ExpertEvent::Scored { ln_p, .. } => answer::Kind::Scored(v1::Scored {
             ln_p: pack::values(ln_p),

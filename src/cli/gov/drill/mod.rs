@@ -8,6 +8,7 @@ pub(super) use node::node;
 use super::args::Drill;
 use super::names::hex;
 use crate::cli::context::Context;
+use crate::cli::models;
 use crate::cli::sim::at;
 use crate::cli::term;
 use crate::error::{Failure, Kind, Outcome};
@@ -31,10 +32,11 @@ const HALTED_MAX: Duration = Duration::from_secs(30);
 /// A node whose last token is older than this when it hears of the halt was not streaming.
 const QUIET_US_MAX: u64 = 2_000_000;
 
-/// What a process says at its end. All clocks are this machine's.
+/// What a process says at its end, of everything that it streamed. All clocks are this machine's.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Said {
     halted_us: u64,
+    first_token_us: u64,
     last_token_us: u64,
     tokens: u64,
 }
@@ -48,8 +50,13 @@ pub(super) fn drill(context: &Context, args: &Drill) -> Outcome {
     let person = Keypair::generate_ed25519();
     let public = person.public().try_into_ed25519();
     let public = public.expect("it was made so").to_bytes();
+    let model = args.model.as_deref();
+    let model = model.map(|typed| models::at_hand(context, typed));
+    let model = model.transpose()?.map(|name| name.to_string());
     let plan = Plan {
-        role: Role::Drill,
+        role: Role::Drill {
+            real: model.is_some(),
+        },
         nodes: args.nodes.into(),
         link: Link::PERFECT,
         k: Some(1),
@@ -57,8 +64,8 @@ pub(super) fn drill(context: &Context, args: &Drill) -> Outcome {
         dir: nodes::dir(&context.home.data).with_file_name("drill"),
         binary: std::env::current_exe()
             .map_err(|error| Failure::new(Kind::Failed, format!("cannot find myself: {error}")))?,
-        models: context.home.models(),
-        model: context.settings.default_model.clone(),
+        models: std::path::absolute(context.home.models())?,
+        model: model.unwrap_or_default(),
         participants: vec![public],
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -165,6 +172,10 @@ fn report(all: usize, fired_us: u64, said: &[Said]) -> Outcome<Value> {
         all
     };
     let halts = sorted(|one, fired_us| one.halted_us.saturating_sub(fired_us));
+    let steps = sorted(|one, _| {
+        let steps = one.tokens.saturating_sub(1).max(1);
+        one.last_token_us.saturating_sub(one.first_token_us) / steps
+    });
     let lasts = sorted(|one, _| one.last_token_us.saturating_sub(one.halted_us));
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().and_then(|n| n.parse::<f64>().ok());
@@ -172,6 +183,7 @@ fn report(all: usize, fired_us: u64, said: &[Said]) -> Outcome<Value> {
         "nodes": all,
         "halt_ms": spread(&halts),
         "last_token_ms": spread(&lasts),
+        "token_ms": spread(&steps),
         "unhalted": all - said.len(),
         "tokens": said.iter().map(|one| one.tokens).sum::<u64>(),
         "processors": std::thread::available_parallelism().map_or(1, usize::from),

@@ -1,5 +1,6 @@
 //! One process of a drill: a member of the mesh whose expert is made of hashes and takes its time for
-//! each token. It streams for ever under a mesh permit, and says when a halt reached it.
+//! each token, or is the model in its settings. It streams for ever under a mesh permit, and says when
+//! a halt reached it.
 
 use super::{Said, now_us};
 use crate::cli::context::Context;
@@ -19,6 +20,7 @@ use quorate_core::generate::{Event, Guessing, Notes};
 use quorate_core::governance::{Halt, Record};
 use quorate_core::host::Allow;
 use quorate_core::law::{Law, Transforms};
+use quorate_core::plan;
 use quorate_core::residency::KeepAlive;
 use quorate_core::team::Sets;
 use serde_json::json;
@@ -45,7 +47,7 @@ pub(in crate::cli::gov) fn node(context: &Context) -> Outcome {
         .map_err(|error| Failure::new(Kind::Failed, format!("cannot start: {error}")))?;
     runtime.block_on(async {
         let (node, mesh) = start(context)?;
-        let lease = node.acquire(NAME).await.map_err(Failure::from)?;
+        let lease = node.acquire(expert(context)).await.map_err(Failure::from)?;
         let (_, news) = loop {
             match mesh.watch().await {
                 Some(watched) => break watched,
@@ -71,19 +73,18 @@ fn start(context: &Context) -> Outcome<(Node, Membership)> {
     let home = &context.home;
     let identity = Identity::load_or_create(&home.identity_key())?;
     let settings = Arc::new(context.settings.clone());
+    let hardware = Arc::new(hardware::probe());
     let driver_settings = driver::Settings {
         node_id: identity.node_id().to_string(),
-        memory_budget_bytes: 1 << 30,
+        memory_budget_bytes: plan::budget_bytes(&hardware.machine, settings.max_memory_bytes),
         keep_alive: KeepAlive::Forever,
         config: MeshConfig::default(),
     };
     let stop = CancellationToken::new();
-    let (node, _) = driver::start(driver_settings, models(), stop.clone());
     let keys = NodeKeys {
         key: identity.key(),
         prefix_secret: identity.secret_for("quorate 2026 private prefixes"),
     };
-    let hardware = Arc::new(hardware::probe());
     let library = Library::new(
         context.store(),
         settings.clone(),
@@ -91,7 +92,13 @@ fn start(context: &Context) -> Outcome<(Node, Membership)> {
         Audience::Node,
         keys,
     );
-    let mesh = Membership::new(NAME);
+    let models = if settings.experts.is_empty() {
+        stubs()
+    } else {
+        library.models()
+    };
+    let (node, _) = driver::start(driver_settings, models, stop.clone());
+    let mesh = Membership::new(expert(context));
     let founding = Founding {
         keypair: identity.keypair,
         settings,
@@ -104,7 +111,13 @@ fn start(context: &Context) -> Outcome<(Node, Membership)> {
     Ok((node, mesh))
 }
 
-fn models() -> Models {
+/// Its own expert, by name.
+fn expert(context: &Context) -> &str {
+    let first = context.settings.experts.first();
+    first.map_or(NAME, |expert| &expert.name)
+}
+
+fn stubs() -> Models {
     let options = StubOptions {
         model: NAME.into(),
         step: STEP,
@@ -217,6 +230,7 @@ async fn listen(mut stream: GenerationStream, said: &mut Said) -> Outcome {
             said.last_token_us = now_us();
             said.tokens += 1;
             if said.tokens == 1 {
+                said.first_token_us = said.last_token_us;
                 term::ndjson(&json!({"streaming": true}))?;
             }
         }
