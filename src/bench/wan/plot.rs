@@ -233,7 +233,7 @@ mod tests {
         let svg = svg(&rows);
         let legend = Mode::ALL.len();
         assert_eq!(svg.matches("<circle").count(), rows.len() + legend);
-        assert_eq!(svg.matches("<polyline").count(), 3 + 3 + 2);
+        assert_eq!(svg.matches("<polyline").count(), 4 + 3 + 2);
         assert_eq!(svg.matches("of guesses right").count(), 2);
         assert_eq!(svg.matches("by turns").count(), 1);
         assert!(!svg.contains("NaN"));

@@ -519,3 +519,61 @@ fn a_signer_that_remembers_enough_meshes_goes_on_in_them_and_halts_anywhere() {
         Err(Malformed::TooLong { got, max })
     );
 }
+
+/// Two changes in one place, neither by a liar: the name of what stops the mesh.
+fn conflict(world: &mut World, values: [u32; 2]) -> [u8; 32] {
+    let early = world.proposal(Consent::Minor, world.set(FINE, values[0]));
+    let late = Proposal {
+        act: world.set(FINE, values[1]),
+        round: early.round + 1,
+        ..early.clone()
+    };
+    world.vote(&early, &[0]);
+    world.vote(&late, &[0, 2]);
+    let last = world.people[1].vote(&early);
+    world.say(last);
+    let standing = world.standing();
+    let mut names = standing.causes().filter_map(|cause| match cause {
+        Cause::Conflict(id) => Some(*id),
+        _ => None,
+    });
+    names.next().expect("it stops the mesh")
+}
+
+#[test]
+fn whoever_lifts_one_conflict_lifts_no_other() {
+    let mut world = World::new(3, 0);
+    let before = world.standing().snapshot().config.get(FINE);
+    let first = conflict(&mut world, [before + 1, before + 2]);
+    let mut resume = world.resume(&[], &[]);
+    if let Act::Resume { lifts, .. } = &mut resume.act {
+        lifts.push(first);
+    }
+    assert!(world.passes(&resume, &[0, 1, 2]) && !world.standing().is_halted());
+    let second = conflict(&mut world, [before + 3, before + 4]);
+    assert!(first != second && world.standing().is_halted());
+}
+
+/// Nodes of different builds compare these hashes: what goes into them may not change unseen.
+#[test]
+fn standings_have_the_hashes_that_they_had() {
+    let mut world = World::new(3, 3);
+    let mut names = vec![world.standing().hash()];
+    world.look(60);
+    names.push(world.standing().hash());
+    world.halt(1, 1);
+    names.push(world.standing().hash());
+    let before = world.standing().snapshot().config.get(FINE);
+    let mut split = World::new(3, 0);
+    conflict(&mut split, [before + 1, before + 2]);
+    names.push(split.standing().hash());
+    let mut forked = World::new(3, 0);
+    let change = forked.proposal(Consent::Minor, forked.set(FINE, before + 1));
+    forked.vote(&change, &[1]);
+    let mut thief = Person::new(1, forked.genesis.network_id());
+    forked.say(thief.vote(&change));
+    names.push(forked.standing().hash());
+    let first_bytes: Vec<[u8; 2]> = names.iter().map(|name| [name[0], name[1]]).collect();
+    let as_they_were = [[58, 65], [64, 98], [69, 204], [161, 159], [187, 12]];
+    assert_eq!(first_bytes, as_they_were);
+}
