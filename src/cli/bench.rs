@@ -202,9 +202,10 @@ mod with_llama {
         } else {
             term::line(wan_table(&report.rows))?;
         }
-        match report.equal_text {
-            true => Ok(()),
-            false => Err(failed("a replayed text is not the recorded one")),
+        match (report.equal_text, report.lost.first()) {
+            (true, None) => Ok(()),
+            (false, _) => Err(failed("a replayed text is not the recorded one")),
+            (_, Some(lost)) => Err(failed(lost)),
         }
     }
 

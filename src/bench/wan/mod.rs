@@ -235,6 +235,8 @@ pub struct WanReport {
     pub rows: Vec<WanRow>,
     /// Every replayed text was the recorded one, in every mode.
     pub equal_text: bool,
+    /// What could not be measured, and why: an expert was lost again and again.
+    pub lost: Vec<String>,
 }
 
 impl WanReport {
@@ -258,7 +260,7 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
     }
     let greedy = nearest(&[greedy], &[ALPHA_GREEDY]);
     let others = [rejection, text(options, CAST_TURNS)?];
-    let mut rows = Vec::new();
+    let mut report = WanReport::default();
     if options.replay {
         let plain = |_, events| (options.request)(Whose::Default, events);
         let vocab = Real::load(1, &plain)?.vocab()?;
@@ -271,7 +273,7 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
                 let set = Set::replayed(options, rtt_ms);
                 let far = far::replayed(played, &vocab, drafts, checks, set.link);
                 let far = runtime.block_on(far)?;
-                rows.extend(modes(options, runtime, &far, played, &set)?);
+                modes(options, runtime, &far, played, &set, &mut report);
             }
         }
     }
@@ -286,12 +288,15 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
             let set = Set::real()?;
             let far = far::real(played, &options.request, set.link);
             let far = runtime.block_on(far)?;
-            rows.extend(modes(options, runtime, &far, played, &set)?);
+            modes(options, runtime, &far, played, &set, &mut report);
         }
     }
-    let mut replayed = rows.iter().filter(|row| row.source == Source::Replay);
-    let equal_text = replayed.all(|row| row.first_divergence.is_none());
-    Ok(WanReport { rows, equal_text })
+    let mut replayed = report
+        .rows
+        .iter()
+        .filter(|row| row.source == Source::Replay);
+    report.equal_text = replayed.all(|row| row.first_divergence.is_none());
+    Ok(report)
 }
 
 fn text(options: &WanOptions, cast: Cast) -> Result<Played> {
@@ -361,24 +366,33 @@ fn modes(
     far: &Far,
     played: &Played,
     set: &Set,
-) -> Result<Vec<WanRow>> {
-    let mut rows = Vec::new();
+    report: &mut WanReport,
+) {
     for &mode in played.cast.by.modes() {
         let tokens = match mode {
             Mode::Naive => (options.tokens / NAIVE_SHARE).max(2),
             Mode::Block | Mode::Stream | Mode::Branches | Mode::Handover => options.tokens,
         };
-        let run = again(|| runtime.block_on(far.run(played, mode, tokens)))?;
+        let run = again(|| runtime.block_on(far.run(played, mode, tokens)));
         runtime.block_on(far.settle());
+        let run = match run {
+            Ok(run) => run,
+            Err(why) => {
+                let (name, rtt_ms) = (played.cast.name, set.rtt_ms);
+                let lost = format!("{name}, {mode:?}, {rtt_ms:.0} ms: {why}");
+                (options.progress)(&lost);
+                report.lost.push(lost);
+                continue;
+            }
+        };
         let row = row(played, set, mode, &run);
         let said = format!(
             "{mode:?}: {:.2} tokens/s ({:.2})",
             row.tps, row.predicted_tps
         );
         (options.progress)(&said);
-        rows.push(row);
+        report.rows.push(row);
     }
-    Ok(rows)
 }
 
 fn again<T>(mut run: impl FnMut() -> Result<T>) -> Result<T> {
