@@ -204,7 +204,8 @@ impl<'model> Engine<'model> {
             let first = !self.sessions[..index].iter().any(holds);
             let is_branch = self.sessions[index].is_branch;
             let fits = needed <= self.cache.free() || first || needed <= self.reclaimable();
-            if !(fits && self.begin(index, source, len)) && !is_branch {
+            let has_begun = fits && self.begin(index, source, len);
+            if !has_begun && !is_branch {
                 break;
             }
         }
