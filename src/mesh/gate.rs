@@ -10,7 +10,7 @@ use libp2p_identity::Keypair;
 use quorate_core::ids::{ExpertId, Fingerprint, NetworkId, PeerKey};
 use quorate_core::limits::GATE_SEEN_MAX;
 use quorate_core::mesh::ExpertRow;
-use quorate_core::weights::{Gates, Noise, Own, Voice};
+use quorate_core::weights::{Gates, Noise, Own, Voice, day};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two looks at what has come; a crash loses so much of what was counted.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-const DAY_S: u64 = 86_400;
 
 /// What this node knows, for the swarm as well. A file that cannot be read is as none: it held counts, and no more.
 pub(super) fn open(home: &MeshHome, network: NetworkId, me: PeerKey) -> Arc<Mutex<Gates>> {
@@ -87,7 +86,7 @@ impl Keeper {
 
     /// Who is there, and whether a day has ended. True: this must be written down.
     async fn close(&self) -> bool {
-        let today = (unix_s() / DAY_S) as u32;
+        let today = day(unix_s());
         let elsewhere = self.neighbours.list().await.into_iter().map(|n| n.row);
         let here = self.rows.borrow().clone();
         let of = |row: ExpertRow| (row.vocabulary, row.expert);

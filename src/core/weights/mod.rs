@@ -35,7 +35,7 @@ pub use follow::Follower;
 pub use gate::{Gate, Profile};
 pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy, Weighing};
 pub use screen::Screen;
-pub use shared::{Gates, Noise, Observation, Own, Topic, Unheard, Voice};
+pub use shared::{Gates, Noise, Observation, Own, Topic, Unheard, Voice, day};
 
 use crate::ids::{Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};

@@ -6,10 +6,8 @@ use super::task::Task;
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::SYNC_PAGES_MAX;
 use quorate_core::mesh::sync::{self, Answer, Heard, Question};
-use quorate_core::weights::{Gates, Voice};
+use quorate_core::weights::{Gates, Voice, day};
 use std::sync::MutexGuard;
-
-const DAY_S: u64 = 86_400;
 
 impl Task {
     fn gates(&self) -> Option<MutexGuard<'_, Gates>> {
@@ -35,7 +33,7 @@ impl Task {
         let Answer::Some { items, more } = answer else {
             return self.goes_on(key, false);
         };
-        let today = (self.unix_s() / DAY_S) as u32;
+        let today = day(self.unix_s());
         let mut is_news = false;
         for voice in items.iter().filter_map(|item| Voice::decode(item).ok()) {
             let is_member = self.book.is_member(&voice.node);

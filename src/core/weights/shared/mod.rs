@@ -35,6 +35,11 @@ const TOKENS: f64 = 32.0;
 /// equal weights.
 const EVEN: f64 = 0.25;
 
+/// Which day it is, of those that are closed with noise: the same for whoever tells and whoever hears.
+pub fn day(unix_s: u64) -> u32 {
+    (unix_s / 86_400) as u32
+}
+
 /// Why a voice does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unheard {
