@@ -11,7 +11,7 @@ use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::lead;
 use quorate_core::limits::{BRANCHES_MAX, DRAFT_TOKENS_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::opinion::{
-    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said,
+    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said, Want,
 };
 use quorate_core::record::Recording;
 use quorate_core::vocab::Vocab;
@@ -75,13 +75,24 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The answer to the n-th question about a position.
-    fn said(&self, position: Position, question: u32, on_path: bool) -> Option<&Said> {
+    /// The answer to this question about a position, which is the n-th one in a row. Where guesses were taken
+    /// back, a second question comes as a first one: what it wants tells them apart.
+    fn said(
+        &self,
+        position: Position,
+        query: &Query,
+        question: u32,
+        on_path: bool,
+    ) -> Option<&Said> {
         let at = (position as usize).checked_sub(self.recording.prompt.len())?;
         let answers = &self.recording.decided.get(at)?.answers;
         let whose = |expert: ExpertId| !on_path || expert == self.expert;
+        let wanted = |n: u32, said: &Said| match query.want {
+            Want::Scalars(ref tokens) if !tokens.is_empty() => matches!(said, Said::Scalars(_)),
+            _ => n == question,
+        };
         let mut fit = answers.iter();
-        fit.find(|(n, expert, _)| *n == question && whose(*expert))
+        fit.find(|(n, expert, said)| wanted(*n, said) && whose(*expert))
             .map(|(_, _, said)| said)
     }
 
@@ -326,11 +337,14 @@ impl Server {
                 self.branches(since, op).map(|()| None)
             }
             ExpertOp::Ask {
-                epoch, position, ..
+                epoch,
+                position,
+                query,
+                ..
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
                 known.again += 1;
-                let opinion = opinion(&self.part, &known.text, position, known.again)?;
+                let opinion = opinion(&self.part, &known.text, position, &query, known.again)?;
                 Ok(Some(said(session, epoch, vec![opinion], Duration::ZERO)))
             }
             ExpertOp::Truncate {
@@ -435,7 +449,8 @@ impl Server {
             let opinions: Result<Vec<Opinion>, ExpertFailure> = asked
                 .iter()
                 .map(|waiting| {
-                    let opinion = opinion(&self.part, &known.text, waiting.position, 0)?;
+                    let opinion =
+                        opinion(&self.part, &known.text, waiting.position, &waiting.query, 0)?;
                     known.owed = known.owed.saturating_sub(1);
                     known.choice = lead::choice(&waiting.query, &opinion.said);
                     Ok(opinion)
@@ -463,10 +478,11 @@ fn opinion(
     part: &Part,
     text: &[Token],
     position: Position,
+    query: &Query,
     question: u32,
 ) -> Result<Opinion, ExpertFailure> {
     let before = text.get(..position as usize).ok_or_else(unknown)?;
-    let said = part.said(position, question, part.is_path(before));
+    let said = part.said(position, query, question, part.is_path(before));
     let said = said.ok_or_else(|| refused("nothing like that was recorded"))?;
     Ok(Opinion {
         position,
