@@ -116,6 +116,8 @@ const UNSAFE_FILES: &[&str] = &[
     "src/core/lanes.rs",
     // Loads an adapter beside living contexts, and frees it.
     "src/expert/llama/adapter.rs",
+    // Calls llama.cpp's quantiser, for a measurement.
+    "src/expert/llama/requantise.rs",
     // One ioctl that attaches a TUN device; no crate of ours knows it.
     "tests/lab/tun.rs",
 ];

@@ -226,7 +226,7 @@ fn peer_object(peer: &PeerView, neighbours: &[Neighbour], roster: &[Known]) -> V
 fn expert_object(neighbour: &Neighbour, roster: &[Known]) -> Value {
     let Neighbour { row, status, .. } = neighbour;
     let known = roster.iter().find(|known| known.facts.expert == row.expert);
-    let suspicion = known.and_then(|known| known.alarm.suspicion());
+    let suspicion = known.and_then(|known| known.suspicion());
     json!({
         "expert": row.expert.to_string(),
         "model": row.model,

@@ -206,6 +206,7 @@ impl Machine {
             peer: identity::key_of(&self.peer),
             model: facts.model.clone(),
             sha256: facts.sha256.clone(),
+            file: None,
             family: facts.family,
             vocab: facts.vocab.clone(),
             bos: facts.bos,

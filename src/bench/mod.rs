@@ -15,12 +15,14 @@ mod opinions;
 mod ours;
 mod panel;
 mod real;
+mod swap;
 mod wan;
 mod weights;
 
 pub use child::{Child, child};
 pub use hostile::{HostileRow, hostile};
 pub use mesh::{MeshOptions, MeshReport, mesh};
+pub use swap::{Detection, SwapOptions, SwapReport, swap};
 pub use wan::{Batches, Request, WanOptions, WanReport, WanRow, Whose, wan};
 pub use weights::{WeightsReport, weights};
 

@@ -466,8 +466,22 @@ pub(super) enum Bench {
     Wan(BenchWan),
     /// What learned weights cost the router, without any model
     Weights(ReadVerb),
-    /// What one liar among four experts gets into a text under each way of mixing, without any model
-    Hostile(ReadVerb),
+    /// What one liar among four experts gets into a text under each way of mixing; what an audit finds
+    Hostile(BenchHostile),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchHostile {
+    /// Instead of made-up experts, real ones: other quantisations of the model in place of the declared one, and the
+    /// audit that is to find them
+    #[arg(long)]
+    pub(super) swap: bool,
+    /// Where the other files are made, and taken away again [default: the folder for temporary files]
+    #[arg(long, value_name = "DIR", requires = "swap")]
+    pub(super) scratch: Option<std::path::PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! `bench solo`: starts a whole node in this process and hands it to the measurement. `bench mesh`
 //! and `bench wan` take only its models: they make nodes of their own.
 
-use super::args::{BenchMesh, BenchSolo, BenchWan, ReadVerb};
+use super::args::{BenchHostile, BenchMesh, BenchSolo, BenchWan, ReadVerb};
 use super::context::Context;
 use crate::error::Outcome;
 
@@ -26,7 +26,12 @@ pub(super) fn weights(_: &ReadVerb) -> Outcome {
 }
 
 #[cfg(not(feature = "llama"))]
-pub(super) fn hostile(_: &ReadVerb) -> Outcome {
+pub(super) fn hostile(_: &BenchHostile) -> Outcome {
+    Err(without_llama())
+}
+
+#[cfg(not(feature = "llama"))]
+pub(super) fn swap(_: &Context, _: &BenchHostile) -> Outcome {
     Err(without_llama())
 }
 
@@ -39,15 +44,15 @@ fn without_llama() -> crate::error::Failure {
 }
 
 #[cfg(feature = "llama")]
-pub(super) use with_llama::{hostile, mesh, solo, wan, weights};
+pub(super) use with_llama::{hostile, mesh, solo, swap, wan, weights};
 
 #[cfg(feature = "llama")]
 mod with_llama {
     use super::super::args::{BatchTimes, WanSource};
-    use super::{BenchMesh, BenchSolo, BenchWan, Context, Outcome, ReadVerb};
+    use super::{BenchHostile, BenchMesh, BenchSolo, BenchWan, Context, Outcome, ReadVerb};
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
-    use crate::bench::{Batches, WanOptions, WanRow, Whose};
+    use crate::bench::{Batches, Detection, SwapOptions, SwapReport, WanOptions, WanRow, Whose};
     use crate::config::ExpertSettings;
     use crate::error::{Failure, Kind};
     use crate::node::Audience;
@@ -254,7 +259,7 @@ mod with_llama {
         ))
     }
 
-    pub(in crate::cli) fn hostile(args: &ReadVerb) -> Outcome {
+    pub(in crate::cli) fn hostile(args: &BenchHostile) -> Outcome {
         let rows = bench::hostile();
         if args.json {
             return term::json(&rows);
@@ -272,6 +277,86 @@ mod with_llama {
             );
         }
         term::line(table.trim_end())
+    }
+
+    pub(in crate::cli) fn swap(context: &Context, args: &BenchHostile) -> Outcome {
+        let settings = Arc::new(context.settings.clone());
+        let runtime = tokio::runtime::Runtime::new()
+            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, &settings, Audience::Alone)?;
+        drop(in_runtime);
+        let (library, typed) = (app.library.clone(), settings.default_model.clone());
+        let scratch = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
+        let options = SwapOptions {
+            request: Box::new(move |events| library.load_request(&typed, events)),
+            scratch: scratch.join(format!("quorate-swap-{}", std::process::id())),
+            progress: Box::new(|what| tracing::info!(target: "quorate::bench", what)),
+        };
+        let measured = bench::swap(&options).map_err(failed);
+        runtime.block_on(app.shut_down());
+        let report = measured?;
+        match args.json {
+            true => term::json(&report),
+            false => term::line(swap_table(&report)),
+        }
+    }
+
+    fn swap_table(r: &SwapReport) -> String {
+        let told = |d: &Detection| {
+            let tokens = |n: Option<u64>| n.map_or("never".into(), |n| n.to_string());
+            format!(
+                "{}/{} within 300 tokens (half {}, 95 % {})",
+                d.within_300,
+                d.streams,
+                tokens(d.tokens_p50),
+                tokens(d.tokens_p95)
+            )
+        };
+        let mut text = String::new();
+        for row in &r.honest {
+            // Writing to a string cannot fail.
+            writeln!(
+                text,
+                "honest {:<25} {:<9} at {:.1}: distance {:.5}, score {:.3} (most {:.3})",
+                row.shape,
+                row.asked,
+                row.temperature,
+                row.distance_mean,
+                row.exceeds[0],
+                row.score_max
+            )
+            .ok();
+        }
+        for row in &r.swaps {
+            writeln!(
+                text,
+                "swapped for {:<7} distance {:.5}, score {:.3}; found: {}; after an honest life: {}",
+                row.file,
+                row.distance_mean,
+                row.exceeds[0],
+                told(&row.detection),
+                told(&row.late)
+            )
+            .ok();
+        }
+        let (f, c) = (&r.false_alarms, &r.costs);
+        write!(
+            text,
+            "honest experts of {} audited tokens: {} of {} ever suspected, {} found guilty\n\
+             a spoken token takes {:.0} us, one of an audit {:.0} us, of which {:.0} % are compared: \
+             {:.0} spoken tokens pay for 300 audited ones",
+            f.tokens_each,
+            f.suspect,
+            f.experts,
+            f.swapped,
+            c.spoken_us,
+            c.audited_us,
+            100.0 * c.compared_share,
+            c.spoken_for_300
+        )
+        .ok();
+        text
     }
 
     fn mesh_table(r: &MeshReport) -> String {

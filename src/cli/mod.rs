@@ -110,6 +110,7 @@ fn dispatch(cli: Cli, started: Instant) -> Outcome {
             bench::wan(&context((&args.machine).into(), Voice::Command)?, args)
         }
         Verb::Bench(Bench::Weights(args)) => bench::weights(args),
+        Verb::Bench(Bench::Hostile(args)) if args.swap => bench::swap(&command()?, args),
         Verb::Bench(Bench::Hostile(args)) => bench::hostile(args),
         Verb::Eval(Eval {
             verb: Some(EvalVerb::Text(args)),

@@ -23,9 +23,11 @@ pub const ALARM_NATS: f64 = 13.815_510_557_964_274;
 pub const APART: f64 = 0.4;
 /// ...over this many positions; the mean reaches back as far.
 const APART_SPAN: u32 = 64;
+/// Bets of one bettor.
+pub(crate) const BETS_COUNT: usize = 6;
 /// Bets: with this share of the coins, on u having density a u^(a-1). Below one small u win, above
 /// one large u; small shares win from a liar who is mostly honest.
-const BETS: [(f64, f64); 6] = [
+const BETS: [(f64, f64); BETS_COUNT] = [
     (1.0, 0.25),
     (1.0, 0.5),
     (0.3, 0.5),
@@ -52,6 +54,10 @@ pub enum Suspicion {
     Keyed { nats: f64 },
     /// It stands apart from the others. A specialist does, too.
     Apart { excess: f64 },
+    /// Computed again, its opinions came out differently: e^nats to one against its model file.
+    Computed { nats: f64, positions: u64 },
+    /// So differently that it is not asked any more.
+    Swapped { positions: u64 },
 }
 
 impl fmt::Display for Suspicion {
@@ -65,6 +71,14 @@ impl fmt::Display for Suspicion {
                 f,
                 "its lists are {:.0} % further from the others' than usual",
                 100.0 * excess
+            ),
+            Suspicion::Computed { nats, positions } => write!(
+                f,
+                "of {positions} positions that were computed again some came out differently (e^{nats:.0} to one)"
+            ),
+            Suspicion::Swapped { positions } => write!(
+                f,
+                "it does not compute with the model file that it names ({positions} positions were computed again); its node is not asked any more"
             ),
         }
     }
@@ -123,30 +137,40 @@ pub fn apart(voices: &[Voice<'_>]) -> Option<Vec<f64>> {
 /// A bettor: one coin, spread over the bets and a purse. Some coins move with every value, ever
 /// fewer, so that one who lies late is found as well; moving coins wins nothing.
 #[derive(Clone, Debug)]
-struct Bettor {
+pub(crate) struct Bettor {
+    bets: &'static [(f64, f64); BETS_COUNT],
     /// ln of all that it owns.
     ln_wealth: f64,
     /// Shares of it: the purse, then each bet.
-    shares: [f64; BETS.len() + 1],
+    shares: [f64; BETS_COUNT + 1],
     values: u64,
 }
 
-const FIRST: [f64; BETS.len() + 1] = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1];
+const FIRST: [f64; BETS_COUNT + 1] = [0.4, 0.1, 0.1, 0.1, 0.1, 0.1, 0.1];
 
-impl Default for Bettor {
-    fn default() -> Bettor {
+impl Bettor {
+    /// With these bets: the share of the coins, and a of the density.
+    pub(crate) fn on(bets: &'static [(f64, f64); BETS_COUNT]) -> Bettor {
         Bettor {
+            bets,
             ln_wealth: 0.0,
             shares: FIRST,
             values: 0,
         }
     }
-}
 
-impl Bettor {
-    fn see(&mut self, u: f64) {
+    /// ln of all that it owns.
+    pub(crate) fn nats(&self) -> f64 {
+        self.ln_wealth
+    }
+
+    pub(crate) fn values(&self) -> u64 {
+        self.values
+    }
+
+    pub(crate) fn see(&mut self, u: f64) {
         let ln_u = libm::log(u);
-        for (share, (stake, a)) in self.shares[1..].iter_mut().zip(BETS) {
+        for (share, (stake, a)) in self.shares[1..].iter_mut().zip(self.bets) {
             let wins = a * libm::exp((a - 1.0) * ln_u);
             *share *= 1.0 - stake + stake * wins;
         }
@@ -161,7 +185,7 @@ impl Bettor {
 }
 
 /// What is remembered of one expert: two bettors and a mean, however long it has been asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Alarm {
     /// Bets on the heaviest entry only: small ones that are added for show do not hide it.
     heaviest: Bettor,
@@ -170,6 +194,18 @@ pub struct Alarm {
     compared: u32,
     /// The most that both together ever owned.
     peak_nats: f64,
+}
+
+impl Default for Alarm {
+    fn default() -> Alarm {
+        Alarm {
+            heaviest: Bettor::on(&BETS),
+            all: Bettor::on(&BETS),
+            apart: 0.0,
+            compared: 0,
+            peak_nats: 0.0,
+        }
+    }
 }
 
 impl Alarm {

@@ -19,6 +19,7 @@ pub mod vocab;
 // What the text obeys.
 pub mod aggregate;
 pub mod alarm;
+pub mod audit;
 pub mod law;
 pub mod lead;
 pub mod plain;

@@ -101,6 +101,12 @@ pub const GATE_FILE_BYTES_MAX: usize = 128 << 10;
 /// Secrets of past requests that a node remembers: who asks with the same seed again and again does so
 /// in a row.
 pub const SECRETS_MAX: usize = 256;
+/// What requests of this process's own experts compute, for each unit that audits may: 2 %.
+pub const AUDIT_SHARE: u64 = 50;
+/// Requests at once of which something may be computed again: 64 positions with a list of every expert each.
+pub const AUDITS_WATCHED_MAX: usize = 16;
+/// Ended requests of which something waits to be computed again: their texts stay in memory for it.
+pub const AUDITS_WAITING_MAX: usize = 4;
 /// Answers that an expert's pace is measured by: recent ones, since loads change within minutes.
 pub const RESPONSE_SAMPLES: usize = 64;
 

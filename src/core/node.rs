@@ -2,6 +2,7 @@
 //! lets none of them touch an expert without a permit.
 
 use crate::alarm::{Sign, Suspicion};
+use crate::audit::Desk;
 use crate::config::{Key, MeshConfig};
 use crate::generate::{
     Finish, Generate, Guesses, Input as SessionInput, MaskAnswer, Output as SessionOutput, Spec,
@@ -21,6 +22,8 @@ use crate::weights::{self, Gates, Observation, Topic};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+#[path = "node_audits.rs"]
+mod audits;
 #[path = "node_guests.rs"]
 mod guests;
 #[path = "node_mixtures.rs"]
@@ -187,6 +190,8 @@ pub struct Node {
     /// Of the last requests.
     secrets: VecDeque<Secret>,
     gates: Option<Arc<Gates>>,
+    desk: Desk,
+    audit_permit: Option<Permit>,
 }
 
 impl Node {
@@ -197,6 +202,8 @@ impl Node {
             host_permit: None,
             secrets: VecDeque::new(),
             gates: None,
+            desk: Desk::default(),
+            audit_permit: None,
             roster: Roster::default(),
             config_alone: config.clone(),
             of_mesh: None,
@@ -293,10 +300,18 @@ impl Node {
             });
         }
         self.owner_first(now, out);
+        self.audit_when_idle(out);
         Ok(())
     }
 
     pub fn handle(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
+        if let Some(input) = self.for_audits(input, out) {
+            self.take(now, input, out);
+        }
+        self.audit_when_idle(out);
+    }
+
+    fn take(&mut self, now: Micros, input: Input, out: &mut Vec<Output>) {
         let Some(input) = self.for_mixtures(now, input, out) else {
             return;
         };
@@ -347,6 +362,7 @@ impl Node {
     /// There is no mailbox to write to any more: whoever asked this expert goes on without it.
     fn on_left(&mut self, now: Micros, expert: ExpertId, why: &str, out: &mut Vec<Output>) {
         self.roster.forget(expert);
+        self.desk.forget(expert);
         for session in self.sessions(|_| true) {
             let why = why.to_owned();
             self.step(now, session, SessionInput::Lost { expert, why }, out);
@@ -404,13 +420,18 @@ impl Node {
             return out.push(Output::Event { session, event });
         }
         let has_fresh_keys = self.is_fresh(&spec.secret);
+        let window = self.watch(&spec, &plan);
         let mut machine = match Generate::new(spec, vocab, plan, now.since(waiting.since), now) {
             Ok(machine) => machine,
             Err(bad) => {
+                self.desk.ended(session);
                 let event = never_ran(format!("{bad}; `quorate peers` shows who is there"));
                 return out.push(Output::Event { session, event });
             }
         };
+        if let Some(window) = window {
+            machine.listen(window);
+        }
         let mut outputs = Vec::new();
         machine.start(now, &mut outputs);
         let experts = experts.local().collect();
@@ -461,13 +482,24 @@ impl Node {
                 SessionOutput::NeedMask { committed } => {
                     out.push(Output::NeedMask { session, committed });
                 }
-                SessionOutput::Event(event) => out.push(Output::Event { session, event }),
+                SessionOutput::Event(event) => {
+                    if let Event::Token(token) = &event {
+                        self.desk.decided(session, token.token);
+                    }
+                    out.push(Output::Event { session, event });
+                }
                 SessionOutput::Heard {
                     expert,
                     answered,
                     compute_us,
                     bytes,
-                } => self.roster.heard(expert, answered, compute_us, bytes),
+                } => {
+                    self.roster.heard(expert, answered, compute_us, bytes);
+                    if self.roster.is_here(expert) {
+                        self.desk.computed(compute_us.min(answered.us));
+                    }
+                }
+                SessionOutput::Said(said) => self.desk.said(session, *said),
                 SessionOutput::Weighed { expert, sign } => {
                     out.extend(self.weigh(session, expert, &sign));
                 }
@@ -480,6 +512,7 @@ impl Node {
             .is_some_and(|r| r.machine.is_done())
             && let Some(ended) = self.running.remove(&session)
         {
+            self.desk.ended(session);
             self.generated += u64::from(ended.machine.generated());
             if let Some((vocabulary, seen)) = ended.machine.seen() {
                 let seen = Box::new(seen);
@@ -547,6 +580,9 @@ fn never_ran(why: String) -> Event {
     }
 }
 
+#[cfg(test)]
+#[path = "node_audits_tests.rs"]
+mod audits_tests;
 #[cfg(test)]
 #[path = "node_tests.rs"]
 mod tests;

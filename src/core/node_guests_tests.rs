@@ -168,6 +168,7 @@ fn node_asked_as_a_mesh() -> (Node, Rights, Vec<Output>) {
             vocabulary: crate::ids::Fingerprint([0; 32]),
             context: 100,
             admitted: true,
+            file: None,
         };
         node.handle(Micros(0), Input::Met(facts), &mut out);
     }

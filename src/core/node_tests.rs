@@ -468,6 +468,7 @@ fn k_is_what_the_mesh_has_voted_for() {
             vocabulary: mesh(0).vocab.fingerprint(),
             context: 16,
             admitted: true,
+            file: None,
         };
         node.handle(Micros(0), Input::Met(introduced), &mut out);
     }

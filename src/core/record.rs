@@ -241,6 +241,7 @@ impl Replay<'_> {
                     Output::ToExpert(..)
                     | Output::Heard { .. }
                     | Output::Weighed { .. }
+                    | Output::Said(_)
                     | Output::Failed { .. } => {}
                 }
             }

@@ -2,6 +2,7 @@
 //! failures from asking. Speed is never self-declared.
 
 use crate::alarm::{Alarm, Sign, Suspicion};
+use crate::audit::{Audit, Gap, Verdict};
 use crate::generate::Trouble;
 use crate::ids::{ExpertId, Fingerprint, Micros, PeerKey};
 use crate::limits::ROSTER_MAX;
@@ -23,6 +24,9 @@ pub struct Introduced {
     pub context: u32,
     /// Admitted to the mesh: it may know a window's keys.
     pub admitted: bool,
+    /// SHA-256 of its model file, if that is all that its opinions come from: then whoever has the file can compute
+    /// them again.
+    pub file: Option<[u8; 32]>,
 }
 
 #[derive(Clone, Debug)]
@@ -41,11 +45,28 @@ pub struct Known {
     pub suspect_until: Micros,
     /// Whether its lists follow the keys.
     pub alarm: Alarm,
+    /// Whether what its node says is what the models say that it names.
+    pub audit: Audit,
+}
+
+impl Known {
+    /// Why it should be looked at.
+    pub fn suspicion(&self) -> Option<Suspicion> {
+        let (nats, positions) = (self.audit.nats(), self.audit.positions());
+        match self.audit.verdict() {
+            Verdict::Honest => self.alarm.suspicion(),
+            Verdict::Suspect => Some(Suspicion::Computed { nats, positions }),
+            Verdict::Swapped => Some(Suspicion::Swapped { positions }),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 pub struct Roster {
     known: BTreeMap<ExpertId, Known>,
+    /// By node, also while none of its experts is known: under another context, or after a farewell, it would be an
+    /// unknown expert. At most ROSTER_MAX, of which one that nothing speaks against makes room.
+    audits: BTreeMap<PeerKey, Audit>,
 }
 
 impl Roster {
@@ -58,6 +79,7 @@ impl Roster {
         if self.known.len() >= ROSTER_MAX {
             return false;
         }
+        let audited = facts.peer.and_then(|peer| self.audits.get(&peer));
         let known = Known {
             facts,
             pace: Pace::default(),
@@ -70,6 +92,7 @@ impl Roster {
             busy_until: Micros(0),
             suspect_until: Micros(0),
             alarm: Alarm::default(),
+            audit: audited.cloned().unwrap_or_default(),
         };
         self.known.insert(known.facts.expert, known);
         true
@@ -107,6 +130,42 @@ impl Roster {
         alarm.suspicion().filter(|_| before.is_none())
     }
 
+    /// One position of an expert's was computed again. The suspicion, when it arises or grows.
+    pub fn audited(&mut self, expert: ExpertId, gap: Gap) -> Option<Suspicion> {
+        let peer = self.known.get(&expert)?.facts.peer?;
+        if !self.audits.contains_key(&peer) && !self.has_room_for_audits() {
+            return None;
+        }
+        let audit = self.audits.entry(peer).or_default();
+        let before = audit.worst();
+        audit.see(gap);
+        let of_node = |known: &&mut Known| known.facts.peer == Some(peer);
+        for known in self.known.values_mut().filter(of_node) {
+            known.audit = audit.clone();
+        }
+        let has_grown = audit.worst() > before;
+        self.known.get(&expert)?.suspicion().filter(|_| has_grown)
+    }
+
+    fn has_room_for_audits(&mut self) -> bool {
+        if self.audits.len() >= ROSTER_MAX {
+            let mut audits = self.audits.iter();
+            let honest = audits.find(|(_, audit)| audit.worst() == Verdict::Honest);
+            let Some(peer) = honest.map(|(peer, _)| *peer) else {
+                return false;
+            };
+            self.audits.remove(&peer);
+        }
+        true
+    }
+
+    /// Is it in this process?
+    pub fn is_here(&self, expert: ExpertId) -> bool {
+        self.known
+            .get(&expert)
+            .is_some_and(|known| known.facts.peer.is_none())
+    }
+
     pub fn failed(&mut self, now: Micros, expert: ExpertId, why: &Trouble) {
         let Some(known) = self.known.get_mut(&expert) else {
             return;
@@ -134,6 +193,7 @@ mod tests {
             vocabulary: Fingerprint([0; 32]),
             context: 100,
             admitted: true,
+            file: None,
         }
     }
 
@@ -174,5 +234,74 @@ mod tests {
         known.context = 7;
         assert!(roster.meet(known), "the first is known already");
         assert_eq!(roster.get(ExpertId([0; 32])).unwrap().facts.context, 7);
+    }
+
+    /// A lie about any position.
+    const GROSS: Gap = Gap {
+        distance: 1.0,
+        spread: 0.5,
+    };
+
+    fn judge(roster: &mut Roster, expert: ExpertId) -> Vec<Suspicion> {
+        (0..8)
+            .filter_map(|_| roster.audited(expert, GROSS))
+            .collect()
+    }
+
+    #[test]
+    fn what_an_audit_found_is_of_the_node_and_outlives_its_experts() {
+        let mut roster = Roster::default();
+        let mut other = facts(1);
+        other.expert = ExpertId([2; 32]);
+        assert!(roster.meet(facts(1)) && roster.meet(other.clone()) && roster.meet(facts(3)));
+        let said = judge(&mut roster, ExpertId([1; 32]));
+        let last = said.last().expect("it is said");
+        assert!(matches!(last, Suspicion::Swapped { .. }), "{said:?}");
+        assert!(
+            said.len() <= 2,
+            "once when it arises and once when it grows: {said:?}"
+        );
+        let verdict =
+            |roster: &Roster, name| roster.get(ExpertId([name; 32])).unwrap().audit.verdict();
+        assert_eq!(verdict(&roster, 2), Verdict::Swapped);
+        assert_eq!(verdict(&roster, 3), Verdict::Honest);
+        roster.forget(ExpertId([1; 32]));
+        roster.forget(ExpertId([2; 32]));
+        roster.meet(other);
+        assert_eq!(verdict(&roster, 2), Verdict::Swapped);
+    }
+
+    #[test]
+    fn a_full_desk_forgets_the_honest_and_keeps_whom_it_found() {
+        let mut roster = Roster::default();
+        let audited = |roster: &mut Roster, node: u32, lies: bool| {
+            let mut one = facts(0);
+            one.expert.0[..4].copy_from_slice(&node.to_le_bytes());
+            let mut peer = [0; 32];
+            peer[..4].copy_from_slice(&node.to_le_bytes());
+            one.peer = Some(peer);
+            assert!(roster.meet(one.clone()));
+            match lies {
+                true => drop(judge(roster, one.expert)),
+                false => drop(roster.audited(
+                    one.expert,
+                    Gap {
+                        distance: 0.0,
+                        ..GROSS
+                    },
+                )),
+            }
+            let verdict = roster.get(one.expert).unwrap().audit.verdict();
+            roster.forget(one.expert);
+            verdict
+        };
+        audited(&mut roster, 0, false);
+        for node in 1..ROSTER_MAX as u32 + 1 {
+            assert_eq!(audited(&mut roster, node, true), Verdict::Swapped);
+        }
+        assert_eq!(roster.audits.len(), ROSTER_MAX);
+        let one_more = audited(&mut roster, ROSTER_MAX as u32 + 1, true);
+        assert_eq!(one_more, Verdict::Honest, "nobody makes room for it");
+        assert_eq!(roster.audits.len(), ROSTER_MAX);
     }
 }

@@ -1,6 +1,7 @@
 //! Which experts a request turns to, in which order and at which weights: those that a learned law sets out from.
 //! Without a gate everybody weighs the same.
 
+use crate::audit::Verdict;
 use crate::ids::{ExpertId, Fingerprint, Micros, SessionId};
 use crate::limits::CANDIDATES_MAX;
 use crate::roster::{Known, Roster};
@@ -35,7 +36,12 @@ pub fn candidates(
         let facts = &known.facts;
         let asked = facts.peer.is_some() || Some(facts.expert) == wanted.local;
         let trusted = facts.admitted || !wanted.keys;
-        asked && trusted && facts.vocabulary == wanted.vocabulary && facts.context >= wanted.context
+        let is_itself = known.audit.verdict() != Verdict::Swapped;
+        asked
+            && trusted
+            && is_itself
+            && facts.vocabulary == wanted.vocabulary
+            && facts.context >= wanted.context
     };
     let fit: Vec<&Known> = roster
         .iter()
@@ -57,7 +63,7 @@ pub fn candidates(
         .collect();
     ranked.sort_by_cached_key(|(known, doubt)| {
         let remote = known.facts.peer.is_some();
-        let suspect = known.suspect_until > now;
+        let suspect = known.suspect_until > now || known.audit.verdict() == Verdict::Suspect;
         let pace_us = known.pace.p50_us().unwrap_or(UNKNOWN_US);
         let class = (pace_us | 1).ilog2();
         let lot = lot(wanted.session, known.facts.expert);
@@ -103,6 +109,7 @@ mod tests {
                 vocabulary: Fingerprint([0; 32]),
                 context: 100,
                 admitted: true,
+                file: None,
             });
         }
         roster

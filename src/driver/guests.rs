@@ -171,6 +171,7 @@ impl Driver {
             peer: facts.peer,
             vocabulary: facts.vocab.fingerprint(),
             context: facts.context,
+            file: facts.file,
             admitted: true, // nobody else's experts are adopted
         }));
     }

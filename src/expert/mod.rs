@@ -21,6 +21,8 @@ pub struct ExpertFacts {
     pub model: String,
     /// SHA-256 of the model file, in hex; empty for a stub.
     pub sha256: String,
+    /// The same, if the file is all that its opinions come from: no adapter, no private prefix.
+    pub file: Option<[u8; 32]>,
     pub family: Family,
     pub vocab: Arc<Vocab>,
     /// Put before every prompt, where the model was trained so.

@@ -64,6 +64,7 @@ impl StubExpert {
             peer: None,
             model: options.model.clone(),
             sha256: String::new(),
+            file: None,
             family: Family::ChatMl,
             vocab: Arc::new(Vocab::new((0..VOCAB).map(piece))),
             bos: None,

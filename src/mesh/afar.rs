@@ -72,6 +72,7 @@ impl Afar {
             peer: Some(pass.node),
             model: offered.model.clone(),
             sha256: offered.sha256.clone(),
+            file: None,
             family: here.family,
             vocab: here.vocab.clone(),
             bos: here.bos,

@@ -12,7 +12,7 @@ use crate::identity;
 use crate::net::remote::{RemoteExpert, RemoteStatus};
 use crate::wire::plane::Letterhead;
 use quorate_core::chat::Family;
-use quorate_core::ids::{ExpertId, PeerKey};
+use quorate_core::ids::{ExpertId, ExpertParts, PeerKey};
 use quorate_core::limits::BOOK_NODES_MAX;
 use quorate_core::mesh::{Advert, ExpertRow, Place};
 use std::collections::BTreeMap;
@@ -191,14 +191,28 @@ impl Neighbours {
     }
 }
 
+/// An expert's id says whether there is anything behind it but the model file.
+fn is_plain(peer: PeerKey, row: &ExpertRow, sha256: &str) -> bool {
+    let plain = ExpertParts {
+        peer: &peer,
+        model_sha256: sha256,
+        adapter: "",
+        context: row.context,
+        prefix: None,
+    };
+    ExpertId::of(&plain) == row.expert
+}
+
 /// What is believed of an expert elsewhere: its node's words, and the vocabulary from here.
 fn facts_of(peer: PeerKey, row: &ExpertRow, here: &ExpertFacts) -> ExpertFacts {
     let family = Family::ALL.into_iter().find(|f| f.name() == row.family);
+    let sha256: String = row.file.iter().map(|byte| format!("{byte:02x}")).collect();
     ExpertFacts {
         id: row.expert,
         peer: Some(peer),
         model: row.model.clone(),
-        sha256: row.file.iter().map(|byte| format!("{byte:02x}")).collect(),
+        file: is_plain(peer, row, &sha256).then_some(row.file),
+        sha256,
         family: family.unwrap_or(here.family),
         vocab: here.vocab.clone(),
         bos: here.bos,

@@ -50,7 +50,6 @@ pub fn known_expert(known: &Known) -> v1::KnownExpert {
         failures_in_a_row: known.in_a_row,
         last_failure: known.last_failure.clone().unwrap_or_default(),
         suspicion: known
-            .alarm
             .suspicion()
             .map_or_else(String::new, |why| why.to_string()),
     }

@@ -10,5 +10,6 @@ mod real_adapters;
 mod real_batching;
 mod real_hostile;
 mod real_load;
+mod real_requantise;
 mod real_text;
 mod support;

@@ -184,6 +184,7 @@ async fn introduce(asker: &Machine, other: &Machine, id: ExpertId, address: Sock
         peer: quorate::identity::key_of(&other.peer),
         model: other.name.into(),
         sha256: String::new(),
+        file: None,
         family: asker.lease.facts().family,
         vocab: asker.lease.facts().vocab.clone(),
         bos: None,

@@ -119,6 +119,7 @@ impl ReplayExpert {
             peer: None,
             model: "replay".into(),
             sha256: String::new(),
+            file: None,
             family: Family::ChatMl,
             vocab: part.vocab.clone(),
             bos: None,

@@ -131,8 +131,7 @@ fn of_page(page: &Value) -> Vec<Check> {
     checks.push(reached(page));
     checks.push(neighbours(page));
     for why in suspects(page) {
-        let fix =
-            "ask it again alone and compare; its owner may know: nobody is excluded by an alarm";
+        let fix = "ask its owner: an alarm excludes nobody; what an audit found keeps its node out until this one is started anew";
         checks.push(Check::warn("expert", why, fix));
     }
     checks

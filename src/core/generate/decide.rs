@@ -134,6 +134,7 @@ impl Generate {
                 self.check(query, list)
                     .map_err(|bad| format!("an expert sent a list with {bad}"))?;
                 out.extend(self.sign_of(i, query, list));
+                out.extend(self.listed(i, query, list));
             }
             (State::Contending(_, contenders), Said::Scalars(values))
                 if values.len() != contenders.len() =>

@@ -25,7 +25,7 @@ mod repeats;
 
 pub use ahead::{Guesses, Guessing};
 pub(crate) use claims::lower;
-pub use provenance::{Decided, Evidence, Provenance, Voted, Weighed};
+pub use provenance::{Decided, Evidence, Listed, Provenance, Voted, Weighed};
 
 use crate::alarm::Sign;
 use crate::ids::{ExpertId, Micros, Position, SessionId, Token};
@@ -171,6 +171,8 @@ pub enum Output {
         expert: ExpertId,
         sign: Sign,
     },
+    /// For an audit.
+    Said(Box<Listed>),
     /// An expert failed this request.
     Failed {
         expert: ExpertId,

@@ -539,7 +539,7 @@ pub(super) fn live_read(
                 Output::Heard {
                     expert, answered, ..
                 } => story.heard.push((expert, answered)),
-                Output::Event(Event::Ready { .. }) | Output::Weighed { .. } => {}
+                Output::Event(Event::Ready { .. }) | Output::Weighed { .. } | Output::Said(_) => {}
                 Output::NeedMask { .. } => panic!("no grammar in this request"),
             }
         }

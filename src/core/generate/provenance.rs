@@ -4,9 +4,10 @@ use super::{Event, Generate, Notes, Output};
 use crate::ids::{ExpertId, Fingerprint, Position, Token};
 use crate::lnp::LnP;
 use crate::mask::Mask;
-use crate::opinion::{List, Opinion, Raw, Said};
+use crate::opinion::{List, Opinion, Query, Raw, Said};
 use crate::weights::Observation;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Who decided one token.
@@ -65,12 +66,23 @@ pub struct Evidence {
     pub ln_p: Vec<LnP>,
 }
 
+/// The first list of an expert elsewhere about a position that may be computed again.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub expert: ExpertId,
+    pub position: Position,
+    pub query: Query,
+    pub list: List,
+}
+
 /// Collects what a recording of the undecided position needs, if anybody wants one.
 #[derive(Debug)]
 pub(super) struct Log {
     on: bool,
     mask: Option<Arc<Mask>>,
     answers: Vec<(u32, ExpertId, Said)>,
+    /// Positions that may be computed again.
+    window: Range<Position>,
 }
 
 impl Log {
@@ -79,6 +91,7 @@ impl Log {
             on: notes.record,
             mask: None,
             answers: Vec::new(),
+            window: 0..0,
         }
     }
 
@@ -132,6 +145,24 @@ impl Generate {
     pub(crate) fn seen(&self) -> Option<(Fingerprint, Observation)> {
         let seen = self.team.seen(&self.spec.prompt)?;
         Some((self.vocab.fingerprint(), seen))
+    }
+
+    /// From now on what experts elsewhere say of these positions is told.
+    pub(crate) fn listen(&mut self, window: Range<Position>) {
+        self.log.window = window;
+    }
+
+    /// What an expert said in answer to the first question about the undecided position, if somebody listens.
+    pub(super) fn listed(&self, i: usize, query: &Query, list: &List) -> Option<Output> {
+        let (member, position) = (&self.team.members[i], self.position());
+        let listens = self.log.window.contains(&position) && self.asked_again == 0 && !member.local;
+        let listed = || Listed {
+            expert: member.expert,
+            position,
+            query: query.clone(),
+            list: list.clone(),
+        };
+        listens.then(|| Output::Said(Box::new(listed())))
     }
 
     pub(super) fn provenance(&self, token: Token) -> Option<Box<Provenance>> {

@@ -102,7 +102,10 @@ fn run(
                 }
                 Output::Event(Event::Ready { prompt_tokens, .. }) => assert_eq!(prompt_tokens, 3),
                 Output::Event(Event::Decided(_)) => panic!("nobody asked for a recording"),
-                Output::Heard { .. } | Output::Weighed { .. } | Output::Failed { .. } => {}
+                Output::Heard { .. }
+                | Output::Weighed { .. }
+                | Output::Said(_)
+                | Output::Failed { .. } => {}
             }
         }
         if out.is_empty() {

@@ -174,6 +174,7 @@ impl Machine {
             vocabulary: table::vocab().fingerprint(),
             context: CONTEXT,
             admitted: true,
+            file: None,
         }
     }
 

@@ -293,6 +293,7 @@ impl World {
                 vocabulary: row.vocabulary,
                 context: row.context,
                 admitted: true,
+                file: None,
             };
             self.step(at, Input::Met(facts));
         }

@@ -20,6 +20,7 @@ mod cache;
 mod cells;
 mod cost;
 mod plan;
+mod requantise;
 mod rows;
 mod seat;
 mod session;
@@ -30,6 +31,7 @@ mod vocab;
 
 pub use bare::{Bare, with_bare};
 use base::Base;
+pub use requantise::{Quantisation, requantise};
 
 use crate::expert::{EventSender, Expert, ExpertFacts, SubmitError, TokenizeError};
 use llama_cpp_2::context::LlamaContext;
@@ -385,6 +387,7 @@ fn facts(common: &Common<'_>, request: &LoadRequest, private: &Private) -> Exper
         peer: None,
         model: request.name.clone(),
         sha256: request.sha256.clone(),
+        file: plain_file(request),
         family: family(model, request),
         vocab: common.vocab.clone(),
         bos: common.bos,
@@ -393,6 +396,13 @@ fn facts(common: &Common<'_>, request: &LoadRequest, private: &Private) -> Exper
         cache_bytes: cache_bytes(model, request.cells) + parked_bytes(model, request.cells),
         processor: processor(model, request),
     }
+}
+
+/// The hash of the file, if it alone decides what is said.
+fn plain_file(request: &LoadRequest) -> Option<[u8; 32]> {
+    let is_plain = request.adapter.is_none() && request.prefix.is_empty();
+    let hash = || Some(*blake3::Hash::from_hex(&request.sha256).ok()?.as_bytes()); // 32 bytes in hex
+    is_plain.then(hash).flatten()
 }
 
 /// As asked for; the file's template only says whether the model was taught a default system message.

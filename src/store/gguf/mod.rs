@@ -139,6 +139,17 @@ pub(super) fn check_tensors(path: &Path) -> Result<(GgufFacts, BTreeMap<String, 
     ))
 }
 
+/// How many tensors the file at `path` has of each type, and their bytes.
+pub fn kinds(path: &Path) -> Result<BTreeMap<&'static str, (usize, u64)>, GgufError> {
+    let (_, tensors) = check_tensors(path)?;
+    let mut kinds: BTreeMap<&'static str, (usize, u64)> = BTreeMap::new();
+    for info in tensors.values() {
+        let of_kind = kinds.entry(info.kind_name()).or_default();
+        *of_kind = (of_kind.0 + 1, of_kind.1 + info.bytes);
+    }
+    Ok(kinds)
+}
+
 /// The file's length. Asked before it is opened: opening a pipe would wait for somebody to write
 /// into it.
 fn regular_file(path: &Path) -> Result<u64, GgufError> {

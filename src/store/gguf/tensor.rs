@@ -10,43 +10,43 @@ use super::reader::Bounded;
 /// The smallest table entry: name length, one byte of name, dimension count, one dimension, type, offset.
 pub(super) const MIN_INFO_BYTES: u64 = 8 + 1 + 4 + 8 + 4 + 8;
 
-/// ggml's types: number, elements in a block, bytes in a block. Numbers that are absent were withdrawn.
-const TYPES: &[(u32, u64, u64)] = &[
-    (0, 1, 4),      // F32
-    (1, 1, 2),      // F16
-    (2, 32, 18),    // Q4_0
-    (3, 32, 20),    // Q4_1
-    (6, 32, 22),    // Q5_0
-    (7, 32, 24),    // Q5_1
-    (8, 32, 34),    // Q8_0
-    (9, 32, 36),    // Q8_1
-    (10, 256, 84),  // Q2_K
-    (11, 256, 110), // Q3_K
-    (12, 256, 144), // Q4_K
-    (13, 256, 176), // Q5_K
-    (14, 256, 210), // Q6_K
-    (15, 256, 292), // Q8_K
-    (16, 256, 66),  // IQ2_XXS
-    (17, 256, 74),  // IQ2_XS
-    (18, 256, 98),  // IQ3_XXS
-    (19, 256, 50),  // IQ1_S
-    (20, 32, 18),   // IQ4_NL
-    (21, 256, 110), // IQ3_S
-    (22, 256, 82),  // IQ2_S
-    (23, 256, 136), // IQ4_XS
-    (24, 1, 1),     // I8
-    (25, 1, 2),     // I16
-    (26, 1, 4),     // I32
-    (27, 1, 8),     // I64
-    (28, 1, 8),     // F64
-    (29, 256, 56),  // IQ1_M
-    (30, 1, 2),     // BF16
-    (34, 256, 54),  // TQ1_0
-    (35, 256, 66),  // TQ2_0
-    (39, 32, 17),   // MXFP4
-    (40, 64, 36),   // NVFP4
-    (41, 128, 18),  // Q1_0
-    (42, 64, 18),   // Q2_0
+/// ggml's types: number, elements in a block, bytes in a block, name. Numbers that are absent were withdrawn.
+const TYPES: &[(u32, u64, u64, &str)] = &[
+    (0, 1, 4, "F32"),
+    (1, 1, 2, "F16"),
+    (2, 32, 18, "Q4_0"),
+    (3, 32, 20, "Q4_1"),
+    (6, 32, 22, "Q5_0"),
+    (7, 32, 24, "Q5_1"),
+    (8, 32, 34, "Q8_0"),
+    (9, 32, 36, "Q8_1"),
+    (10, 256, 84, "Q2_K"),
+    (11, 256, 110, "Q3_K"),
+    (12, 256, 144, "Q4_K"),
+    (13, 256, 176, "Q5_K"),
+    (14, 256, 210, "Q6_K"),
+    (15, 256, 292, "Q8_K"),
+    (16, 256, 66, "IQ2_XXS"),
+    (17, 256, 74, "IQ2_XS"),
+    (18, 256, 98, "IQ3_XXS"),
+    (19, 256, 50, "IQ1_S"),
+    (20, 32, 18, "IQ4_NL"),
+    (21, 256, 110, "IQ3_S"),
+    (22, 256, 82, "IQ2_S"),
+    (23, 256, 136, "IQ4_XS"),
+    (24, 1, 1, "I8"),
+    (25, 1, 2, "I16"),
+    (26, 1, 4, "I32"),
+    (27, 1, 8, "I64"),
+    (28, 1, 8, "F64"),
+    (29, 256, 56, "IQ1_M"),
+    (30, 1, 2, "BF16"),
+    (34, 256, 54, "TQ1_0"),
+    (35, 256, 66, "TQ2_0"),
+    (39, 32, 17, "MXFP4"),
+    (40, 64, 36, "NVFP4"),
+    (41, 128, 18, "Q1_0"),
+    (42, 64, 18, "Q2_0"),
 ];
 
 /// Numbers of the types that adapters may have.
@@ -77,6 +77,12 @@ impl Info {
     /// The product of every dimension but the first: cannot overflow, the product of all does not.
     pub(super) fn rows(&self) -> u64 {
         self.shape[1..].iter().product()
+    }
+
+    /// The name of its type.
+    pub(super) fn kind_name(&self) -> &'static str {
+        let known = TYPES.iter().find(|known| known.0 == self.kind);
+        known.map_or("?", |known| known.3)
     }
 }
 
@@ -181,7 +187,7 @@ impl Info {
             why,
         };
 
-        let &(_, block, block_bytes) =
+        let &(_, block, block_bytes, _) =
             TYPES
                 .iter()
                 .find(|known| known.0 == number)
@@ -233,7 +239,7 @@ mod tests {
         assert!(
             TYPES
                 .iter()
-                .all(|&(_, block, bytes)| block > 0 && bytes > 0)
+                .all(|&(_, block, bytes, _)| block > 0 && bytes > 0)
         );
     }
 }
