@@ -17,10 +17,10 @@ use quorate_core::ids::ExpertId;
 use quorate_core::mesh::{Address, Transport};
 use quorate_core::roster::Known;
 use quorate_core::team::{Change, Sets};
+use quorate_core::weights::{Claim, Reasons, Strategy};
 use serde_json::{Value, json};
 
-/// What clients ask for when they mean all of us.
-pub(crate) const MODEL: &str = "mesh";
+pub(crate) use crate::wish::MESH as MODEL;
 
 /// The model that reads the prompt.
 pub(super) fn model<'a>(state: &'a ApiState, wanted: &'a str) -> &'a str {
@@ -149,6 +149,24 @@ pub(super) fn schedule(changes: &[Change]) -> Value {
         json!({"position": change.position, "set": set})
     };
     changes.iter().map(one).collect()
+}
+
+/// Why experts weigh what they weigh.
+pub(super) fn reasons(reasons: &Reasons) -> Value {
+    let claim = |(expert, claim): &(ExpertId, Claim)| {
+        let (nats, counts) = match *claim {
+            Claim::Silent => (None, false),
+            Claim::Nats(nats) => (Some(nats), true),
+            Claim::Incredible(nats) => (Some(nats), false),
+        };
+        json!({"expert": expert.to_string(), "nats": nats, "counts": counts})
+    };
+    let strategy =
+        |(strategy, share): &(Strategy, f64)| json!({"strategy": strategy.name(), "share": share});
+    json!({
+        "experts": reasons.claims.iter().map(claim).collect::<Vec<_>>(),
+        "strategies": reasons.strategies.iter().map(strategy).collect::<Vec<_>>(),
+    })
 }
 
 /// Who said what of one token.
