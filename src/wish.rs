@@ -45,6 +45,8 @@ pub struct Together {
     pub k: Option<u32>,
     /// None: a set of experts stays until one of them fails, and the text can be replayed.
     pub sets: Option<Sets>,
+    /// Seeded or rejection: how the answer is drawn, where it is drawn at all.
+    pub sampler: Sampler,
     pub guessing: Guessing,
     /// How weights are learned from the prompt, and whether they follow the answer. None: as the mesh has voted.
     pub weights: Option<Weighing>,
@@ -84,6 +86,20 @@ impl Together {
         Ok(Together { weights, ..self })
     }
 
+    /// `sampler`, as clients spell it.
+    pub fn drawn_by(self, name: &str) -> Result<Together, Invalid> {
+        let sampler = match name {
+            "seeded" => Sampler::Seeded,
+            "rejection" => Sampler::Rejection,
+            other => {
+                let message =
+                    format!("quorate.sampler must be \"seeded\" or \"rejection\", not \"{other}\"");
+                return Err(Invalid::value("quorate.sampler", message));
+            }
+        };
+        Ok(Together { sampler, ..self })
+    }
+
     /// `mode`, as clients spell it.
     pub fn in_mode(self, mode: &str) -> Result<Together, Invalid> {
         let sets = match mode {
@@ -111,6 +127,7 @@ impl Default for Together {
             provenance: false,
             k: None,
             sets: None,
+            sampler: Sampler::Seeded,
             guessing: Guessing::Stream,
             weights: None,
             robust: None,
@@ -236,7 +253,7 @@ impl Asked {
             Some(liars) => law.robust(liars),
             None => law,
         };
-        let law = law.weighed(self.weighing(&defaults.config)?);
+        let law = self.drawn(law)?.weighed(self.weighing(&defaults.config)?);
         let model = checked_model(self.model)?;
         let prompt = self
             .prompt
@@ -271,13 +288,6 @@ impl Asked {
                 "quorate.k must be at least 1, not 0",
             ));
         }
-        if matches!(self.together.sets, Some(Sets::Turns { .. }))
-            && (law.sampler != Sampler::Seeded || self.shape != Shape::Free)
-        {
-            let message = "experts hand over only where the answer is drawn: with a temperature above 0, \
-                           without a response format, tools or robust mode";
-            return Err(Invalid::value("quorate.mode", message));
-        }
         let logprobs = self.logprobs.map(|n| {
             check_range("top_logprobs", n, 0, limits::RAW_TOP_MAX.into())?;
             Ok(n as u8)
@@ -293,6 +303,27 @@ impl Asked {
             logprobs: logprobs.transpose()?,
             shape: self.shape,
             together: self.together,
+        })
+    }
+
+    /// Laws of their own for answers that are drawn: hand-over, and rejection.
+    fn drawn(&self, law: Law) -> Result<Law, Invalid> {
+        let Together { sampler, sets, .. } = self.together;
+        let is_drawn = law.sampler == Sampler::Seeded && self.shape == Shape::Free;
+        let takes_turns = matches!(sets, Some(Sets::Turns { .. }));
+        if takes_turns && !is_drawn {
+            let message = "experts hand over only where the answer is drawn: with a temperature above 0, \
+                           without a response format, tools or robust mode";
+            return Err(Invalid::value("quorate.mode", message));
+        }
+        if sampler == Sampler::Rejection && (!is_drawn || takes_turns) {
+            let message = "drafts are accepted or rejected only where several experts draw the answer together: with \
+                           a temperature above 0, without hand-over, a response format, tools or robust mode";
+            return Err(Invalid::value("quorate.sampler", message));
+        }
+        Ok(match sampler {
+            Sampler::Rejection => law.sampled(sampler),
+            _ => law,
         })
     }
 

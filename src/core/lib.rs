@@ -39,6 +39,7 @@ pub mod select;
 pub mod team;
 pub mod tempo;
 pub mod text;
+pub mod texts;
 mod turns;
 pub mod weights;
 

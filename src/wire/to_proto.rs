@@ -74,6 +74,8 @@ pub fn guesses(guesses: Guesses) -> v1::Guesses {
         right: guesses.right,
         wrong: guesses.wrong,
         wasted_checks: guesses.wasted,
+        branches: guesses.branches,
+        hits: guesses.hits,
     }
 }
 

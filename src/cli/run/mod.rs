@@ -254,13 +254,16 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
         let count = |name: &str| guesses[name].as_u64().unwrap_or(0);
         let (right, wrong) = (count("right"), count("wrong"));
         let share = 100.0 * right as f64 / (right + wrong).max(1) as f64;
-        rows.push((
-            "guessed",
-            format!(
-                "{} tokens ahead of their decision, {share:.0} % right",
-                right + wrong
-            ),
-        ));
+        let mut guessed = format!(
+            "{} tokens ahead of their decision, {share:.0} % right",
+            right + wrong
+        );
+        if let (branches @ 1.., hits) = (count("branches"), count("hits")) {
+            guessed += &format!(
+                "; {branches} second choices beside them, {hits} of {wrong} wrong guesses made good"
+            );
+        }
+        rows.push(("guessed", guessed));
     }
     if let Some(solo) = per_token["solo_tokens_per_s"].as_f64() {
         rows.push(("solo", format!("would have been {solo:.1} tokens/s")));

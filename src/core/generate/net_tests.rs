@@ -349,14 +349,13 @@ fn misbehave(
         else {
             continue;
         };
-        let table = table.of(*epoch);
-        other.tokens = table.tokens.clone();
+        other.texts.own.tokens = table.texts.of(*epoch).unwrap().tokens.clone();
         let position = opinions[0].position;
         if mischief.false_lists && position % 3 == 0 {
             opinions[0] = other.opinion(position, query);
         }
         if mischief.injects_from.is_some_and(|from| position >= from) {
-            opinions[0].said = sure_of_the_least(table, position, query);
+            opinions[0].said = sure_of_the_least(table, *epoch, position, query);
         }
         if mischief.knew_it_all {
             opinions[0].scored.fill(LnP::CERTAIN);
@@ -378,12 +377,12 @@ fn misbehave(
 }
 
 /// A list of one token, which an honest expert that believes what others do would never draw.
-fn sure_of_the_least(table: &mut Table, position: Position, query: &Query) -> Said {
+fn sure_of_the_least(table: &mut Table, epoch: u32, position: Position, query: &Query) -> Said {
     let all = Query {
         want: Want::Scalars((1..VOCAB).collect()),
         ..query.clone()
     };
-    let Said::Scalars(believed) = table.opinion(position, &all).said else {
+    let Said::Scalars(believed) = table.opinion_in(epoch, position, &all).unwrap().said else {
         panic!("asked for values");
     };
     let least = (1..VOCAB)

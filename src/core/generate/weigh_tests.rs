@@ -11,9 +11,9 @@ use proptest::prelude::*;
 /// What expert `name` alone would write, greedily.
 pub(super) fn written_by(name: u8, tokens: usize) -> Vec<Token> {
     let mut table = table(name);
-    table.tokens = vec![5, 6, 7];
+    table.texts.own.tokens = vec![5, 6, 7];
     for _ in 0..tokens {
-        let position = table.tokens.len() as Position;
+        let position = table.texts.own.tokens.len() as Position;
         let opinion = table.opinion(position, &Query::plain(0.9, 8));
         let Said::List(list) = opinion.said else {
             panic!("asked for a list");
@@ -22,9 +22,9 @@ pub(super) fn written_by(name: u8, tokens: usize) -> Vec<Token> {
             .entries
             .iter()
             .max_by(|a, b| a.ln_p.ln().total_cmp(&b.ln_p.ln()));
-        table.tokens.push(best.unwrap().token);
+        table.texts.own.tokens.push(best.unwrap().token);
     }
-    table.tokens
+    table.texts.own.tokens
 }
 
 fn learning(spec: Spec, strategy: Strategy) -> Spec {
