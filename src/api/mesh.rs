@@ -14,13 +14,14 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use quorate_core::generate::{Guesses, Provenance};
 use quorate_core::ids::ExpertId;
+use quorate_core::law::Sampler;
 use quorate_core::mesh::{Address, Transport};
 use quorate_core::roster::Known;
 use quorate_core::team::{Change, Sets};
+use quorate_core::weights::{Claim, Reasons, Strategy};
 use serde_json::{Value, json};
 
-/// What clients ask for when they mean all of us.
-pub(crate) const MODEL: &str = "mesh";
+pub(crate) use crate::wish::MESH as MODEL;
 
 /// The model that reads the prompt.
 pub(super) fn model<'a>(state: &'a ApiState, wanted: &'a str) -> &'a str {
@@ -51,6 +52,12 @@ pub(super) async fn asked(
             ))
         }
     };
+    if wanted != MODEL && together.sampler == Sampler::Rejection {
+        let message =
+            "a draft is accepted or rejected by several experts, and this model is one: ask `mesh`";
+        let kind = Kind::InvalidValue;
+        return Err(ApiError::about("quorate.sampler", kind, message));
+    }
     if wanted != MODEL {
         return alone("this model is one: ask `mesh`");
     }
@@ -111,18 +118,25 @@ impl Costs {
         self.guesses.right += of_choice.right;
         self.guesses.wrong += of_choice.wrong;
         self.guesses.wasted += of_choice.wasted;
+        self.guesses.branches += of_choice.branches;
+        self.guesses.hits += of_choice.hits;
     }
 
-    /// Tokens guessed ahead of their decision; None if there was no need.
+    /// Tokens guessed ahead of their decision, and second choices beside them where there were any; None if there
+    /// was no need.
     pub(super) fn guesses(&self) -> Option<Value> {
         let Guesses {
             right,
             wrong,
             wasted,
-            ..
+            branches,
+            hits,
         } = self.guesses;
-        (right + wrong > 0)
-            .then(|| json!({"right": right, "wrong": wrong, "wasted_checks": wasted}))
+        let mut page = json!({"right": right, "wrong": wrong, "wasted_checks": wasted});
+        if branches > 0 {
+            (page["branches"], page["hits"]) = (branches.into(), hits.into());
+        }
+        (right + wrong > 0).then_some(page)
     }
 
     /// For each token; None if nobody was asked.
@@ -149,6 +163,24 @@ pub(super) fn schedule(changes: &[Change]) -> Value {
         json!({"position": change.position, "set": set})
     };
     changes.iter().map(one).collect()
+}
+
+/// Why experts weigh what they weigh.
+pub(super) fn reasons(reasons: &Reasons) -> Value {
+    let claim = |(expert, claim): &(ExpertId, Claim)| {
+        let (nats, counts) = match *claim {
+            Claim::Silent => (None, false),
+            Claim::Nats(nats) => (Some(nats), true),
+            Claim::Incredible(nats) => (Some(nats), false),
+        };
+        json!({"expert": expert.to_string(), "nats": nats, "counts": counts})
+    };
+    let strategy =
+        |(strategy, share): &(Strategy, f64)| json!({"strategy": strategy.name(), "share": share});
+    json!({
+        "experts": reasons.claims.iter().map(claim).collect::<Vec<_>>(),
+        "strategies": reasons.strategies.iter().map(strategy).collect::<Vec<_>>(),
+    })
 }
 
 /// Who said what of one token.

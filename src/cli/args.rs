@@ -240,7 +240,7 @@ pub(super) struct AnswerFlags {
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
     /// With `mesh`: how much each expert counts is learned from the prompt by this rule: uniform, single,
-    /// bayes, share, convex or meta [default: uniform]. `follow` goes on to learn from the answer, as does
+    /// bayes, share, convex or meta [default: what the mesh has voted for]. `follow` goes on to learn from the answer, as does
     /// any of them with `:follow(SHARE,LAG)` behind it
     #[arg(long, value_name = "RULE")]
     pub(super) weights: Option<String>,
@@ -250,6 +250,22 @@ pub(super) struct AnswerFlags {
     /// With `mesh`: guess no token ahead of its decision. Slower, and the same answer
     #[arg(long)]
     pub(super) plodding: bool,
+    /// With `mesh`: where a guess is a close call, send its second choice beside it. More questions, fewer
+    /// round trips, and the same answer
+    #[arg(long, conflicts_with = "plodding")]
+    pub(super) branches: bool,
+    /// With `mesh`: how the answer is drawn. seeded: the seed gives the same answer again; rejection: all
+    /// accept or reject what one drafts, which often needs fewer of their answers, and the text depends on
+    /// who is quick [default: seeded]
+    #[arg(long, value_name = "seeded|rejection", conflicts_with = "handover")]
+    pub(super) sampler: Option<Draw>,
+}
+
+/// How an answer of several experts is drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Draw {
+    Seeded,
+    Rejection,
 }
 
 /// Every short name, for the help of `pull`.

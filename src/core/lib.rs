@@ -40,6 +40,7 @@ pub mod select;
 pub mod team;
 pub mod tempo;
 pub mod text;
+pub mod texts;
 mod turns;
 pub mod weights;
 

@@ -10,6 +10,7 @@ use quorate_core::lead;
 use quorate_core::limits::{BRANCHES_MAX, EXPERT_OPS_MAX, SESSIONS_MAX};
 use quorate_core::lnp::LnP;
 use quorate_core::opinion::{ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query};
+use quorate_core::texts::{OutOfOrder, Texts};
 use quorate_core::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -154,11 +155,13 @@ fn mark(marker: &str, tokens: &mut Vec<Token>) {
 }
 
 struct Session {
-    /// Texts beside this one, by their epochs.
-    branches: BTreeMap<u32, Session>,
-    tokens: Vec<Token>,
+    texts: Texts<Notes>,
     prompt: usize,
     transforms: Transforms,
+}
+
+#[derive(Default)]
+struct Notes {
     /// The last position that was asked about, and its own choice there.
     row: (Position, Distribution),
     choice: Option<Token>,
@@ -198,25 +201,20 @@ impl StubThread {
     }
 
     fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, ExpertFailure> {
-        let unknown = || ExpertFailure::Refused("no such session".into());
         match op {
             ExpertOp::Open(_) if self.sessions.len() >= SESSIONS_MAX => {
                 Err(ExpertFailure::Busy { retry_ms: 100 })
             }
             ExpertOp::Open(open) => {
-                let row = (0, Distribution::new());
                 let scores = open
                     .score
                     .then(|| self.scores(&open.prompt, 1))
                     .transpose()?;
                 let (prompt, transforms) = (open.prompt.len(), open.transforms);
                 let session = Session {
-                    branches: BTreeMap::new(),
-                    tokens: [open.prompt, open.answered].concat(),
+                    texts: Texts::new([open.prompt, open.answered].concat()),
                     prompt,
                     transforms,
-                    row,
-                    choice: None,
                 };
                 let name = open.session;
                 self.sessions.insert(name, session);
@@ -239,36 +237,16 @@ impl StubThread {
                 tokens,
                 queries,
             } => {
-                let state = self.text(session, epoch).ok_or_else(unknown)?;
-                if position as usize != state.tokens.len() || queries.len() > tokens.len() + 1 {
-                    return Err(ExpertFailure::Refused(
-                        "a draft that does not continue the text".into(),
-                    ));
-                }
-                state.tokens.extend(tokens);
-                let end = state.tokens.len() as u32;
-                let context = self.context;
-                if end > context {
-                    return Err(ExpertFailure::ContextFull {
-                        tokens: end,
-                        context,
-                    });
-                }
+                let texts = self.texts(session)?;
+                let first = texts.draft(epoch, position, &tokens, queries.len());
+                let first = first.map_err(refused)?;
                 if queries.is_empty() {
                     return Ok(vec![]);
                 }
-                let first = end + 1 - queries.len() as u32;
-                let opinions = (first..)
-                    .zip(&queries)
-                    .map(|(at, query)| self.opinion(session, epoch, at, query));
-                let opinions = opinions.collect::<Result<_, _>>()?;
-                Ok(vec![ExpertEvent::Opinions {
-                    session,
-                    epoch,
-                    opinions,
-                    compute_us: 0,
-                    bytes: 0,
-                }])
+                let asked = (first..).zip(&queries);
+                let said = asked.map(|(at, query)| self.opinion(session, epoch, at, query));
+                let opinions = said.collect::<Result<_, _>>()?;
+                Ok(vec![opinions_event(session, epoch, opinions)])
             }
             ExpertOp::Lead {
                 session,
@@ -282,15 +260,18 @@ impl StubThread {
                 position,
                 token,
                 query,
-            } => self.branch(session, epoch, position, token, &query),
+            } => {
+                let texts = self.texts(session)?;
+                texts.branch(epoch, position, token).map_err(refused)?;
+                let opinions = vec![self.opinion(session, epoch, position + 1, &query)?];
+                Ok(vec![opinions_event(session, epoch, opinions)])
+            }
             ExpertOp::Settle { session, epoch } => {
-                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                *state = state.branches.remove(&epoch).ok_or_else(unknown)?;
+                self.texts(session)?.settle(epoch).map_err(refused)?;
                 Ok(vec![])
             }
             ExpertOp::Forget { session, epoch } => {
-                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                state.branches.remove(&epoch).ok_or_else(unknown)?;
+                self.texts(session)?.forget(epoch).map_err(refused)?;
                 Ok(vec![])
             }
             ExpertOp::Ask {
@@ -300,22 +281,18 @@ impl StubThread {
                 query,
             } => {
                 let opinions = vec![self.opinion(session, epoch, position, &query)?];
-                Ok(vec![ExpertEvent::Opinions {
-                    session,
-                    epoch,
-                    opinions,
-                    compute_us: 0,
-                    bytes: 0,
-                }])
+                Ok(vec![opinions_event(session, epoch, opinions)])
             }
             ExpertOp::Truncate {
-                session, position, ..
+                session,
+                epoch,
+                position,
             } => {
-                let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                state.branches.clear();
-                state.tokens.truncate(position as usize);
-                if state.row.0 > position {
-                    state.row.0 = 0; // nobody asks about the beginning
+                let texts = self.texts(session)?;
+                texts.truncate(epoch, position).map_err(refused)?;
+                let row = &mut texts.own.notes.row;
+                if row.0 > position {
+                    row.0 = 0; // nobody asks about the beginning
                 }
                 Ok(vec![])
             }
@@ -335,24 +312,17 @@ impl StubThread {
     ) -> Result<Vec<ExpertEvent>, ExpertFailure> {
         let mut events = Vec::new();
         for (at, query) in (position..).zip(queries) {
-            let unknown = || ExpertFailure::Refused("nothing to go on from".into());
-            let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-            let end = state.tokens.len();
-            if (at as usize) < end {
-                return Err(unknown());
-            }
-            let goes_on = at as usize == end && end < self.context as usize;
-            let Some(token) = state.choice.take().filter(|_| goes_on) else {
+            let context = self.context as usize;
+            let texts = self.texts(session)?;
+            let text = texts.of(epoch).map_err(refused)?;
+            let end = text.tokens.len();
+            let has_stopped = at as usize > end || end >= context;
+            let Some(token) = text.notes.choice.take().filter(|_| !has_stopped) else {
                 break;
             };
-            state.tokens.push(token);
-            events.push(ExpertEvent::Opinions {
-                session,
-                epoch,
-                opinions: vec![self.opinion(session, epoch, at + 1, query)?],
-                compute_us: 0,
-                bytes: 0,
-            });
+            texts.draft(epoch, at, &[token], 1).map_err(refused)?;
+            let opinions = vec![self.opinion(session, epoch, at + 1, query)?];
+            events.push(opinions_event(session, epoch, opinions));
         }
         Ok(events)
     }
@@ -368,45 +338,10 @@ impl StubThread {
         (first..prompt.len()).map(of).collect()
     }
 
-    fn branch(
-        &mut self,
-        session: SessionId,
-        epoch: u32,
-        position: Position,
-        token: Token,
-        query: &Query,
-    ) -> Result<Vec<ExpertEvent>, ExpertFailure> {
-        let refused = || ExpertFailure::Refused("a branch that leaves no text".into());
-        let state = self.sessions.get_mut(&session).ok_or_else(refused)?;
-        let before = state.tokens.get(..position as usize).ok_or_else(refused)?;
-        if state.branches.len() >= BRANCHES_MAX || position >= self.context {
-            return Err(refused());
-        }
-        let branch = Session {
-            branches: BTreeMap::new(),
-            tokens: [before, &[token]].concat(),
-            prompt: state.prompt,
-            transforms: state.transforms.clone(),
-            row: (0, Distribution::new()),
-            choice: None,
-        };
-        state.branches.insert(epoch, branch);
-        Ok(vec![ExpertEvent::Opinions {
-            session,
-            epoch,
-            opinions: vec![self.opinion(session, epoch, position + 1, query)?],
-            compute_us: 0,
-            bytes: 0,
-        }])
-    }
-
-    /// The text of a session in an epoch.
-    fn text(&mut self, session: SessionId, epoch: u32) -> Option<&mut Session> {
-        let session = self.sessions.get_mut(&session)?;
-        match session.branches.contains_key(&epoch) {
-            true => session.branches.get_mut(&epoch),
-            false => Some(session),
-        }
+    fn texts(&mut self, session: SessionId) -> Result<&mut Texts<Notes>, ExpertFailure> {
+        let session = self.sessions.get_mut(&session);
+        let unknown = || ExpertFailure::Refused("no such session".into());
+        Ok(&mut session.ok_or_else(unknown)?.texts)
     }
 
     fn opinion(
@@ -416,30 +351,31 @@ impl StubThread {
         position: Position,
         query: &Query,
     ) -> Result<Opinion, ExpertFailure> {
-        let unknown = || ExpertFailure::Refused("no such position".into());
-        let step = self.options.step;
+        let unknown = || ExpertFailure::Refused("no such session or position".into());
+        let (tokens, context) = (position, self.context);
+        if tokens > context {
+            return Err(ExpertFailure::ContextFull { tokens, context });
+        }
         let prefix: Vec<Token> = self.options.prefix.bytes().map(Token::from).collect();
-        let (key, end_logit) = (self.key, self.options.end_logit);
-        let state = self.text(session, epoch).ok_or_else(unknown)?;
-        let before = state.tokens.get(..position as usize).ok_or_else(unknown)?;
-        if state.row.0 != position {
-            std::thread::sleep(step);
+        let state = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+        let text = state.texts.of(epoch).map_err(refused)?;
+        let before = text.tokens.get(..position as usize).ok_or_else(unknown)?;
+        let (at, row) = &mut text.notes.row;
+        if *at != position {
+            std::thread::sleep(self.options.step);
             let whole = prefix.into_iter().chain(before.iter().copied());
-            let logits = logits(&key, whole, end_logit);
+            let logits = logits(&self.key, whole, self.options.end_logit);
             let history = History {
                 tokens: before,
                 prompt: state.prompt,
             };
-            let measured = state
-                .row
-                .1
-                .measure(&logits, &state.transforms, history, true);
+            let measured = row.measure(&logits, &state.transforms, history, true);
             measured.map_err(|_| ExpertFailure::NotFinite)?;
-            state.row.0 = position;
+            *at = position;
         }
-        let (said, raw) = state.row.1.answer(query);
-        state.choice = lead::choice(query, &said);
-        let text = state.tokens[..position as usize].to_vec();
+        let (said, raw) = row.answer(query);
+        text.notes.choice = lead::choice(query, &said);
+        let text = before.to_vec();
         let first = text.len().saturating_sub(query.scores.into()).max(1);
         Ok(Opinion {
             position,
@@ -448,6 +384,20 @@ impl StubThread {
             scored: self.scores(&text, first)?,
         })
     }
+}
+
+fn opinions_event(session: SessionId, epoch: u32, opinions: Vec<Opinion>) -> ExpertEvent {
+    ExpertEvent::Opinions {
+        session,
+        epoch,
+        opinions,
+        compute_us: 0,
+        bytes: 0,
+    }
+}
+
+fn refused(lost: OutOfOrder) -> ExpertFailure {
+    ExpertFailure::Refused(lost.to_string())
 }
 
 /// Printable ASCII gets 0 to 8 by a hash of the whole text; everything else is as good as impossible.

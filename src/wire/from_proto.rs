@@ -4,9 +4,9 @@ use super::v1;
 use crate::wish::{Asked, Invalid, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
 use quorate_core::generate::Guessing;
+use quorate_core::law::Sampler;
 use quorate_core::limits;
 use quorate_core::team::Sets;
-use quorate_core::weights::Weighing;
 
 /// One request as typed; `Asked::check` does the rest.
 pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
@@ -50,18 +50,28 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
         provenance: mesh.provenance,
         k: mesh.k,
         sets,
-        guessing: if mesh.plodding {
-            Guessing::Never
-        } else {
-            Guessing::Stream
+        guessing: match (mesh.plodding, mesh.branches) {
+            (false, false) => Guessing::Stream,
+            (false, true) => Guessing::Branches,
+            (true, false) => Guessing::Never,
+            (true, true) => {
+                let message =
+                    "who guesses nothing has no branches: leave mesh.plodding or mesh.branches out";
+                return Err(Invalid::value("mesh.branches", message));
+            }
         },
-        weights: Weighing::default(),
+        sampler: Sampler::Seeded,
+        weights: None,
         robust: mesh.robust,
         record: false, // recordings are files, and gRPC messages are small
     };
     let together = match mesh.weights.as_str() {
         "" => together,
         name => together.weighed(name)?,
+    };
+    let together = match mesh.sampler.as_str() {
+        "" => together,
+        name => together.drawn_by(name)?,
     };
     match mesh.mode.as_str() {
         "" => Ok(together),
@@ -127,6 +137,29 @@ fn shape(shape: v1::generate_request::Shape) -> Result<Shape, Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_a_mesh_draws_and_guesses_is_read() {
+        let read = |plodding, branches, sampler: &str| {
+            let options = v1::MeshOptions {
+                plodding,
+                branches,
+                sampler: sampler.into(),
+                ..Default::default()
+            };
+            together(Some(options)).map(|read| (read.guessing, read.sampler))
+        };
+        let seeded = |guessing| Ok((guessing, Sampler::Seeded));
+        assert_eq!(read(false, false, ""), seeded(Guessing::Stream));
+        assert_eq!(read(true, false, "seeded"), seeded(Guessing::Never));
+        let both = (Guessing::Branches, Sampler::Rejection);
+        assert_eq!(read(false, true, "rejection"), Ok(both));
+        assert_eq!(read(true, true, "").unwrap_err().param, "mesh.branches");
+        assert_eq!(
+            read(false, false, "dice").unwrap_err().param,
+            "quorate.sampler"
+        );
+    }
 
     #[test]
     fn a_role_from_the_future_and_a_schema_of_rubbish_are_named() {

@@ -79,6 +79,10 @@ async fn what_is_asked_of_a_mesh_is_checked() {
         // One model is one voice.
         (r#"{"robust":1}"#, "quorate.robust"),
         (r#"{"record":"yes"}"#, "quorate.record"),
+        (r#"{"ahead":"boldly"}"#, "quorate.ahead"),
+        (r#"{"ahead":1}"#, "quorate.ahead"),
+        (r#"{"sampler":"dice"}"#, "quorate.sampler"),
+        (r#"{"sampler":"rejection"}"#, "quorate.sampler"),
         ("7", "quorate"),
     ] {
         let body = format!(r#"{{"model":"stub","prompt":"x","quorate":{quorate}}}"#);
@@ -89,8 +93,7 @@ async fn what_is_asked_of_a_mesh_is_checked() {
         );
     }
     // A model that is asked alone has nobody to tell of.
-    let body =
-        r#"{"model":"stub","prompt":"x","max_tokens":2,"quorate":{"provenance":true,"k":3}}"#;
+    let body = r#"{"model":"stub","prompt":"x","max_tokens":2,"quorate":{"provenance":true,"k":3,"ahead":"branches","sampler":"seeded"}}"#;
     let reply = server.post("/v1/completions", body).await.json();
     assert!(reply["quorate"]["mesh"].is_null(), "{reply}");
 }

@@ -8,8 +8,10 @@
 mod peft;
 mod real_adapters;
 mod real_batching;
+mod real_branches;
 mod real_hostile;
 mod real_load;
 mod real_requantise;
+mod real_router;
 mod real_text;
 mod support;

@@ -7,8 +7,9 @@ use quorate_core::config::{Key, MeshConfig};
 use quorate_core::ids::{ExpertId, Position, SessionId, Token};
 use quorate_core::law::Transforms;
 use quorate_core::opinion::{
-    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Open, Opinion, Query, Said, Scope,
+    ExpertEvent, ExpertFailure, ExpertOp, FromExpert, List, Open, Opinion, Query, Said, Scope,
 };
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -163,6 +164,24 @@ impl Rig {
         });
     }
 
+    pub(crate) fn branch(&self, session: SessionId, epoch: u32, position: usize, token: Token) {
+        self.submit(ExpertOp::Branch {
+            session,
+            epoch,
+            position: position as Position,
+            token,
+            query: greedy(),
+        });
+    }
+
+    pub(crate) fn settle(&self, session: SessionId, epoch: u32) {
+        self.submit(ExpertOp::Settle { session, epoch });
+    }
+
+    pub(crate) fn forget(&self, session: SessionId, epoch: u32) {
+        self.submit(ExpertOp::Forget { session, epoch });
+    }
+
     pub(crate) fn close(&self, session: SessionId) {
         self.submit(ExpertOp::Close { session });
     }
@@ -195,6 +214,33 @@ impl Rig {
                 _ => {}
             }
         }
+    }
+
+    /// The next so many opinions about this session, by the epoch that each is said in and its position.
+    pub(crate) fn by_epoch(
+        &mut self,
+        session: SessionId,
+        count: usize,
+    ) -> BTreeMap<(u32, usize), Opinion> {
+        let mut said = BTreeMap::new();
+        while said.len() < count {
+            match self.event() {
+                ExpertEvent::Opinions {
+                    session: of,
+                    epoch,
+                    opinions,
+                    ..
+                } if of == session => {
+                    for opinion in opinions {
+                        let at = (epoch, opinion.position as usize);
+                        assert_eq!(said.insert(at, opinion), None, "said twice");
+                    }
+                }
+                ExpertEvent::Failed { session: of, why } if of == session => panic!("{why}"),
+                _ => {}
+            }
+        }
+        said
     }
 
     pub(crate) fn reused(&mut self, session: SessionId) -> u32 {
@@ -240,10 +286,15 @@ pub(crate) fn greedy() -> Query {
     Query::plain(0.999, 256)
 }
 
+pub(crate) fn list(opinion: &Opinion) -> &List {
+    match &opinion.said {
+        Said::List(list) => list,
+        Said::Scalars(_) => panic!("asked for a list"),
+    }
+}
+
 pub(crate) fn best(opinion: &Opinion) -> Token {
-    let Said::List(list) = &opinion.said else {
-        panic!("asked for a list");
-    };
+    let list = list(opinion);
     let better = list.entries.iter().copied().reduce(|best, entry| {
         if entry.ln_p.ln() > best.ln_p.ln() {
             entry

@@ -49,6 +49,13 @@ async fn guessing_ahead_moves_no_byte() {
     );
     assert_eq!(ahead.schedule, plain.schedule, "nobody failed");
     assert_eq!(ahead.text, plain.text);
+    let beside = Asked::Mesh {
+        sets: Sets::A,
+        k_max: None,
+        guessing: Guessing::Branches,
+    };
+    let beside = ask(&machines[0], beside, 50, |_| ()).await;
+    assert_eq!(beside.text, plain.text, "{:?}", beside.guesses);
     assert!(
         ahead
             .provenance

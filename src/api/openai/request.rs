@@ -7,8 +7,8 @@ use crate::wish::{Asked, Choice, Defaults, Invalid, Prompt, Shape, Together, Wis
 use quorate_core::chat::Tool;
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
+use quorate_core::law::Sampler;
 use quorate_core::team::Sets;
-use quorate_core::weights::Weighing;
 use serde_json::Value;
 
 /// Tokens of a completion whose client did not say: OpenAI's number. A plain text has no natural end,
@@ -144,16 +144,37 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
         provenance: fields.flag("provenance")?.unwrap_or(false),
         k: fields.count("k")?,
         sets,
-        guessing: match fields.flag("ahead")? {
-            Some(false) => Guessing::Never,
-            None | Some(true) => Guessing::Stream,
-        },
-        weights: Weighing::default(),
+        guessing: ahead(&fields)?,
+        sampler: Sampler::Seeded,
+        weights: None,
         robust: fields.count("robust")?,
         record: fields.flag("record")?.unwrap_or(false),
     };
-    let together = together.weighed(fields.text("weights")?.unwrap_or("uniform"))?;
+    let together = match fields.text("weights")? {
+        Some(name) => together.weighed(name)?,
+        None => together,
+    };
+    let together = together.drawn_by(fields.text("sampler")?.unwrap_or("seeded"))?;
     together.in_mode(fields.text("mode")?.unwrap_or("together"))
+}
+
+/// true, false, or "branches".
+fn ahead(fields: &Fields<'_>) -> Result<Guessing, Invalid> {
+    match fields.get("ahead") {
+        None | Some(Value::Bool(true)) => Ok(Guessing::Stream),
+        Some(Value::Bool(false)) => Ok(Guessing::Never),
+        Some(Value::String(word)) if word == "branches" => Ok(Guessing::Branches),
+        Some(Value::String(other)) => {
+            let message =
+                format!("quorate.ahead must be true, false or \"branches\", not \"{other}\"");
+            Err(Invalid::value("quorate.ahead", message))
+        }
+        Some(other) => Err(fields::wrong(
+            "quorate.ahead",
+            "true, false or \"branches\"",
+            other,
+        )),
+    }
 }
 
 /// One parameter under two names.

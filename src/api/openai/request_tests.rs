@@ -3,14 +3,16 @@
 use super::request::{Request, chat, completion};
 use crate::wish::{Choice, Defaults, Fault, Invalid, Prompt, Shape};
 use quorate_core::chat::Role;
-use quorate_core::law::{ListLaw, Sampler, Transforms};
+use quorate_core::config::MeshConfig;
+use quorate_core::generate::Guessing;
+use quorate_core::law::{Sampler, Transforms};
 use serde_json::{Value, json};
 
 fn defaults() -> Defaults {
     Defaults {
         transforms: Transforms::NEUTRAL,
         max_tokens: None,
-        lists: ListLaw::default(),
+        config: MeshConfig::default(),
     }
 }
 
@@ -89,6 +91,38 @@ fn everything_that_shapes_sampling_is_read() {
             .top_k,
         0
     );
+}
+
+#[test]
+fn how_a_mesh_guesses_and_draws_is_read() {
+    let asked = |quorate: Value| chat_with(json!({"quorate": quorate})).map(|r| r.wish);
+    let read = |quorate| {
+        let wish = asked(quorate).unwrap();
+        (wish.together.guessing, wish.law.sampler)
+    };
+    let seeded = |guessing| (guessing, Sampler::Seeded);
+    assert_eq!(read(json!({})), seeded(Guessing::Stream));
+    assert_eq!(
+        read(json!({"ahead": true, "sampler": "seeded"})),
+        seeded(Guessing::Stream)
+    );
+    assert_eq!(read(json!({"ahead": false})), seeded(Guessing::Never));
+    let both = (Guessing::Branches, Sampler::Rejection);
+    assert_eq!(
+        read(json!({"ahead": "branches", "sampler": "rejection"})),
+        both
+    );
+    // A law that draws nothing, or otherwise, has no drafts to accept.
+    for more in [
+        json!({"temperature": 0}),
+        json!({"response_format": {"type": "json_object"}}),
+        json!({"quorate": {"sampler": "rejection", "mode": "handover"}}),
+        json!({"quorate": {"sampler": "rejection", "robust": 1}}),
+    ] {
+        let mut body = json!({"quorate": {"sampler": "rejection"}});
+        merge(&mut body, more);
+        assert_eq!(chat_with(body).unwrap_err().param, "quorate.sampler");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use quorate_core::opinion::{
     ExpertEvent, ExpertFailure, ExpertOp, FromExpert, Opinion, Query, Said, Want,
 };
 use quorate_core::record::Recording;
+use quorate_core::texts::{OutOfOrder, Texts};
 use quorate_core::vocab::Vocab;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -162,11 +163,10 @@ impl Expert for ReplayExpert {
     }
 }
 
-struct Session {
-    /// Texts beside this one, by their epochs.
-    branches: BTreeMap<u32, Session>,
-    text: Vec<Token>,
-    epoch: u32,
+type Session = Texts<Notes>;
+
+#[derive(Default)]
+struct Notes {
     /// Second questions about the last position.
     again: u32,
     /// Questions that are neither answered nor taken back.
@@ -174,28 +174,6 @@ struct Session {
     /// What it goes on to say alone, one after another, and what it would go on with.
     lead: VecDeque<Query>,
     choice: Option<Token>,
-}
-
-impl Session {
-    fn new(text: Vec<Token>, epoch: u32) -> Session {
-        Session {
-            branches: BTreeMap::new(),
-            text,
-            epoch,
-            again: 0,
-            owed: 0,
-            lead: VecDeque::new(),
-            choice: None,
-        }
-    }
-
-    /// The text of an epoch.
-    fn of(&mut self, epoch: u32) -> Option<&mut Session> {
-        match epoch == self.epoch {
-            true => Some(self),
-            false => self.branches.get_mut(&epoch),
-        }
-    }
 }
 
 /// A position that somebody asked about and that is not computed yet.
@@ -281,7 +259,7 @@ impl Server {
                     return Err(ExpertFailure::Busy { retry_ms: 100 });
                 }
                 let text = [open.prompt, open.answered].concat();
-                self.sessions.insert(session, Session::new(text, 0));
+                self.sessions.insert(session, Session::new(text));
                 Ok(Some(ExpertEvent::Ready {
                     session,
                     reused: 0,
@@ -296,18 +274,13 @@ impl Server {
                 queries,
                 ..
             } => {
-                let known = self.sessions.get_mut(&session);
-                let known = known.and_then(|s| s.of(epoch)).ok_or_else(unknown)?;
-                let goes_on = position as usize == known.text.len();
-                if !goes_on || queries.len() > tokens.len() + 1 {
-                    return Err(refused("a draft that does not continue the text"));
-                }
-                known.text.extend(tokens);
-                (known.again, known.choice) = (0, None);
-                known.owed += queries.len();
-                let end = known.text.len() as Position;
-                let first = end + 1 - queries.len() as Position;
-                let asked = (first..=end).zip(queries);
+                let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
+                let first = known.draft(epoch, position, &tokens, queries.len());
+                let first = first.map_err(out_of_order)?;
+                let notes = &mut known.of(epoch).map_err(out_of_order)?.notes;
+                (notes.again, notes.choice) = (0, None);
+                notes.owed += queries.len();
+                let asked = (first..).zip(queries);
                 self.waiting.extend(asked.map(|(position, query)| Waiting {
                     session,
                     epoch,
@@ -324,12 +297,12 @@ impl Server {
                 ..
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                let end = known.text.len() + known.lead.len();
-                if (position as usize) < end || epoch != known.epoch {
+                let end = known.own.tokens.len() + known.own.notes.lead.len();
+                if (position as usize) < end || epoch != known.epoch() {
                     return Err(refused("nothing to go on from"));
                 }
                 if position as usize == end {
-                    known.lead.extend(queries);
+                    known.own.notes.lead.extend(queries);
                     self.go_on(session, since);
                 } // else it stopped before
                 Ok(None)
@@ -344,18 +317,21 @@ impl Server {
                 ..
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                known.again += 1;
-                let opinion = opinion(&self.part, &known.text, position, &query, known.again)?;
+                let known = known.of(epoch).map_err(out_of_order)?;
+                known.notes.again += 1;
+                let again = known.notes.again;
+                let opinion = opinion(&self.part, &known.tokens, position, &query, again)?;
                 Ok(Some(said(session, epoch, vec![opinion], Duration::ZERO)))
             }
             ExpertOp::Truncate {
                 epoch, position, ..
             } => {
                 let known = self.sessions.get_mut(&session).ok_or_else(unknown)?;
-                known.branches.clear();
-                known.text.truncate(position as usize);
-                (known.epoch, known.owed, known.choice) = (epoch, 0, None);
-                known.lead.clear();
+                known.truncate(epoch, position).map_err(out_of_order)?;
+                known.own.notes = Notes {
+                    again: known.own.notes.again,
+                    ..Notes::default()
+                };
                 self.waiting.retain(|waiting| waiting.session != session);
                 Ok(None)
             }
@@ -377,13 +353,8 @@ impl Server {
                 query,
                 ..
             } => {
-                let before = known.text.get(..position as usize).ok_or_else(unknown)?;
-                if known.branches.len() >= BRANCHES_MAX {
-                    return Err(refused("too many branches"));
-                }
-                let mut branch = Session::new([before, &[token]].concat(), epoch);
-                branch.owed = 1;
-                known.branches.insert(epoch, branch);
+                known.branch(epoch, position, token).map_err(out_of_order)?;
+                known.of(epoch).map_err(out_of_order)?.notes.owed = 1;
                 self.waiting.push_back(Waiting {
                     session,
                     epoch,
@@ -393,12 +364,12 @@ impl Server {
                 });
             }
             ExpertOp::Settle { epoch, .. } => {
-                *known = known.branches.remove(&epoch).ok_or_else(unknown)?;
+                known.settle(epoch).map_err(out_of_order)?;
                 let is_over = |w: &Waiting| w.session == session && w.epoch != epoch;
                 self.waiting.retain(|waiting| !is_over(waiting));
             }
             ExpertOp::Forget { epoch, .. } => {
-                known.branches.remove(&epoch).ok_or_else(unknown)?;
+                known.forget(epoch).map_err(out_of_order)?;
                 let is_over = |w: &Waiting| w.session == session && w.epoch == epoch;
                 self.waiting.retain(|waiting| !is_over(waiting));
             }
@@ -412,18 +383,20 @@ impl Server {
         let Some(known) = self.sessions.get_mut(&session) else {
             return;
         };
-        if known.lead.is_empty() || known.owed > 0 {
+        let (epoch, own) = (known.epoch(), &mut known.own);
+        let notes = &mut own.notes;
+        if notes.lead.is_empty() || notes.owed > 0 {
             return;
         }
-        let (Some(token), Some(query)) = (known.choice.take(), known.lead.pop_front()) else {
-            return known.lead.clear(); // it has nothing to go on with
+        let (Some(token), Some(query)) = (notes.choice.take(), notes.lead.pop_front()) else {
+            return notes.lead.clear(); // it has nothing to go on with
         };
-        known.text.push(token);
-        known.owed += 1;
+        own.tokens.push(token);
+        notes.owed += 1;
         self.waiting.push_back(Waiting {
             session,
-            epoch: known.epoch,
-            position: known.text.len() as Position,
+            epoch,
+            position: own.tokens.len() as Position,
             query,
             since,
         });
@@ -444,16 +417,21 @@ impl Server {
         let mut is_heard = true;
         for ((session, epoch), asked) in by_text {
             let known = self.sessions.get_mut(&session);
-            let Some(known) = known.and_then(|s| s.of(epoch)) else {
+            let Some(known) = known.and_then(|texts| texts.of(epoch).ok()) else {
                 continue; // it was taken back
             };
             let opinions: Result<Vec<Opinion>, ExpertFailure> = asked
                 .iter()
                 .map(|waiting| {
-                    let opinion =
-                        opinion(&self.part, &known.text, waiting.position, &waiting.query, 0)?;
-                    known.owed = known.owed.saturating_sub(1);
-                    known.choice = lead::choice(&waiting.query, &opinion.said);
+                    let opinion = opinion(
+                        &self.part,
+                        &known.tokens,
+                        waiting.position,
+                        &waiting.query,
+                        0,
+                    )?;
+                    known.notes.owed = known.notes.owed.saturating_sub(1);
+                    known.notes.choice = lead::choice(&waiting.query, &opinion.said);
                     Ok(opinion)
                 })
                 .collect();
@@ -505,6 +483,10 @@ fn said(session: SessionId, epoch: u32, opinions: Vec<Opinion>, compute: Duratio
 
 fn unknown() -> ExpertFailure {
     refused("no such session or position")
+}
+
+fn out_of_order(lost: OutOfOrder) -> ExpertFailure {
+    refused(&lost.to_string())
 }
 
 fn refused(why: &str) -> ExpertFailure {

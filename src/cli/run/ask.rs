@@ -1,9 +1,10 @@
 //! One question with everything that shapes its answer, for both ways to ask it.
 
-use crate::cli::args::AnswerFlags;
+use crate::cli::args::{AnswerFlags, Draw};
 use crate::error::{Failure, Kind, Outcome};
 use crate::wish::{Asked, Prompt, Shape, Together};
 use quorate_core::chat::{Message, Role};
+use quorate_core::law::Sampler;
 use serde_json::{Map, Value, json};
 
 /// For a person who talks to a small model: a little colder than the model itself, no endless
@@ -95,6 +96,10 @@ impl Ask {
             repeat_penalty: Some(flags.repeat_penalty.unwrap_or(REPEAT_PENALTY)),
             together: Together {
                 robust: flags.robust,
+                sampler: match flags.sampler {
+                    Some(Draw::Rejection) => Sampler::Rejection,
+                    Some(Draw::Seeded) | None => Sampler::Seeded,
+                },
                 ..Together::default()
             },
             ..Asked::default()
@@ -113,6 +118,12 @@ impl Ask {
         }
         if flags.plodding {
             options.insert("ahead".into(), json!(false));
+        }
+        if flags.branches {
+            options.insert("ahead".into(), json!("branches"));
+        }
+        if flags.sampler == Some(Draw::Rejection) {
+            options.insert("sampler".into(), json!("rejection"));
         }
         if let Some(liars) = flags.robust {
             options.insert("robust".into(), json!(liars));

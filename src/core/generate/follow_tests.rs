@@ -80,7 +80,7 @@ fn the_first_to_answer_weigh_what_each_strategy_gives_them() {
     .unwrap();
     for (k, name) in NAMES.iter().enumerate() {
         let mut table = super::tests::table(*name);
-        table.tokens = prompt.clone();
+        table.texts.own.tokens = prompt.clone();
         let at = prompt.len() as Position;
         let query = Query {
             scores: prompt.len() as u16 - 1,

@@ -21,12 +21,15 @@ fn injected(spec: &Spec, tokens: &[Token], common: f32) -> usize {
     let honest = |name: u8, at: usize| {
         let mut table = table(name);
         table.common = common;
-        table.tokens = [&spec.prompt[..], &tokens[..at]].concat();
+        table.texts.own.tokens = [&spec.prompt[..], &tokens[..at]].concat();
         let query = Query {
             want: Want::Scalars(vec![tokens[at]]),
             ..Query::plain(1.0, 1)
         };
-        match table.opinion(table.tokens.len() as Position, &query).said {
+        match table
+            .opinion(table.texts.own.tokens.len() as Position, &query)
+            .said
+        {
             Said::Scalars(values) => values[0].p(),
             Said::List(_) => panic!("asked for a value"),
         }

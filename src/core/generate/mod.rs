@@ -38,6 +38,7 @@ use crate::seeded::Secret;
 use crate::team::{Answered, BadPlan, Plan, Schedule, Sets, Standing, Team};
 use crate::text::Text;
 use crate::vocab::Vocab;
+use crate::weights::Reasons;
 use std::sync::Arc;
 
 /// Everything a response is a function of, but the experts' opinions.
@@ -121,6 +122,8 @@ pub enum Event {
         /// function of. Empty if no position was decided.
         schedule: Schedule,
         guesses: Guesses,
+        /// Where weights were learned from the prompt: why they are what they are.
+        reasons: Option<Box<Reasons>>,
     },
 }
 
@@ -596,6 +599,7 @@ impl Generate {
             now.since(self.started)
         };
         let text = self.text.flush();
+        let first = self.spec.prompt.len() as Position;
         out.push(Output::Event(Event::Finished {
             why,
             text,
@@ -603,6 +607,7 @@ impl Generate {
             decode_us,
             schedule: self.team.schedule().clone(),
             guesses: self.ahead.counts,
+            reasons: self.team.reasons(first).map(Box::new),
         }));
     }
 }

@@ -114,6 +114,7 @@ pub(super) struct Story {
     /// When each token came.
     pub(super) at_us: Vec<u64>,
     pub(super) guesses: Guesses,
+    pub(super) reasons: Option<Box<Reasons>>,
     pub(super) ln_p: Vec<Option<f64>>,
     /// What every answer took, as the roster hears it.
     pub(super) heard: Vec<(ExpertId, Answered)>,
@@ -348,14 +349,13 @@ fn misbehave(
         else {
             continue;
         };
-        let table = table.of(*epoch);
-        other.tokens = table.tokens.clone();
+        other.texts.own.tokens = table.texts.of(*epoch).unwrap().tokens.clone();
         let position = opinions[0].position;
         if mischief.false_lists && position % 3 == 0 {
             opinions[0] = other.opinion(position, query);
         }
         if mischief.injects_from.is_some_and(|from| position >= from) {
-            opinions[0].said = sure_of_the_least(table, position, query);
+            opinions[0].said = sure_of_the_least(table, *epoch, position, query);
         }
         if mischief.knew_it_all {
             opinions[0].scored.fill(LnP::CERTAIN);
@@ -377,12 +377,12 @@ fn misbehave(
 }
 
 /// A list of one token, which an honest expert that believes what others do would never draw.
-fn sure_of_the_least(table: &mut Table, position: Position, query: &Query) -> Said {
+fn sure_of_the_least(table: &mut Table, epoch: u32, position: Position, query: &Query) -> Said {
     let all = Query {
         want: Want::Scalars((1..VOCAB).collect()),
         ..query.clone()
     };
-    let Said::Scalars(believed) = table.opinion(position, &all).said else {
+    let Said::Scalars(believed) = table.opinion_in(epoch, position, &all).unwrap().said else {
         panic!("asked for values");
     };
     let least = (1..VOCAB)
@@ -487,6 +487,7 @@ pub(super) fn live_read(
         ended_us: 0,
         at_us: vec![],
         guesses: Guesses::default(),
+        reasons: None,
         ln_p: vec![],
         heard: vec![],
         ops_under_way: 0,
@@ -528,10 +529,11 @@ pub(super) fn live_read(
                     why,
                     schedule,
                     guesses,
+                    reasons,
                     ..
                 }) => {
                     (story.why, story.schedule, story.ended_us) = (why, schedule, now);
-                    story.guesses = guesses;
+                    (story.guesses, story.reasons) = (guesses, reasons);
                     story.ops_under_way = world.ops_under_way;
                     ends += 1;
                 }

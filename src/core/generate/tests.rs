@@ -281,7 +281,7 @@ fn log_probabilities_are_untransformed_and_sorted() {
     let mut prompt = vec![5, 6, 7];
     for event in tokens {
         let mut table = table(1);
-        table.tokens = prompt.clone();
+        table.texts.own.tokens = prompt.clone();
         let all: Vec<Token> = (0..VOCAB).collect();
         let query = Query {
             want: Want::Scalars(all),

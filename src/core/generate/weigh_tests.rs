@@ -5,15 +5,15 @@ use super::tests::{law, table};
 use super::*;
 use crate::opinion::{Query, Said};
 use crate::record;
-use crate::weights::{Strategy, Weighing};
+use crate::weights::{Claim, Strategy, Weighing};
 use proptest::prelude::*;
 
 /// What expert `name` alone would write, greedily.
 pub(super) fn written_by(name: u8, tokens: usize) -> Vec<Token> {
     let mut table = table(name);
-    table.tokens = vec![5, 6, 7];
+    table.texts.own.tokens = vec![5, 6, 7];
     for _ in 0..tokens {
-        let position = table.tokens.len() as Position;
+        let position = table.texts.own.tokens.len() as Position;
         let opinion = table.opinion(position, &Query::plain(0.9, 8));
         let Said::List(list) = opinion.said else {
             panic!("asked for a list");
@@ -22,9 +22,9 @@ pub(super) fn written_by(name: u8, tokens: usize) -> Vec<Token> {
             .entries
             .iter()
             .max_by(|a, b| a.ln_p.ln().total_cmp(&b.ln_p.ln()));
-        table.tokens.push(best.unwrap().token);
+        table.texts.own.tokens.push(best.unwrap().token);
     }
-    table.tokens
+    table.texts.own.tokens
 }
 
 fn learning(spec: Spec, strategy: Strategy) -> Spec {
@@ -67,7 +67,23 @@ fn who_wrote_the_prompt_counts_most() {
         let sum: f64 = set.iter().map(|(_, w)| w).sum();
         assert!((sum - 1.0).abs() < 1e-12);
         assert_eq!(story.schedule.len(), 1, "frozen after the prompt");
+        // And why: it was surprised least.
+        let reasons = story.reasons.expect("they were asked");
+        let nats = |name: u8| match reasons.claims[usize::from(name) - 1] {
+            (expert, Claim::Nats(nats)) if expert.0[0] == name => nats,
+            ref other => panic!("{other:?}"),
+        };
+        assert!(nats(2) < nats(1) && nats(2) < nats(3), "{reasons:?}");
+        let believed: f64 = reasons.strategies.iter().map(|(_, share)| share).sum();
+        assert!((believed - 1.0).abs() < 1e-9, "{reasons:?}");
     }
+    let equal = live(
+        knowing(written_by(2, 12), 4),
+        plan(&[1, 2, 3], 3, 0),
+        &ways,
+        1,
+    );
+    assert_eq!(equal.reasons, None, "nobody was asked what it thinks");
 }
 
 /// A mixture that has collapsed to one expert asks nobody else.
@@ -170,6 +186,12 @@ fn whoever_claims_to_have_known_the_prompt_does_not_count() {
             let boaster = set.iter().find(|(expert, _)| expert.0[0] == 3);
             let weight = boaster.map_or(0.0, |(_, weight)| *weight);
             assert!(weight < 0.5, "{strategy:?} {order:?}: {set:?}");
+            let reasons = machine.team.reasons(39).expect("they were asked");
+            let said: Vec<Claim> = reasons.claims.iter().map(|(_, claim)| *claim).collect();
+            assert!(
+                matches!(said[..], [Claim::Nats(a), Claim::Nats(b), Claim::Incredible(0.0)] if a < b),
+                "{said:?}"
+            );
         }
     }
 }

@@ -137,9 +137,9 @@ impl World {
                 queries,
                 ..
             } => {
-                assert_eq!(position as usize, table.tokens.len());
-                table.tokens.extend(tokens);
-                let first = (table.tokens.len() + 1 - queries.len()) as u32;
+                assert_eq!(position as usize, table.texts.own.tokens.len());
+                table.texts.own.tokens.extend(tokens);
+                let first = (table.texts.own.tokens.len() + 1 - queries.len()) as u32;
                 self.questions += queries.len();
                 let asked = (first..).zip(&queries);
                 let opinions: Vec<Opinion> = asked.map(|(at, q)| table.opinion(at, q)).collect();
@@ -155,7 +155,7 @@ impl World {
                 (epoch, vec![table.opinion(position, &query)])
             }
             ExpertOp::Truncate { position, .. } => {
-                let text = table.tokens[..position as usize].to_vec();
+                let text = table.texts.own.tokens[..position as usize].to_vec();
                 *table = Table::new(expert);
                 table
                     .handle(ExpertOp::Open(Box::new(open_at(&text))))
@@ -398,7 +398,7 @@ fn two_levels_decide_what_one_sum_decides() {
         assert!(text.len() > 20);
         let mut world = World::open(&inner, &[5, 6, 7]);
         let mut own = Table::new(id(100));
-        own.tokens = vec![5, 6, 7];
+        own.texts.own.tokens = vec![5, 6, 7];
         let secret = Secret::from_seed(seed, 0);
         let all: Vec<Token> = (0..VOCAB).collect();
         let values = |table: &mut Table, at: u32| {
@@ -441,7 +441,7 @@ fn two_levels_decide_what_one_sum_decides() {
                 rounded_away += 1;
             }
             for table in world.tables.values_mut().chain([&mut own]) {
-                table.tokens.push(token);
+                table.texts.own.tokens.push(token);
             }
         }
     }
@@ -461,7 +461,7 @@ fn two_levels_decide_what_one_sum_decides() {
 fn a_mesh_of_one_is_its_expert() {
     let mut world = World::open(&[(4, 0.7)], &[1, 2]);
     let mut alone = Table::new(id(4));
-    alone.tokens = vec![1, 2];
+    alone.texts.own.tokens = vec![1, 2];
     for (n, query) in [
         Query::perturbed(key(1), 1.0 / 16.0),
         Query::perturbed(key(2), 0.9),

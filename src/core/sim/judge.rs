@@ -283,6 +283,6 @@ impl Judge {
 
 fn computes(expert: ExpertId, tokens: &[u32], query: &Query, said: &Said) -> bool {
     let mut table = Table::new(expert);
-    table.tokens = tokens.to_vec();
+    table.texts.own.tokens = tokens.to_vec();
     table.opinion(tokens.len() as u32, query).said == *said
 }

@@ -6,7 +6,9 @@ use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
 use crate::lead;
 use crate::limits::BRANCHES_MAX;
+use crate::lnp::LnP;
 use crate::opinion::{ExpertEvent, ExpertOp, Opinion, Query, Said};
+use crate::texts::{OutOfOrder, Texts};
 use crate::vocab::{Piece, Vocab};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,24 +34,26 @@ pub(crate) fn vocab() -> Arc<Vocab> {
 /// One session of such an expert.
 pub(crate) struct Table {
     pub(crate) id: ExpertId,
-    pub(crate) tokens: Vec<Token>,
-    epoch: u32,
-    /// Second questions are about this position or a later one.
-    kept: Position,
-    /// What it said last, and to what.
-    said: Option<(Query, Said)>,
+    pub(crate) texts: Texts<Notes>,
     /// Share of what it believes that everybody believes: how alike experts are.
     pub(crate) common: f32,
     /// Tokens before a position that it remembers, and words that it knows. With few of each a text repeats
     /// itself, and its law can be written down.
     pub(crate) remembers: usize,
     pub(crate) words: u32,
-    /// Branches that it keeps, and those that there are.
+    /// Branches that it says it keeps.
     pub(crate) keeps: u8,
-    branches: Vec<Table>,
-    newest: u32,
     prompt: usize,
     transforms: Transforms,
+}
+
+/// What it notes about a text.
+#[derive(Default)]
+pub(crate) struct Notes {
+    /// Second questions are about this position or a later one.
+    kept: Position,
+    /// What it said last, and to what.
+    said: Option<(Query, Said)>,
     rows: BTreeMap<Position, Distribution>,
 }
 
@@ -63,36 +67,23 @@ fn beliefs(key: &[u8; 32], text: &[Token]) -> Vec<u8> {
     bytes
 }
 
-/// A router sent something twice, or left something out: no router of ours does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the text is {has} tokens long, and {position} was said about it")]
-pub(crate) struct OutOfOrder {
-    has: usize,
-    position: Position,
-}
-
 impl Table {
     pub(crate) fn new(id: ExpertId) -> Table {
         Table {
             id,
-            tokens: vec![],
-            epoch: 0,
-            kept: 0,
-            said: None,
+            texts: Texts::new(vec![]),
             common: 0.0,
             remembers: usize::MAX,
             words: VOCAB,
             keeps: BRANCHES_MAX as u8,
-            branches: Vec::new(),
-            newest: 0,
             prompt: 0,
             transforms: Transforms::NEUTRAL,
-            rows: BTreeMap::new(),
         }
     }
 
-    fn logits(&self, position: usize) -> Vec<f32> {
-        let known = &self.tokens[position.saturating_sub(self.remembers)..position];
+    /// About what follows a text.
+    fn logits(&self, text: &[Token]) -> Vec<f32> {
+        let known = &text[text.len().saturating_sub(self.remembers)..];
         let (own, all) = (beliefs(&self.id.0, known), beliefs(&[0; 32], known));
         let mix = |(own, all): (u8, u8)| {
             f32::from(own) * (1.0 - self.common) + f32::from(all) * self.common
@@ -103,44 +94,55 @@ impl Table {
         logits
     }
 
-    fn row(&mut self, position: Position) -> &Distribution {
-        if !self.rows.contains_key(&position) {
-            let mut row = Distribution::new();
-            let history = History {
-                tokens: &self.tokens[..position as usize],
-                prompt: self.prompt,
-            };
-            let logits = self.logits(position as usize);
-            row.measure(&logits, &self.transforms, history, true)
-                .expect("a byte is finite");
-            self.rows.insert(position, row);
-        }
-        &self.rows[&position]
+    fn row(&self, text: &[Token]) -> Distribution {
+        let mut row = Distribution::new();
+        let history = History {
+            tokens: text,
+            prompt: self.prompt,
+        };
+        row.measure(&self.logits(text), &self.transforms, history, true)
+            .expect("a byte is finite");
+        row
     }
 
+    fn scores(&self, text: &[Token], from: usize) -> Vec<LnP> {
+        let of = |at: usize| score(&self.logits(&text[..at]), text[at]).expect("a byte is finite");
+        (from..text.len()).map(of).collect()
+    }
+
+    /// About its own text.
     pub(crate) fn opinion(&mut self, position: Position, query: &Query) -> Opinion {
-        let (said, raw) = self.row(position).answer(query);
-        let first = (position as usize)
-            .saturating_sub(query.scores.into())
-            .max(1);
-        let of = |at: usize| score(&self.logits(at), self.tokens[at]).expect("a byte is finite");
-        Opinion {
+        let opinion = self.opinion_in(self.texts.epoch(), position, query);
+        opinion.expect("it has a text")
+    }
+
+    pub(crate) fn opinion_in(
+        &mut self,
+        epoch: u32,
+        position: Position,
+        query: &Query,
+    ) -> Result<Opinion, OutOfOrder> {
+        let text = self.texts.of(epoch)?;
+        let before = text.tokens[..position as usize].to_vec();
+        let known = text.notes.rows.remove(&position);
+        let row = known.unwrap_or_else(|| self.row(&before));
+        let (said, raw) = row.answer(query);
+        self.texts.of(epoch)?.notes.rows.insert(position, row);
+        let first = before.len().saturating_sub(query.scores.into()).max(1);
+        Ok(Opinion {
             position,
             said,
             raw,
-            scored: (first..position as usize).map(of).collect(),
-        }
+            scored: self.scores(&before, first),
+        })
     }
 
     pub(crate) fn handle(&mut self, op: ExpertOp) -> Result<Vec<ExpertEvent>, OutOfOrder> {
-        let of_branch = |b: &Table| matches!(op, ExpertOp::Draft { epoch, .. } if epoch == b.epoch);
-        if let Some(branch) = self.branches.iter().position(of_branch) {
-            return self.branches[branch].handle(op);
-        }
         match op {
             ExpertOp::Open(open) => {
                 self.prompt = open.prompt.len();
-                self.tokens = [open.prompt, open.answered].concat();
+                let scores = open.score.then(|| self.scores(&open.prompt, 1));
+                self.texts = Texts::new([open.prompt, open.answered].concat());
                 self.transforms = open.transforms;
                 let session = open.session;
                 let mut events = vec![ExpertEvent::Ready {
@@ -149,13 +151,7 @@ impl Table {
                     prefill_us: 1,
                     branches: self.keeps,
                 }];
-                if open.score {
-                    let of = |at: usize| {
-                        score(&self.logits(at), self.tokens[at]).expect("a byte is finite")
-                    };
-                    let ln_p = (1..self.prompt).map(of).collect();
-                    events.push(ExpertEvent::Scored { session, ln_p });
-                }
+                events.extend(scores.map(|ln_p| ExpertEvent::Scored { session, ln_p }));
                 Ok(events)
             }
             ExpertOp::Draft {
@@ -165,22 +161,14 @@ impl Table {
                 tokens,
                 queries,
             } => {
-                let has = self.tokens.len();
-                if position as usize != has
-                    || queries.len() > tokens.len() + 1
-                    || epoch != self.epoch
-                {
-                    return Err(OutOfOrder { has, position });
-                }
-                self.tokens.extend(tokens);
-                // Nothing is asked of a spare.
-                let first = self.tokens.len() as u32 + 1 - queries.len() as u32;
-                self.kept = first;
-                self.rows.retain(|at, _| *at >= first);
-                let answers = (first..)
-                    .zip(&queries)
-                    .map(|(at, q)| self.answer(session, epoch, at, q));
-                Ok(answers.collect())
+                let first = self.texts.draft(epoch, position, &tokens, queries.len())?;
+                let notes = &mut self.texts.of(epoch)?.notes;
+                notes.kept = first;
+                notes.rows.retain(|at, _| *at >= first);
+                let asked = (first..).zip(&queries);
+                asked
+                    .map(|(at, query)| self.answer(session, epoch, at, query))
+                    .collect()
             }
             ExpertOp::Lead {
                 session,
@@ -188,24 +176,23 @@ impl Table {
                 position,
                 queries,
             } => {
-                let has = self.tokens.len();
-                if (position as usize) < has || epoch != self.epoch {
-                    return Err(OutOfOrder { has, position });
-                }
-                if position as usize > has {
-                    return Ok(vec![]); // it stopped before
-                }
                 let mut answers = Vec::new();
-                for query in queries {
-                    let Some((asked, said)) = &self.said else {
-                        return Err(OutOfOrder { has, position });
-                    };
-                    let Some(token) = lead::choice(asked, said) else {
+                for (at, query) in (position..).zip(queries) {
+                    let text = self.texts.of(epoch)?;
+                    if at as usize > text.tokens.len() {
+                        break; // it stopped before
+                    }
+                    let said = text
+                        .notes
+                        .said
+                        .as_ref()
+                        .map(|(asked, said)| lead::choice(asked, said));
+                    let Some(token) = said.ok_or(self.texts.out_of_order(epoch, at))? else {
                         break;
                     };
-                    self.tokens.push(token);
-                    self.kept = self.tokens.len() as u32;
-                    answers.push(self.answer(session, epoch, self.tokens.len() as u32, &query));
+                    self.texts.draft(epoch, at, &[token], 1)?;
+                    self.texts.own.notes.kept = at + 1;
+                    answers.push(self.answer(session, epoch, at + 1, &query)?);
                 }
                 Ok(answers)
             }
@@ -215,12 +202,11 @@ impl Table {
                 position,
                 query,
             } => {
-                let has = self.tokens.len();
-                let is_kept = position >= self.kept && position as usize <= has;
-                if !is_kept || epoch != self.epoch {
-                    return Err(OutOfOrder { has, position });
+                let text = self.texts.of(epoch)?;
+                if position < text.notes.kept || position as usize > text.tokens.len() {
+                    return Err(self.texts.out_of_order(epoch, position));
                 }
-                Ok(vec![self.answer(session, epoch, position, &query)])
+                Ok(vec![self.answer(session, epoch, position, &query)?])
             }
             ExpertOp::Branch {
                 session,
@@ -228,81 +214,23 @@ impl Table {
                 position,
                 token,
                 query,
-            } => self.branch(session, epoch, position, token, &query),
-            ExpertOp::Settle { epoch, .. } => {
-                let branch = self.taken(epoch)?;
-                (self.tokens, self.epoch) = (branch.tokens, branch.epoch);
-                (self.kept, self.said) = (branch.kept, branch.said);
-                self.rows = branch.rows;
-                self.branches.clear();
-                Ok(vec![])
+            } => {
+                self.texts.branch(epoch, position, token)?;
+                self.texts.of(epoch)?.notes.kept = position + 1;
+                Ok(vec![self.answer(session, epoch, position + 1, &query)?])
             }
-            ExpertOp::Forget { epoch, .. } => self.taken(epoch).map(|_| vec![]),
+            ExpertOp::Settle { epoch, .. } => self.texts.settle(epoch).map(|()| vec![]),
+            ExpertOp::Forget { epoch, .. } => self.texts.forget(epoch).map(|()| vec![]),
             ExpertOp::Truncate {
                 epoch, position, ..
             } => {
-                let has = self.tokens.len();
-                if position as usize > has || epoch <= self.newest {
-                    return Err(OutOfOrder { has, position });
-                }
-                (self.epoch, self.newest) = (epoch, epoch);
-                self.branches.clear();
-                self.said = None;
-                self.tokens.truncate(position as usize);
-                self.rows.retain(|at, _| *at <= position);
+                self.texts.truncate(epoch, position)?;
+                let notes = &mut self.texts.own.notes;
+                notes.said = None;
+                notes.rows.retain(|at, _| *at <= position);
                 Ok(vec![])
             }
             ExpertOp::Close { .. } => Ok(vec![]),
-        }
-    }
-
-    /// The same text up to a place, under an epoch of its own.
-    fn branch(
-        &mut self,
-        session: SessionId,
-        epoch: u32,
-        position: Position,
-        token: Token,
-        query: &Query,
-    ) -> Result<Vec<ExpertEvent>, OutOfOrder> {
-        let has = self.tokens.len();
-        let is_room = self.branches.len() < usize::from(self.keeps);
-        if position as usize > has || epoch <= self.newest || !is_room {
-            return Err(OutOfOrder { has, position });
-        }
-        self.newest = epoch;
-        let mut branch = Table {
-            tokens: self.tokens[..position as usize].to_vec(),
-            epoch,
-            common: self.common,
-            remembers: self.remembers,
-            words: self.words,
-            prompt: self.prompt,
-            transforms: self.transforms.clone(),
-            ..Table::new(self.id)
-        };
-        branch.tokens.push(token);
-        branch.kept = position + 1;
-        let answer = branch.answer(session, epoch, position + 1, query);
-        self.branches.push(branch);
-        Ok(vec![answer])
-    }
-
-    fn taken(&mut self, epoch: u32) -> Result<Table, OutOfOrder> {
-        let at = self.branches.iter().position(|b| b.epoch == epoch);
-        let lost = OutOfOrder {
-            has: self.tokens.len(),
-            position: 0,
-        };
-        at.map(|at| self.branches.swap_remove(at)).ok_or(lost)
-    }
-
-    /// The text of an epoch.
-    #[cfg(test)]
-    pub(crate) fn of(&mut self, epoch: u32) -> &mut Table {
-        match self.branches.iter().position(|b| b.epoch == epoch) {
-            Some(at) => &mut self.branches[at],
-            None => self,
         }
     }
 
@@ -312,15 +240,15 @@ impl Table {
         epoch: u32,
         position: Position,
         query: &Query,
-    ) -> ExpertEvent {
-        let opinion = self.opinion(position, query);
-        self.said = Some((query.clone(), opinion.said.clone()));
-        ExpertEvent::Opinions {
+    ) -> Result<ExpertEvent, OutOfOrder> {
+        let opinion = self.opinion_in(epoch, position, query)?;
+        self.texts.of(epoch)?.notes.said = Some((query.clone(), opinion.said.clone()));
+        Ok(ExpertEvent::Opinions {
             session,
             epoch,
             opinions: vec![opinion],
             compute_us: 1,
             bytes: 0,
-        }
+        })
     }
 }

@@ -30,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// The moment starts anew with every session that speaks, but lasts at most this many moments.
 const GATHER_MOMENTS_MAX: u32 = 4;
+/// What waits and has no room is looked at again when something is said, and after so long: somebody may be idle by then.
+const NO_ROOM: Duration = Duration::from_millis(50);
 /// When to come back to an engine that is full: some session ends within about this time.
 const BUSY_RETRY_MS: u32 = 500;
 
@@ -131,6 +133,8 @@ pub(super) struct Seat<'model> {
     /// Until when the next step waits for awaited sessions, and until when at most.
     gather_until: Instant,
     gather_at_most: Option<Instant>,
+    /// Until then nothing that waits has room.
+    no_room_until: Instant,
     size: Size,
     /// After the context, which uses it: fields are dropped in order.
     adapter: Option<Adapter<'model>>,
@@ -168,6 +172,7 @@ impl<'model> Seat<'model> {
             private,
             gather_until: Instant::now(),
             gather_at_most: None,
+            no_room_until: Instant::now(),
             size,
             adapter,
             _gone: gone_tx,
@@ -204,8 +209,13 @@ impl<'model> Seat<'model> {
             return None;
         }
         let awaiting = self.engine.sessions.iter().any(|session| session.awaited);
-        let left = self.gather_until.saturating_duration_since(now);
-        Some(if awaiting { left } else { Duration::ZERO })
+        let left = |until: Instant| until.saturating_duration_since(now);
+        let gather = if awaiting {
+            left(self.gather_until)
+        } else {
+            Duration::ZERO
+        };
+        Some(gather.max(left(self.no_room_until)))
     }
 
     pub(super) fn is_streaming(&self) -> bool {
@@ -224,9 +234,13 @@ impl<'model> Seat<'model> {
         let (events, expert) = (&self.events, self.expert);
         let mut heard = true;
         let mut say = |out: &mut Vec<ExpertEvent>| heard &= send(events, expert, out);
-        self.engine.step(company, &mut say);
-        self.gather_until = Instant::now() + self.engine.settings.gather;
+        let has_room = self.engine.step(company, &mut say);
+        let now = Instant::now();
+        self.gather_until = now + self.engine.settings.gather;
         self.gather_at_most = None;
+        if !has_room {
+            self.no_room_until = now + NO_ROOM;
+        }
         if heard { Ok(()) } else { Err(Stop) }
     }
 
@@ -237,6 +251,7 @@ impl<'model> Seat<'model> {
             .gather_at_most
             .get_or_insert(now + GATHER_MOMENTS_MAX * gather);
         self.gather_until = (now + gather).min(at_most);
+        self.no_room_until = now;
         let id = op.session();
         let known = self.engine.text_for(&op);
         match (op, known) {

@@ -215,14 +215,21 @@ impl Session {
         self.pending.as_ref().map_or(0, |pending| pending.since)
     }
 
-    /// How much of the beginning another sequence may provide: never the token whose logits are
-    /// wanted, and nothing of a prompt whose every logit is wanted.
+    /// How much of the beginning another sequence may provide: never a token whose logits are wanted, and nothing of
+    /// a prompt whose every logit is wanted.
     pub(super) fn reusable(&self) -> usize {
         if self.is_scored() {
-            self.private
-        } else {
-            self.goal().min(self.text.len().saturating_sub(1))
+            return self.private;
         }
+        let end = self.text.len().saturating_sub(1);
+        let Some(pending) = &self.pending else {
+            return end;
+        };
+        let first = self.private + pending.first as usize;
+        let from = first.saturating_sub(1 + usize::from(SCORES_MAX));
+        (from..end)
+            .find(|&index| self.wants_row(index))
+            .unwrap_or(end)
     }
 
     /// The position after token `index`, as the router counts; None before its first token.

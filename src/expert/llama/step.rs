@@ -136,8 +136,12 @@ impl<'model> Engine<'model> {
 
     /// Computes something for somebody, if anybody wants it. `send` is called as soon as there is
     /// something in `out`: the router thinks about the first opinion while the second is made.
-    /// `company`: others on the same weights, who wait for the end of this step.
-    pub(super) fn step(&mut self, company: Company, send: &mut impl FnMut(&mut Vec<ExpertEvent>)) {
+    /// `company`: others on the same weights, who wait for the end of this step. False if nothing that waits has room.
+    pub(super) fn step(
+        &mut self,
+        company: Company,
+        send: &mut impl FnMut(&mut Vec<ExpertEvent>),
+    ) -> bool {
         self.steps += 1;
         self.reconcile();
         self.admit();
@@ -147,7 +151,8 @@ impl<'model> Engine<'model> {
         let shape = loop {
             let shape = self.plan(company);
             if shape.rows == 0 {
-                return send(&mut self.out);
+                send(&mut self.out);
+                return false;
             }
             if shape.rows <= self.cache.free() || !self.make_room() {
                 break shape;
@@ -157,7 +162,7 @@ impl<'model> Engine<'model> {
             // One session alone, and the cache holds a whole context: cannot be.
             self.fail_planned("the cache is too small for one session");
             send(&mut self.out);
-            return;
+            return true;
         }
         self.fill();
         let begun = Instant::now();
@@ -172,6 +177,7 @@ impl<'model> Engine<'model> {
             Err(error) => self.fail_planned(&error.to_string()),
         }
         send(&mut self.out);
+        true
     }
 
     /// Sequences forget what their sessions no longer stand by.

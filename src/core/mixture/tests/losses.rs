@@ -17,7 +17,7 @@ fn a_draft_waits_for_the_question_before_it_and_a_truncation_forgets_what_is_ope
         "second questions are about the last draft only"
     );
     assert_eq!(world.op(draft(3, &[9], vec![])), []);
-    assert_eq!(world.tables[&id(1)].tokens, [1, 2]);
+    assert_eq!(world.tables[&id(1)].texts.own.tokens, [1, 2]);
     world.silent.clear();
     let truncate = ExpertOp::Truncate {
         session: SESSION,
@@ -25,7 +25,7 @@ fn a_draft_waits_for_the_question_before_it_and_a_truncation_forgets_what_is_ope
         position: 3,
     };
     assert_eq!(world.op(truncate), []);
-    assert_eq!(world.tables[&id(1)].tokens, [1, 2, 8]);
+    assert_eq!(world.tables[&id(1)].texts.own.tokens, [1, 2, 8]);
     let go_on = ExpertOp::Draft {
         session: SESSION,
         epoch: 1,
@@ -63,7 +63,7 @@ fn who_leaves_before_the_answer_has_no_part_in_it() {
     // The next position is theirs alone, too, and what the late one says now is nothing.
     let got = list(world.op(draft(2, &[9], vec![Query::perturbed(key(6), 0.05)])));
     for table in world.tables.values_mut() {
-        table.tokens = vec![1, 2, 9];
+        table.texts.own.tokens = vec![1, 2, 9];
     }
     let whole = world.whole(&[(1, 0.5), (3, 0.2)], 3, false);
     assert!(!got.is_empty() && got.iter().all(|e| e.ln_p == whole[e.token as usize]));
