@@ -187,7 +187,7 @@ impl Rig {
 
 #[test]
 fn another_model_is_found_and_its_node_is_asked_no_more() {
-    let mut rig = Rig::new(0.9);
+    let mut rig = Rig::new(0.5);
     while rig.verdict() != Verdict::Swapped {
         rig.speak(10);
         assert!(rig.is_within_budget(), "{:?}", rig.node.audits());
