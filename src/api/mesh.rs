@@ -120,6 +120,8 @@ impl Costs {
         self.guesses.wasted += of_choice.wasted;
         self.guesses.branches += of_choice.branches;
         self.guesses.hits += of_choice.hits;
+        self.guesses.led += of_choice.led;
+        self.guesses.led_wrong += of_choice.led_wrong;
     }
 
     /// Tokens guessed ahead of their decision, and second choices beside them where there were any; None if there
@@ -131,10 +133,15 @@ impl Costs {
             wasted,
             branches,
             hits,
+            led,
+            led_wrong: _,
         } = self.guesses;
         let mut page = json!({"right": right, "wrong": wrong, "wasted_checks": wasted});
         if branches > 0 {
             (page["branches"], page["hits"]) = (branches.into(), hits.into());
+        }
+        if led > 0 {
+            page["led"] = led.into();
         }
         (right + wrong > 0).then_some(page)
     }
