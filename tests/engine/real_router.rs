@@ -246,7 +246,10 @@ fn tell(members: &mut [Member], spec: Spec) -> Told {
                     recorder.hear(&event);
                 }
                 Output::Failed { expert, why } => panic!("{expert:?}: {why:?}"),
-                Output::NeedMask { .. } | Output::Heard { .. } | Output::Weighed { .. } => {}
+                Output::NeedMask { .. }
+                | Output::Heard { .. }
+                | Output::Weighed { .. }
+                | Output::Said(_) => {}
             }
         }
         if let Some(guesses) = end {
