@@ -2,12 +2,16 @@
 //! from there to a [`Wish`], which everything further in takes for granted.
 
 use quorate_core::chat::{Message, Tool};
+use quorate_core::config::MeshConfig;
 use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
-use quorate_core::law::{Law, ListLaw, Sampler, Transforms};
+use quorate_core::law::{Law, Sampler, Transforms};
 use quorate_core::limits;
 use quorate_core::team::Sets;
 use quorate_core::weights::Weighing;
+
+/// What clients ask for when they mean all of us.
+pub const MESH: &str = "mesh";
 
 /// A request as typed: `None` where the client said nothing.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +48,8 @@ pub struct Together {
     /// Seeded or rejection: how the answer is drawn, where it is drawn at all.
     pub sampler: Sampler,
     pub guessing: Guessing,
-    /// How weights are learned from the prompt, and whether they follow the answer.
-    pub weights: Weighing,
+    /// How weights are learned from the prompt, and whether they follow the answer. None: as the mesh has voted.
+    pub weights: Option<Weighing>,
     /// So many experts may lie: no token without one more who supports it, and a mean without the extremes.
     pub robust: Option<u32>,
     /// All that decided the answer is told at its end, for a replay.
@@ -78,6 +82,7 @@ impl Together {
             let message = format!("quorate.weights must be {known}, not \"{name}\"");
             Invalid::value("quorate.weights", message)
         })?;
+        let weights = Some(weights);
         Ok(Together { weights, ..self })
     }
 
@@ -124,7 +129,7 @@ impl Default for Together {
             sets: None,
             sampler: Sampler::Seeded,
             guessing: Guessing::Stream,
-            weights: Weighing::default(),
+            weights: None,
             robust: None,
             record: false,
         }
@@ -137,8 +142,8 @@ pub struct Defaults {
     pub transforms: Transforms,
     /// None: until the model stops or its context is full.
     pub max_tokens: Option<u32>,
-    /// How this node's experts shorten what they say: `Node::lists`.
-    pub lists: ListLaw,
+    /// What the mesh has voted for.
+    pub config: MeshConfig,
 }
 
 /// A request that makes sense, whatever the model turns out to be.
@@ -248,7 +253,7 @@ impl Asked {
             Some(liars) => law.robust(liars),
             None => law,
         };
-        let law = self.drawn(law)?.weighed(self.weighing()?);
+        let law = self.drawn(law)?.weighed(self.weighing(&defaults.config)?);
         let model = checked_model(self.model)?;
         let prompt = self
             .prompt
@@ -323,7 +328,7 @@ impl Asked {
     }
 
     /// How experts are weighed where weights count.
-    fn weighing(&self) -> Result<Weighing, Invalid> {
+    fn weighing(&self, config: &MeshConfig) -> Result<Weighing, Invalid> {
         let Together {
             weights,
             sets,
@@ -331,6 +336,12 @@ impl Asked {
             ..
         } = self.together;
         let together = matches!(sets, None | Some(Sets::A)) && robust.is_none();
+        let is_of_mesh = self.model.as_deref() == Some(MESH);
+        let weights = match weights {
+            Some(weights) => weights,
+            None if together && is_of_mesh => config.weighing(),
+            None => Weighing::default(),
+        };
         if weights.follows() && (!together || self.shape != Shape::Free) {
             let message = "weights follow an answer where a set of experts writes it together: without other \
                            semantics than A, hand-over, robust mode, a response format or tools";
@@ -375,7 +386,7 @@ impl Asked {
             top_p: or(self.top_p, base.top_p),
             min_p: or(self.min_p, base.min_p),
         };
-        Law::new(transforms, defaults.lists)
+        Law::new(transforms, defaults.config.lists())
             .map_err(|error| Invalid::value(error.name, error.to_string()))
     }
 }
@@ -519,12 +530,14 @@ fn check_range(name: &str, value: u32, low: u32, high: u32) -> Result<(), Invali
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quorate_core::config::Key;
+    use quorate_core::weights::Strategy;
 
     fn defaults() -> Defaults {
         Defaults {
             transforms: Transforms::NEUTRAL,
             max_tokens: None,
-            lists: ListLaw::default(),
+            config: MeshConfig::default(),
         }
     }
 
@@ -539,6 +552,36 @@ mod tests {
     fn fault(asked: Asked) -> (String, Fault) {
         let invalid = asked.check(&defaults()).unwrap_err();
         (invalid.param, invalid.fault)
+    }
+
+    #[test]
+    fn the_mesh_says_how_experts_are_weighed_where_a_request_does_not() {
+        let learned = MeshConfig::default().with(Key::RouterLearnedWeights, 1);
+        let defaults = Defaults {
+            config: learned.unwrap(),
+            ..defaults()
+        };
+        let strategy = |model: &str, together| {
+            let asked = Asked {
+                model: Some(model.into()),
+                together,
+                ..asked()
+            };
+            asked.check(&defaults).unwrap().law.weights.strategy
+        };
+        let usual = Together::default();
+        let uniform = usual.weighed("uniform").unwrap();
+        let robust = Together {
+            robust: Some(1),
+            ..usual
+        };
+        let turns = usual.in_mode("handover").unwrap();
+        assert_eq!(strategy(MESH, usual), Strategy::Meta);
+        assert_eq!(strategy(MESH, uniform), Strategy::Uniform);
+        for equal in [robust, turns] {
+            assert_eq!(strategy(MESH, equal), Strategy::Uniform);
+        }
+        assert_eq!(strategy("m", usual), Strategy::Uniform, "one model alone");
     }
 
     #[test]

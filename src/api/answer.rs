@@ -15,6 +15,7 @@ use quorate_core::ids::Token;
 use quorate_core::limits::RECORDINGS_MAX;
 use quorate_core::record::{self, Unreadable};
 use quorate_core::team::{Schedule, Sets};
+use quorate_core::weights::Reasons;
 use serde_json::{Value, json};
 use std::future::Future;
 use std::pin::pin;
@@ -54,8 +55,9 @@ struct Choice {
     finished: bool,
     /// When its last token came.
     last: Option<Instant>,
-    /// Who decided it; known at its end.
+    /// Who decided it, and why they weigh what they weigh; known at its end.
     schedule: Schedule,
+    reasons: Option<Box<Reasons>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,6 +131,7 @@ async fn start_running(state: &ApiState, wish: Wish, running: Running) -> Result
                 finished: false,
                 last: None,
                 schedule: Schedule::new(),
+                reasons: None,
             });
         }
     }
@@ -173,9 +176,12 @@ impl Answer {
         };
         let schedules = self.choices.iter().map(|c| mesh::schedule(&c.schedule));
         let schedules: Vec<Value> = schedules.collect();
+        let reasons = self.choices.iter().map(|c| c.reasons.as_deref());
+        let reasons: Vec<Option<Value>> = reasons.map(|r| r.map(mesh::reasons)).collect();
         Some(json!({
             "semantics": semantics,
             "schedules": schedules,
+            "reasons": reasons,
             "per_token": costs,
             "guesses": self.costs.guesses(),
         }))
@@ -264,10 +270,12 @@ impl Answer {
                 decode_us,
                 schedule,
                 guesses,
+                reasons,
                 ..
             } => {
                 choice.finished = true;
                 choice.schedule.clone_from(schedule);
+                choice.reasons.clone_from(reasons);
                 self.costs.guessed(*guesses);
                 self.usage.completion_tokens += u64::from(*generated);
                 self.timings.decode_us = self.timings.decode_us.max(*decode_us);

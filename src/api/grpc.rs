@@ -94,7 +94,7 @@ impl Inference for Service {
         let deadline = deadline(request.metadata())?;
         let asked = wire::asked(request.into_inner());
         let checked = asked
-            .and_then(|asked| asked.check(&self.state.defaults))
+            .and_then(|asked| asked.check(&self.state.defaults()))
             .map_err(ApiError::from);
         let checked = checked.and_then(|wish| {
             self.state.check_name(&wish.model)?;
@@ -146,6 +146,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
             decode_us,
             schedule,
             guesses,
+            reasons,
         } => {
             let reason = match why {
                 Finish::Length => v1::finished::Reason::Length,
@@ -171,6 +172,7 @@ fn proto(event: Event, answer: &Answer) -> Option<v1::GenerateEvent> {
                     .map(wire::change)
                     .collect(),
                 guesses: answer.is_of_mesh().then(|| wire::guesses(guesses)),
+                reasons: reasons.as_deref().map(wire::reasons),
             })
         }
     })

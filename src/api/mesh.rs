@@ -18,10 +18,10 @@ use quorate_core::law::Sampler;
 use quorate_core::mesh::{Address, Transport};
 use quorate_core::roster::Known;
 use quorate_core::team::{Change, Sets};
+use quorate_core::weights::{Claim, Reasons, Strategy};
 use serde_json::{Value, json};
 
-/// What clients ask for when they mean all of us.
-pub(crate) const MODEL: &str = "mesh";
+pub(crate) use crate::wish::MESH as MODEL;
 
 /// The model that reads the prompt.
 pub(super) fn model<'a>(state: &'a ApiState, wanted: &'a str) -> &'a str {
@@ -120,6 +120,8 @@ impl Costs {
         self.guesses.wasted += of_choice.wasted;
         self.guesses.branches += of_choice.branches;
         self.guesses.hits += of_choice.hits;
+        self.guesses.led += of_choice.led;
+        self.guesses.led_wrong += of_choice.led_wrong;
     }
 
     /// Tokens guessed ahead of their decision, and second choices beside them where there were any; None if there
@@ -131,10 +133,15 @@ impl Costs {
             wasted,
             branches,
             hits,
+            led,
+            led_wrong: _,
         } = self.guesses;
         let mut page = json!({"right": right, "wrong": wrong, "wasted_checks": wasted});
         if branches > 0 {
             (page["branches"], page["hits"]) = (branches.into(), hits.into());
+        }
+        if led > 0 {
+            page["led"] = led.into();
         }
         (right + wrong > 0).then_some(page)
     }
@@ -163,6 +170,24 @@ pub(super) fn schedule(changes: &[Change]) -> Value {
         json!({"position": change.position, "set": set})
     };
     changes.iter().map(one).collect()
+}
+
+/// Why experts weigh what they weigh.
+pub(super) fn reasons(reasons: &Reasons) -> Value {
+    let claim = |(expert, claim): &(ExpertId, Claim)| {
+        let (nats, counts) = match *claim {
+            Claim::Silent => (None, false),
+            Claim::Nats(nats) => (Some(nats), true),
+            Claim::Incredible(nats) => (Some(nats), false),
+        };
+        json!({"expert": expert.to_string(), "nats": nats, "counts": counts})
+    };
+    let strategy =
+        |(strategy, share): &(Strategy, f64)| json!({"strategy": strategy.name(), "share": share});
+    json!({
+        "experts": reasons.claims.iter().map(claim).collect::<Vec<_>>(),
+        "strategies": reasons.strategies.iter().map(strategy).collect::<Vec<_>>(),
+    })
 }
 
 /// Who said what of one token.

@@ -12,6 +12,7 @@ use crate::driver::Node;
 use crate::mesh::Membership;
 use crate::node::Library;
 use crate::wish::Defaults;
+use quorate_core::law::Transforms;
 use quorate_core::limits::API_CONNECTIONS_MAX;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,7 +46,6 @@ pub struct ApiState {
     pub library: Option<Library>,
     /// Must be servable for `/readyz` to say yes.
     pub default_model: Option<String>,
-    pub defaults: Defaults,
     /// BLAKE3 of the key that clients must bring; None: no key is asked for.
     pub api_key_hash: Option<[u8; 32]>,
     /// Names besides localhost under which clients may address this node, without port.
@@ -103,6 +103,15 @@ pub struct InstalledModel {
 }
 
 impl ApiState {
+    /// What holds where a client says nothing: now, since people may vote for something else any time.
+    pub(crate) fn defaults(&self) -> Defaults {
+        Defaults {
+            transforms: Transforms::NEUTRAL,
+            max_tokens: None,
+            config: self.node.config(),
+        }
+    }
+
     /// A node with a key may have clients that are not its owner: they name models, not files.
     /// (Aliases and the default model may still lead to files: those the owner wrote.)
     fn check_name(&self, name: &str) -> Result<(), error::ApiError> {

@@ -12,9 +12,7 @@ use crate::identity::Identity;
 use crate::mesh::{Founding, Membership, MeshHome};
 use crate::node::{self, Audience, Library, NodeKeys};
 use crate::store::Store;
-use crate::wish::Defaults;
 use quorate_core::config::MeshConfig;
-use quorate_core::law::Transforms;
 use quorate_core::limits::RECORDINGS_MAX;
 use quorate_core::plan;
 use quorate_core::residency;
@@ -285,7 +283,6 @@ fn api_state(
     library: &Library,
 ) -> Outcome<ApiState> {
     let (list_store, near_store, listed) = (store.clone(), store.clone(), library.clone());
-    let lists = node.lists();
     Ok(ApiState {
         node,
         catalogue: Catalogue {
@@ -302,11 +299,6 @@ fn api_state(
                 .unwrap_or(&settings.default_model),
         ),
         default_model: Some(settings.default_model.clone()),
-        defaults: Defaults {
-            transforms: Transforms::NEUTRAL,
-            lists,
-            max_tokens: None,
-        },
         api_key_hash: api_key(settings)?.map(|key| *blake3::hash(key.as_bytes()).as_bytes()),
         allowed_hosts: settings.allowed_hosts.clone().into(),
         allowed_origins: settings.allowed_origins.clone().into(),

@@ -59,7 +59,10 @@ impl Child {
             .acquire(model)
             .await
             .map_err(|e| BenchError::new("loading", e))?;
-        let law = quorate_core::law::Law::new(quorate_core::law::Transforms::NEUTRAL, node.lists());
+        let law = quorate_core::law::Law::new(
+            quorate_core::law::Transforms::NEUTRAL,
+            node.config().lists(),
+        );
         let generation = crate::driver::Generation {
             prompt: super::noise(1, PROMPT_TOKENS, 10_000),
             law: law.map_err(|error| BenchError::new("the law", error))?,

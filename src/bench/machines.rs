@@ -254,7 +254,7 @@ impl Client {
             temperature,
             ..Transforms::NEUTRAL
         };
-        let law = Law::new(transforms, self.node.lists());
+        let law = Law::new(transforms, self.node.config().lists());
         law.map_err(|error| BenchError::new("the law", error))
     }
 

@@ -21,7 +21,7 @@ impl Ours {
     pub(super) async fn new(options: &SoloOptions) -> Result<Ours> {
         let lease = options.node.acquire(&options.model).await;
         let lease = lease.map_err(|error| BenchError::new("loading", error))?;
-        let law = Law::new(Transforms::NEUTRAL, options.node.lists());
+        let law = Law::new(Transforms::NEUTRAL, options.node.config().lists());
         let law = law.map_err(|error| BenchError::new("the law", error))?;
         Ok(Ours {
             node: options.node.clone(),

@@ -240,7 +240,7 @@ pub(super) struct AnswerFlags {
     #[arg(long, value_name = "json|FILE", value_hint = ValueHint::FilePath)]
     pub(super) format: Option<String>,
     /// With `mesh`: how much each expert counts is learned from the prompt by this rule: uniform, single,
-    /// bayes, share, convex or meta [default: uniform]. `follow` goes on to learn from the answer, as does
+    /// bayes, share, convex or meta [default: what the mesh has voted for]. `follow` goes on to learn from the answer, as does
     /// any of them with `:follow(SHARE,LAG)` behind it
     #[arg(long, value_name = "RULE")]
     pub(super) weights: Option<String>,

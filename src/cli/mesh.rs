@@ -10,7 +10,7 @@ use crate::identity::{self, Identity};
 use crate::mesh::MeshHome;
 use crate::net::swarm::{self, unix_s};
 use libp2p_identity::Keypair;
-use quorate_core::config::MeshConfig;
+use quorate_core::config::{Key, MeshConfig};
 use quorate_core::governance::{Preset, Record, Terms};
 use quorate_core::ids::PeerKey;
 use quorate_core::limits::INVITE_S_MAX;
@@ -30,7 +30,9 @@ pub(super) fn new(context: &Context, args: &MeshNew) -> Outcome {
     // `gov init`.
     let voter = Keypair::generate_ed25519();
     let voter_key = public(&voter);
-    let mut terms = Terms::of(Preset::Lab, vec![voter_key], MeshConfig::default());
+    let config = MeshConfig::default().with(Key::RouterLearnedWeights, 1);
+    let config = config.map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+    let mut terms = Terms::of(Preset::Lab, vec![voter_key], config);
     terms.nodes = vec![identity.key()];
     let genesis = terms
         .found()

@@ -4,6 +4,7 @@
 //! everywhere. A key that nothing reads does not exist. Settings of one machine are not here: they
 //! live in that machine's TOML file.
 
+use crate::weights::{Strategy, Weighing};
 use Class::{Major, Minor};
 use Domain::{Routing, Serving};
 
@@ -22,6 +23,7 @@ pub enum Key {
     RouterSpares,
     RouterDeadlinePercent,
     RouterDeadlineFloorMs,
+    RouterLearnedWeights,
 }
 
 /// How much consent a change needs at least. The tier of a whole patch is computed from this, the
@@ -94,6 +96,9 @@ pub const SCHEMA: &[Setting] = &[
     Setting { key: Key::RouterDeadlineFloorMs, name: "router.deadline_floor_ms", default: 100, min: 5, max: 5_000, step_max_percent: 100,
         class: Minor, domain: Routing, reversible: true,
         meaning: "no deadline is shorter than this: machines pause for longer than networks vary" },
+    Setting { key: Key::RouterLearnedWeights, name: "router.learned_weights", default: 0, min: 0, max: 1, step_max_percent: 100,
+        class: Major, domain: Routing, reversible: true,
+        meaning: "where a request does not say: 1, experts count by what they say of the prompt (meta); 0, all the same, whatever they claim" },
 ];
 
 impl Key {
@@ -267,6 +272,18 @@ impl MeshConfig {
         *hasher.finalize().as_bytes()
     }
 
+    /// How experts are weighed where a request does not say it.
+    pub fn weighing(&self) -> Weighing {
+        let strategy = match self.get(Key::RouterLearnedWeights) {
+            0 => Strategy::Uniform,
+            _ => Strategy::Meta,
+        };
+        Weighing {
+            strategy,
+            ..Weighing::default()
+        }
+    }
+
     /// How experts shorten what they say, under this document.
     pub fn lists(&self) -> crate::law::ListLaw {
         crate::law::ListLaw {
@@ -369,5 +386,8 @@ mod tests {
             MeshConfig::default().lists(),
             crate::law::ListLaw::default()
         );
+        assert_eq!(MeshConfig::default().weighing(), Weighing::default());
+        let learned = MeshConfig::default().with(Key::RouterLearnedWeights, 1);
+        assert_eq!(Some(learned.unwrap().weighing()), Weighing::named("meta"));
     }
 }

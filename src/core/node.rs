@@ -229,6 +229,11 @@ impl Node {
         running.chain(self.mixtures_wake_at()).min()
     }
 
+    /// What holds now: the mesh's document, or this node's own without one.
+    pub fn config(&self) -> &MeshConfig {
+        &self.config
+    }
+
     /// The version of the mesh's config that last took effect here; 0 without a mesh.
     pub fn applied(&self) -> u64 {
         self.of_mesh
@@ -544,6 +549,7 @@ fn never_ran(why: String) -> Event {
         decode_us: 0,
         schedule: Vec::new(),
         guesses: Guesses::default(),
+        reasons: None,
     }
 }
 

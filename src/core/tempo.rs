@@ -21,6 +21,9 @@ const ALPHA_MEMORY: f64 = 0.99;
 const TRUE_ENOUGH: f64 = 0.01;
 /// The gain must be larger than what measuring gets wrong.
 const MARGIN: f64 = 0.95;
+/// Who leads from elsewhere takes so much longer than its own measures say: its choices and its checks wait for one
+/// another.
+const ELSEWHERE: f64 = 1.1;
 /// New times count by one eighth.
 const SMOOTH: f64 = 0.125;
 /// Tokens after which streaming is compared with what it replaced.
@@ -148,8 +151,10 @@ impl Tempo {
         let cost = |(drafter, alone): (usize, bool)| {
             let known = &self.drafters[drafter];
             let alpha = if alone { 1.0 } else { known.alpha() };
-            let wrong = (1.0 - alpha) * (trip + known.away_us.unwrap_or(0.0));
-            (drafter, known.step_us.unwrap_or(0.0) + wrong)
+            let away = known.away_us.unwrap_or(0.0);
+            let each = known.step_us.unwrap_or(0.0) + (1.0 - alpha) * (trip + away);
+            let is_here = alone || away <= 0.0;
+            (drafter, if is_here { each } else { each * ELSEWHERE })
         };
         let best = fit.map(cost).min_by(|a, b| a.1.total_cmp(&b.1));
         let (drafter, _) = best.filter(|(_, cost)| *cost < trip * MARGIN)?;

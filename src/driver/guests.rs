@@ -82,6 +82,7 @@ impl Driver {
                 let rights = self.tightened(rights);
                 self.rights = rights.clone();
                 self.step(node::Input::Rights(rights));
+                self.config_tx.send_replace(self.node.config().clone());
             }
             Command::Audit(notes) => self.audit = Audit::to(notes),
             Command::Gate(gate) => {

@@ -7,9 +7,10 @@ use crate::driver::{Command, NodeStatus, Notice, Offer, Submission};
 use crate::expert::{EventSender, Expert, ExpertFacts, TokenizeError};
 use crate::grammar::Matcher;
 use quorate_core::chat::Segment;
+use quorate_core::config::MeshConfig;
 use quorate_core::generate::{Event, Guessing, Notes, Spec};
 use quorate_core::ids::{ExpertId, SessionId, Token};
-use quorate_core::law::{Law, ListLaw};
+use quorate_core::law::Law;
 use quorate_core::limits::{READ_TOKENS, UNREAD_TOKENS_MAX};
 use quorate_core::node;
 use quorate_core::node::Experts;
@@ -18,7 +19,7 @@ use quorate_core::residency;
 use quorate_core::seeded::Secret;
 use quorate_core::team::Sets;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 mod tape;
 
@@ -257,15 +258,15 @@ pub struct Node {
     pub(super) notices: mpsc::UnboundedSender<Notice>,
     pub(super) models: Models,
     pub(super) events: EventSender,
-    pub(super) lists: ListLaw,
+    pub(super) config: watch::Receiver<MeshConfig>,
     /// Where what this handle generates is recorded.
     pub(super) tape: Option<Tape>,
 }
 
 impl Node {
-    /// How experts of this node shorten what they say: part of every law.
-    pub fn lists(&self) -> ListLaw {
-        self.lists
+    /// The document that holds now: what every law takes from it is part of that law.
+    pub fn config(&self) -> MeshConfig {
+        self.config.borrow().clone()
     }
 
     /// Waits until the model is in memory, loading it (and letting others leave) if need be.

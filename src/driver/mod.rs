@@ -47,7 +47,7 @@ use quorate_core::vocab::Vocab;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// How often idle models are looked at.
@@ -168,12 +168,13 @@ pub fn start(
     let (notices_tx, notices) = mpsc::unbounded_channel();
     let (events_tx, events) = mpsc::channel(DRIVER_INBOX_MAX);
     let (done_tx, done) = mpsc::channel(DRIVER_INBOX_MAX);
+    let (config_tx, config) = watch::channel(settings.config.clone());
     let handle = Node {
         commands: commands_tx,
         notices: notices_tx.clone(),
         models: models.clone(),
         events: events_tx.clone(),
-        lists: settings.config.lists(),
+        config,
         tape: None,
     };
     let driver = Driver {
@@ -193,6 +194,7 @@ pub fn start(
         tickets: BTreeMap::new(),
         next_ticket: 0,
         unsent_closes: Vec::new(),
+        config_tx,
         events_tx,
         done_tx,
         notices_tx,
@@ -240,6 +242,8 @@ struct Driver {
     /// Goodbyes that found a full mailbox: said again every turn, or an expert would keep a dead
     /// session. At most one for each session that ever ran at once.
     unsent_closes: Vec<(ExpertId, SessionId)>,
+    /// What handles read: requests are checked under the document that holds.
+    config_tx: watch::Sender<MeshConfig>,
     events_tx: mpsc::Sender<FromExpert>,
     done_tx: mpsc::Sender<Done>,
     notices_tx: mpsc::UnboundedSender<Notice>,
@@ -596,6 +600,7 @@ impl Driver {
                 decode_us: 0,
                 schedule: Vec::new(),
                 guesses: Guesses::default(),
+                reasons: None,
             };
             client.try_send(end).ok(); // the client may have left
         }

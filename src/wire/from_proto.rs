@@ -7,7 +7,6 @@ use quorate_core::generate::Guessing;
 use quorate_core::law::Sampler;
 use quorate_core::limits;
 use quorate_core::team::Sets;
-use quorate_core::weights::Weighing;
 
 /// One request as typed; `Asked::check` does the rest.
 pub fn asked(request: v1::GenerateRequest) -> Result<Asked, Invalid> {
@@ -62,7 +61,7 @@ fn together(mesh: Option<v1::MeshOptions>) -> Result<Together, Invalid> {
             }
         },
         sampler: Sampler::Seeded,
-        weights: Weighing::default(),
+        weights: None,
         robust: mesh.robust,
         record: false, // recordings are files, and gRPC messages are small
     };

@@ -6,7 +6,7 @@ pub mod plane;
 mod to_proto;
 
 pub use from_proto::asked;
-pub use to_proto::{change, finished, guesses, known_expert, ready, token};
+pub use to_proto::{change, finished, guesses, known_expert, ready, reasons, token};
 
 /// Generated from proto/quorate/v1.
 #[allow(unreachable_pub, clippy::large_futures, clippy::needless_pass_by_value)]

@@ -3,8 +3,10 @@
 use super::v1;
 use crate::identity;
 use quorate_core::generate::{Guesses, Provenance, TokenEvent, Voted};
+use quorate_core::ids::ExpertId;
 use quorate_core::roster::Known;
 use quorate_core::team::Change;
+use quorate_core::weights::{Claim, Reasons, Strategy};
 
 pub fn ready(ready: v1::Ready) -> v1::GenerateEvent {
     event(v1::generate_event::Event::Ready(ready))
@@ -57,7 +59,7 @@ pub fn known_expert(known: &Known) -> v1::KnownExpert {
 }
 
 pub fn change(change: &Change) -> v1::Change {
-    let weight = |(expert, weight): &(quorate_core::ids::ExpertId, f64)| v1::Weight {
+    let weight = |(expert, weight): &(ExpertId, f64)| v1::Weight {
         expert: expert.0.to_vec(),
         weight: *weight,
     };
@@ -74,6 +76,29 @@ pub fn guesses(guesses: Guesses) -> v1::Guesses {
         wasted_checks: guesses.wasted,
         branches: guesses.branches,
         hits: guesses.hits,
+    }
+}
+
+pub fn reasons(reasons: &Reasons) -> v1::Reasons {
+    let claim = |(expert, claim): &(ExpertId, Claim)| {
+        let (nats, counts) = match *claim {
+            Claim::Silent => (None, false),
+            Claim::Nats(nats) => (Some(nats), true),
+            Claim::Incredible(nats) => (Some(nats), false),
+        };
+        v1::Claim {
+            expert: expert.0.to_vec(),
+            nats,
+            counts,
+        }
+    };
+    let belief = |(strategy, share): &(Strategy, f64)| v1::Belief {
+        strategy: strategy.name().into(),
+        share: *share,
+    };
+    v1::Reasons {
+        claims: reasons.claims.iter().map(claim).collect(),
+        strategies: reasons.strategies.iter().map(belief).collect(),
     }
 }
 

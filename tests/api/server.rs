@@ -6,9 +6,7 @@ use quorate::api::metrics::Metrics;
 use quorate::api::{self, ApiState, Catalogue, InstalledModel, Limits};
 use quorate::driver::{self, AcquireError, Found, Models, Node, NodeStatus};
 use quorate::expert::stub::{StubExpert, StubOptions};
-use quorate::wish::Defaults;
 use quorate_core::config::MeshConfig;
-use quorate_core::law::Transforms;
 use quorate_core::residency::KeepAlive;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -60,11 +58,6 @@ pub(crate) async fn start_with(options: StubOptions, change: impl FnOnce(&mut Ap
         library: None,
         catalogue: catalogue(),
         default_model: Some("stub".into()),
-        defaults: Defaults {
-            transforms: Transforms::NEUTRAL,
-            max_tokens: None,
-            lists: node.lists(),
-        },
         api_key_hash: None,
         allowed_hosts: Arc::from([]),
         allowed_origins: Arc::from([]),

@@ -190,6 +190,8 @@ async fn a_change_that_the_operator_refuses_takes_no_effect_here() {
     }
     let refused = Decision::refused(About::Config(1), &no("no-change"));
     assert_eq!(noted(&mut heard).await, refused);
+    let gather_us = || setup.node.config().get(Key::ServingGatherUs);
+    assert_eq!(gather_us(), 500, "requests are checked under what holds");
     // Without the rule the next look lets it be, and what builds on it.
     mesh.change(520);
     setup.node.set_policy(Policy::Nothing).await;
@@ -200,6 +202,7 @@ async fn a_change_that_the_operator_refuses_takes_no_effect_here() {
         granted,
         "and the refusal was said once"
     );
+    assert_eq!(gather_us(), 520);
     // What has taken effect is not asked about again.
     setup.node.set_policy(Policy::Unusable).await;
     setup.node.set_rights(mesh.rights()).await;

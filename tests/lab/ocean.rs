@@ -107,6 +107,8 @@ impl<'a> Node<'a> {
             "run",
             "mesh",
             "--verbose",
+            "--weights",
+            "uniform", // all of them count, whatever they know
             "--seed",
             "3",
             "-n",
@@ -172,10 +174,24 @@ fn lab_a_conversation_across_an_ocean_while_experts_die_and_return() {
             told.lines().rev().take(12).collect::<Vec<_>>().join(" | ")
         );
 
+        // A mesh of friends weighs them by what they knew of the question, and says so.
+        let why = nodes[0].run(&["run", "mesh", "--verbose", "-n", "4", "What is the sea?"]);
+        assert!(why.contains("weights=meta"), "{why}");
+        assert!(why.contains("nats a token of the prompt"), "{why}");
+
         // What equals decide together would show nothing.
         let path = hosts[0].folder().join("differ.rec");
         let file = path.to_str().unwrap();
-        let greedy = ["--temperature", "0", "-n", "12", "--record", file];
+        let greedy = [
+            "--weights",
+            "uniform",
+            "--temperature",
+            "0",
+            "-n",
+            "12",
+            "--record",
+            file,
+        ];
         nodes[0].run(&[&["run", "mesh"][..], &greedy, &["Who are you?"]].concat());
         let recording = record::decode(&std::fs::read(&path).unwrap()).unwrap();
         let differ = recording.variation().unwrap();

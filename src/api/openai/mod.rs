@@ -56,7 +56,7 @@ async fn accept(
 ) -> Result<request::Request, ApiError> {
     let read = body::read(headers, body, state.limits.body).await;
     let parsed = read.and_then(|body| {
-        let request = parse(&body, &state.defaults)?;
+        let request = parse(&body, &state.defaults())?;
         state.check_name(&request.wish.model)?;
         Ok(request)
     });

@@ -9,7 +9,6 @@ use quorate_core::generate::Guessing;
 use quorate_core::ids::Token;
 use quorate_core::law::Sampler;
 use quorate_core::team::Sets;
-use quorate_core::weights::Weighing;
 use serde_json::Value;
 
 /// Tokens of a completion whose client did not say: OpenAI's number. A plain text has no natural end,
@@ -147,11 +146,14 @@ fn together(fields: &Fields<'_>) -> Result<Together, Invalid> {
         sets,
         guessing: ahead(&fields)?,
         sampler: Sampler::Seeded,
-        weights: Weighing::default(),
+        weights: None,
         robust: fields.count("robust")?,
         record: fields.flag("record")?.unwrap_or(false),
     };
-    let together = together.weighed(fields.text("weights")?.unwrap_or("uniform"))?;
+    let together = match fields.text("weights")? {
+        Some(name) => together.weighed(name)?,
+        None => together,
+    };
     let together = together.drawn_by(fields.text("sampler")?.unwrap_or("seeded"))?;
     together.in_mode(fields.text("mode")?.unwrap_or("together"))
 }

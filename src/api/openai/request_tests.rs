@@ -3,15 +3,16 @@
 use super::request::{Request, chat, completion};
 use crate::wish::{Choice, Defaults, Fault, Invalid, Prompt, Shape};
 use quorate_core::chat::Role;
+use quorate_core::config::MeshConfig;
 use quorate_core::generate::Guessing;
-use quorate_core::law::{ListLaw, Sampler, Transforms};
+use quorate_core::law::{Sampler, Transforms};
 use serde_json::{Value, json};
 
 fn defaults() -> Defaults {
     Defaults {
         transforms: Transforms::NEUTRAL,
         max_tokens: None,
-        lists: ListLaw::default(),
+        config: MeshConfig::default(),
     }
 }
 

@@ -18,6 +18,10 @@ pub(super) struct Terms {
     /// Tokens for which nobody elsewhere is waited for, and those of somebody elsewhere that goes on alone.
     pub(super) skipped: f64,
     pub(super) followed: f64,
+    /// Of all guesses, those of experts elsewhere that led, and those of them that were wrong; and how far away they are.
+    pub(super) led: f64,
+    pub(super) led_wrong: f64,
+    pub(super) path_ms: f64,
 }
 
 impl Terms {
@@ -32,7 +36,14 @@ impl Terms {
             step_ms,
             skipped,
             followed,
+            led,
+            led_wrong,
+            path_ms,
         } = self;
+        let guess_ms = (1.0 - led) * draft_ms + led * step_ms;
+        // A leader hears of its wrong guess one way later, and is heard again one way later.
+        let led_ms = led_wrong * (trip_ms + path_ms);
+        let own_wrong = (1.0 - alpha - led_wrong).max(0.0);
         let each_ms = match mode {
             Mode::Naive => skipped * draft_ms + (1.0 - skipped) * trip_ms,
             // A round trip for the first token of whoever gets the word elsewhere.
@@ -40,8 +51,8 @@ impl Terms {
                 let first = 1.0 - skipped - followed;
                 skipped * draft_ms + followed * step_ms + first * trip_ms
             }
-            Mode::Stream => draft_ms + (1.0 - alpha) * trip_ms,
-            Mode::Branches => draft_ms + (1.0 - alpha) * (1.0 - hit) * trip_ms,
+            Mode::Stream => guess_ms + own_wrong * trip_ms + led_ms,
+            Mode::Branches => guess_ms + own_wrong * (1.0 - hit) * trip_ms + led_ms,
             // Guesses leave as they are made, and a wrong one ends its block: of its tokens all but the
             // last cost a draft.
             Mode::Block => {
@@ -94,7 +105,22 @@ mod tests {
             step_ms: 30.0,
             skipped: 0.0,
             followed: 0.0,
+            led: 0.0,
+            led_wrong: 0.0,
+            path_ms: 200.0,
         }
+    }
+
+    /// Half of the guesses are somebody else's, who takes 30 ms for one and is wrong about each twentieth token of all.
+    #[test]
+    fn who_leads_from_elsewhere_takes_its_own_time() {
+        let terms = Terms {
+            led: 0.5,
+            led_wrong: 0.05,
+            ..far(0.85, 230.0)
+        };
+        let each_ms = 0.5 * 10.0 + 0.5 * 30.0 + 0.1 * 230.0 + 0.05 * 430.0;
+        assert!((1e3 / terms.tps(Mode::Stream, &[]) - each_ms).abs() < 1e-9);
     }
 
     /// Of ten tokens three by the own expert, and seven in two turns of others.

@@ -88,16 +88,13 @@ const CAST_TURNS: Cast = Cast {
     by: By::Turns,
     ..cast("four by turns", [0, 1, 2, 3], 1, CASTS[0].prompt, 1.0)
 };
-/// Experts that differ in what they were taught, not in what they were told.
-const CASTS_LISTED: [Cast; 2] = [
-    Cast {
-        minds: Minds::Listed,
-        ..cast("listed", [0; 4], 1, "The", 1.0)
-    },
-    Cast {
-        minds: Minds::Listed,
-        ..cast("listed in a story", [0; 4], 1, CASTS[0].prompt, 1.0)
-    },
+/// Experts that differ in what they were taught, not in what they were told. Three of one against another
+/// differ most, and most in a language that only one of them was taught.
+const CASTS_LISTED: [Cast; 4] = [
+    listed("listed", [0, 1, 2, 3], "The"),
+    listed("listed in a story", [0, 1, 2, 3], CASTS[0].prompt),
+    listed("three of the first and one", [0, 0, 0, 1], "Die Datei"),
+    listed("three of the third and one", [2, 2, 2, 1], "Le fichier"),
 ];
 /// Where the real experts speak.
 const REAL_LINK: &str = "intercontinental";
@@ -119,6 +116,13 @@ const fn cast(
         prompt,
         temperature,
         by: By::Mixing,
+    }
+}
+
+const fn listed(name: &'static str, places: [usize; 4], prompt: &'static str) -> Cast {
+    Cast {
+        minds: Minds::Listed(places),
+        ..cast(name, [0; 4], 1, prompt, 1.0)
     }
 }
 
@@ -206,6 +210,8 @@ pub struct WanRow {
     pub hit_rate: Option<f64>,
     /// Tokens that no other node had a part in.
     pub skip_pct: f64,
+    /// Guesses that were those of an expert elsewhere that led.
+    pub led_pct: f64,
     pub tps: f64,
     /// From the formulas, with what was measured in this row.
     pub predicted_tps: f64,
@@ -218,6 +224,8 @@ pub struct WanRow {
     /// What another node sent for a token, framing included.
     pub bytes_per_expert_token: f64,
     // --- beyond the issue ---
+    /// Which text, and whose guesses.
+    pub text: String,
     /// From the formulas, with the times that experts were told, the path as measured, and the share of
     /// right guesses of this row.
     pub set_tps: Option<f64>,
@@ -268,9 +276,14 @@ pub fn wan(options: &WanOptions, runtime: &Handle) -> Result<WanReport> {
         let mixed = nearest(&texts, &ALPHAS);
         for played in mixed.iter().chain(&greedy).chain(&others) {
             for &rtt_ms in &options.rtts_ms {
-                let say = format!("replay: {}, {rtt_ms} ms", played.cast.name);
+                let say = format!("replay: {}, {rtt_ms} ms", played.name());
                 (options.progress)(&say);
-                let set = Set::replayed(options, rtt_ms);
+                let checks = match played.cast.by {
+                    By::Mixing | By::Rejection => checks,
+                    // A speaker's step is like the router's own: one position, and nobody waits with it.
+                    By::Turns => drafts,
+                };
+                let set = Set::replayed(options, checks, rtt_ms);
                 let far = far::replayed(played, &vocab, drafts, checks, set.link);
                 let far = runtime.block_on(far)?;
                 modes(options, runtime, &far, played, &set, &mut report);
@@ -334,13 +347,13 @@ struct Set {
 }
 
 impl Set {
-    fn replayed(options: &WanOptions, rtt_ms: u32) -> Set {
+    fn replayed(options: &WanOptions, checks: Clock, rtt_ms: u32) -> Set {
         Set {
             source: Source::Replay,
             link: distance(rtt_ms * 500),
             name: "distance".into(),
             rtt_ms: f64::from(rtt_ms),
-            check_ms: Some(millis(options.check)),
+            check_ms: Some(millis(checks.one)),
             draft_ms: Some(millis(options.draft)),
         }
     }
@@ -378,7 +391,7 @@ fn modes(
         let run = match run {
             Ok(run) => run,
             Err(why) => {
-                let (name, rtt_ms) = (played.cast.name, set.rtt_ms);
+                let (name, rtt_ms) = (played.name(), set.rtt_ms);
                 let lost = format!("{name}, {mode:?}, {rtt_ms:.0} ms: {why}");
                 (options.progress)(&lost);
                 report.lost.push(lost);
@@ -410,7 +423,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
     let heard = &run.heard;
     let (count, experts) = (heard.tokens.len(), played.experts.len());
     let each = |total: f64| total / count.max(1) as f64;
-    let terms = measured(played, mode, run);
+    let terms = measured(played, set, mode, run);
     let Terms {
         alpha,
         draft_ms,
@@ -438,6 +451,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
             ..terms
         });
     WanRow {
+        text: played.name(),
         source: set.source,
         rtt_ms: set.rtt_ms,
         k: experts,
@@ -456,6 +470,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
         td_ms: set.draft_ms,
         hit_rate: (mode == Mode::Branches).then_some(terms.hit),
         skip_pct: 100.0 * terms.skipped,
+        led_pct: 100.0 * terms.led,
         tps: tps(heard),
         predicted_tps,
         equal_pct: 100.0 - 100.0 * each(different as f64),
@@ -472,7 +487,7 @@ fn row(played: &Played, set: &Set, mode: Mode, run: &Run) -> WanRow {
 }
 
 /// What the formulas need, as this row measured it.
-fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
+fn measured(played: &Played, set: &Set, mode: Mode, run: &Run) -> Terms {
     let heard = &run.heard;
     let all = heard.provenance.len().max(1) as f64;
     let share = |tokens: usize| tokens as f64 / all;
@@ -485,6 +500,8 @@ fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
         (_, 0) => played.alpha,
         (_, _) => right as f64 / (right + heard.guesses.wrong as usize) as f64,
     };
+    let guesses = f64::from(heard.guesses.right + heard.guesses.wrong).max(1.0);
+    let of_guesses = |count: u32| f64::from(count) / guesses;
     // Who goes on alone takes a step for a token, and a round trip only for the first one of its turn.
     let goes_on = |position: Position| {
         let begins = heard.schedule.iter().any(|c| c.position == position);
@@ -500,9 +517,16 @@ fn measured(played: &Played, mode: Mode, run: &Run) -> Terms {
         hit: f64::from(heard.guesses.hits) / f64::from(heard.guesses.wrong.max(1)),
         draft_ms: mean(heard.provenance.iter().skip(1), own_us),
         trip_ms: mean(ask.iter().map(|(_, p)| *p), trip_us),
-        step_ms: mean(follow.iter().map(|(_, p)| *p), trip_us),
+        step_ms: match mode {
+            Mode::Handover => mean(follow.iter().map(|(_, p)| *p), trip_us),
+            // Where somebody leads, and others answer meanwhile, nobody measures its step: as it was told.
+            _ => set.check_ms.unwrap_or(0.0),
+        },
         skipped: share(skipped),
         followed: share(followed),
+        led: of_guesses(heard.guesses.led),
+        led_wrong: of_guesses(heard.guesses.led_wrong),
+        path_ms: millis(run.rtt),
     }
 }
 

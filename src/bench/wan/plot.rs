@@ -6,46 +6,55 @@ use std::fmt::Write;
 const PANEL: (f64, f64) = (300.0, 260.0);
 /// Around each panel: room for numbers on the left and below, for a title above.
 const LEFT: f64 = 46.0;
-const TOP: f64 = 58.0;
+const TOP: f64 = 30.0;
+/// Above all of them.
+const LEGEND: f64 = 48.0;
+const LEGEND_COLUMNS: usize = 3;
 const BELOW: f64 = 48.0;
 const GAP: f64 = 16.0;
+/// Panels beside each other; then a new line.
+const COLUMNS: usize = 3;
 /// Tokens per second that have a line; the scale is logarithmic, from the first to the last.
 const RATES: [f64; 6] = [2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 
 /// A text's rows.
 struct Panel<'a> {
+    text: &'a str,
     rows: Vec<&'a WanRow>,
 }
 
 pub(super) fn svg(rows: &[WanRow]) -> String {
     let panels = panels(rows);
-    let width = panels.len().max(1) as f64 * (PANEL.0 + LEFT + GAP);
-    let height = PANEL.1 + TOP + BELOW;
+    let (column, line) = (PANEL.0 + LEFT + GAP, PANEL.1 + TOP + BELOW);
+    let width = COLUMNS as f64 * column;
+    let height = LEGEND + panels.len().div_ceil(COLUMNS) as f64 * line;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>\n"
     );
     for (n, panel) in panels.iter().enumerate() {
-        let left = LEFT + n as f64 * (PANEL.0 + LEFT + GAP);
-        panel.draw(left, &mut out);
+        let left = LEFT + (n % COLUMNS) as f64 * column;
+        let down = LEGEND + (n / COLUMNS) as f64 * line;
+        // Writing to a string cannot fail.
+        writeln!(out, "<g transform=\"translate({left} {down})\">").ok();
+        panel.draw(&mut out);
+        out += "</g>\n";
     }
     legend(&mut out);
     out += "</svg>\n";
     out
 }
 
-/// Rows of one text stand together, and its first one begins with the shortest round trip.
 fn panels(rows: &[WanRow]) -> Vec<Panel<'_>> {
     let mut panels: Vec<Panel<'_>> = Vec::new();
-    let mut before = f64::INFINITY;
     for row in rows.iter().filter(|row| row.source == Source::Replay) {
-        if row.rtt_ms < before {
-            panels.push(Panel { rows: Vec::new() });
-        }
-        before = row.rtt_ms;
-        if let Some(panel) = panels.last_mut() {
-            panel.rows.push(row);
+        match panels.last_mut() {
+            Some(panel) if panel.text == row.text => panel.rows.push(row),
+            _ => panels.push(Panel {
+                text: &row.text,
+                rows: vec![row],
+            }),
         }
     }
     panels
@@ -79,10 +88,10 @@ fn height_of(rate: f64) -> f64 {
 }
 
 impl Panel<'_> {
-    fn draw(&self, left: f64, out: &mut String) {
+    fn draw(&self, out: &mut String) {
         let most = self.rows.iter().map(|row| row.rtt_ms).fold(1.0, f64::max);
-        let x = |rtt_ms: f64| left + PANEL.0 * rtt_ms / most;
-        self.axes(left, x, out);
+        let x = |rtt_ms: f64| PANEL.0 * rtt_ms / most;
+        self.axes(x, out);
         for mode in Mode::ALL {
             let rows = || self.rows.iter().filter(move |row| row.mode == mode);
             if rows().next().is_none() {
@@ -92,7 +101,6 @@ impl Panel<'_> {
                 .map(|row| format!("{:.1},{:.1}", x(row.rtt_ms), height_of(row.predicted_tps)))
                 .collect();
             let (line, colour) = (line.join(" "), colour(mode));
-            // Writing to a string cannot fail.
             writeln!(
                 out,
                 "<polyline points=\"{line}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
@@ -109,15 +117,14 @@ impl Panel<'_> {
         }
     }
 
-    fn axes(&self, left: f64, x: impl Fn(f64) -> f64, out: &mut String) {
-        let (right, bottom) = (left + PANEL.0, TOP + PANEL.1);
+    fn axes(&self, x: impl Fn(f64) -> f64, out: &mut String) {
+        let (right, bottom) = (PANEL.0, TOP + PANEL.1);
         for rate in RATES {
             let y = height_of(rate);
             writeln!(
                 out,
-                "<line x1=\"{left}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#dddddd\"/>\
-                 <text x=\"{}\" y=\"{:.1}\" text-anchor=\"end\">{rate}</text>",
-                left - 6.0,
+                "<line x1=\"0\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#dddddd\"/>\
+                 <text x=\"-6\" y=\"{:.1}\" text-anchor=\"end\">{rate}</text>",
                 y + 4.0
             )
             .ok();
@@ -140,8 +147,8 @@ impl Panel<'_> {
         writeln!(
             out,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"middle\">round trip, ms</text>\
-             <text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{}</text>",
-            left + PANEL.0 / 2.0,
+             <text x=\"0\" y=\"{}\" font-weight=\"bold\">{}</text>",
+            PANEL.0 / 2.0,
             bottom + 38.0,
             TOP - 12.0,
             self.title()
@@ -164,24 +171,26 @@ impl Panel<'_> {
 }
 
 fn legend(out: &mut String) {
-    let mut left = LEFT;
-    for mode in Mode::ALL {
+    for (n, mode) in Mode::ALL.into_iter().enumerate() {
+        let left = LEFT + (n % LEGEND_COLUMNS) as f64 * 210.0;
+        let middle = 14.0 + (n / LEGEND_COLUMNS) as f64 * 20.0;
         let (colour, name) = (colour(mode), name(mode));
         writeln!(
             out,
-            "<line x1=\"{left}\" y1=\"18\" x2=\"{}\" y2=\"18\" stroke=\"{colour}\" stroke-width=\"1.5\"/>\
-             <circle cx=\"{}\" cy=\"18\" r=\"3.5\" fill=\"{colour}\"/>\
-             <text x=\"{}\" y=\"22\">{name}</text>",
+            "<line x1=\"{left}\" y1=\"{middle}\" x2=\"{}\" y2=\"{middle}\" stroke=\"{colour}\" stroke-width=\"1.5\"/>\
+             <circle cx=\"{}\" cy=\"{middle}\" r=\"3.5\" fill=\"{colour}\"/>\
+             <text x=\"{}\" y=\"{}\">{name}</text>",
             left + 28.0,
             left + 14.0,
-            left + 34.0
+            left + 34.0,
+            middle + 4.0
         )
         .ok();
-        left += 210.0;
     }
     writeln!(
         out,
-        "<text x=\"{left}\" y=\"22\" fill=\"#555555\">points: measured; lines: predicted</text>"
+        "<text x=\"{}\" y=\"38\" fill=\"#555555\">points: measured; lines: predicted</text>",
+        LEFT + 2.0 * 210.0
     )
     .ok();
 }
@@ -191,8 +200,9 @@ mod tests {
     use super::super::record::By;
     use super::*;
 
-    fn row(rtt_ms: f64, mode: Mode, tps: f64) -> WanRow {
+    fn row(by: By, rtt_ms: f64, mode: Mode, tps: f64) -> WanRow {
         WanRow {
+            text: format!("{by:?}"),
             source: Source::Replay,
             rtt_ms,
             k: 4,
@@ -207,6 +217,7 @@ mod tests {
             td_ms: Some(10.0),
             hit_rate: None,
             skip_pct: 0.0,
+            led_pct: 0.0,
             tps,
             predicted_tps: tps,
             equal_pct: 100.0,
@@ -227,7 +238,7 @@ mod tests {
         let mut rows = Vec::new();
         for by in [By::Mixing, By::Rejection, By::Turns] {
             for rtt_ms in [0.0, 200.0, 400.0] {
-                rows.extend(by.modes().iter().map(|&mode| row(rtt_ms, mode, 10.0)));
+                rows.extend(by.modes().iter().map(|&mode| row(by, rtt_ms, mode, 10.0)));
             }
         }
         let svg = svg(&rows);

@@ -67,8 +67,8 @@ pub(super) enum Minds {
     /// The private prefix of each, and how often it is said: more often, and they differ more. With one
     /// prefix they think the same: that is how one opinion gets more weight among equals.
     Told([usize; 4], usize),
-    /// They are those of the list.
-    Listed,
+    /// They are those of the list at these places.
+    Listed([usize; 4]),
 }
 
 /// Who decides together, and what about.
@@ -109,12 +109,17 @@ impl Cast {
                 let plain = request(Whose::Default, events)?;
                 Ok(prefixed(plain, prefixes[at % prefixes.len()], times))
             }
-            Minds::Listed => request(Whose::Listed(at), events),
+            Minds::Listed(places) => request(Whose::Listed(places[at % places.len()]), events),
         }
     }
 }
 
 impl Played {
+    pub(super) fn name(&self) -> String {
+        let place = self.place(self.drafter).unwrap_or(0) + 1;
+        format!("{}, {place} guesses", self.cast.name)
+    }
+
     /// Did the same experts decide the first so many tokens?
     pub(super) fn is_schedule(&self, schedule: &Schedule, tokens: usize) -> bool {
         let end = (self.recording.prompt.len() + tokens) as Position;

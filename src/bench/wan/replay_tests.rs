@@ -39,11 +39,22 @@ fn recording() -> Recording {
         logprobs: true,
         local: None,
         schedule: vec![],
-        decided: decided.collect(),
+        decided: with_a_second_question(decided.collect()),
         vocabulary: 200,
         pieces: vec![],
         text: String::new(),
     }
+}
+
+/// About the last token a second question was asked.
+fn with_a_second_question(mut decided: Vec<Decided>) -> Vec<Decided> {
+    let last = decided.last_mut().unwrap();
+    last.answers.push((1, SECOND, exactly()));
+    decided
+}
+
+fn exactly() -> Said {
+    Said::Scalars(vec![LnP::floor(-2.5)])
 }
 
 fn second(one: Duration) -> (Arc<dyn Expert>, mpsc::Receiver<FromExpert>) {
@@ -120,6 +131,36 @@ fn on_the_path_its_own_words_and_behind_a_wrong_guess_those_of_the_first() {
     expert.submit(truncate(2, 2)).unwrap();
     expert.submit(draft(2, 2, &[10])).unwrap();
     assert_eq!(heard(&mut events), (2, vec![says(111)]));
+}
+
+#[test]
+fn a_second_question_is_known_by_what_it_wants() {
+    let (expert, mut events) = second(Duration::ZERO);
+    expert.submit(draft(0, 2, &[10, 11])).unwrap();
+    assert_eq!(heard(&mut events), (0, vec![says(112)]));
+    let query = Query {
+        want: Want::Scalars(vec![5]),
+        ..Query::plain(0.9, 8)
+    };
+    let ask = ExpertOp::Ask {
+        session: SESSION,
+        epoch: 0,
+        position: 4,
+        query: query.clone(),
+    };
+    expert.submit(ask).unwrap();
+    assert_eq!(heard(&mut events), (0, vec![exactly()]));
+    // Something was taken back: now it is the first question since then.
+    expert.submit(truncate(1, 4)).unwrap();
+    let again = ExpertOp::Draft {
+        session: SESSION,
+        epoch: 1,
+        position: 4,
+        tokens: vec![],
+        queries: vec![query],
+    };
+    expert.submit(again).unwrap();
+    assert_eq!(heard(&mut events), (1, vec![exactly()]));
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Here {
         let state = &app.state;
         let wish = ask
             .asked()
-            .check(&state.defaults)
+            .check(&state.defaults())
             .map_err(|error| failure(&error.into()))?;
         let mut told = Told {
             load: self.load.take(),

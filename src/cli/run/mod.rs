@@ -271,6 +271,7 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     if let Some(weights) = first_weights(mesh) {
         rows.push(("weights", weights));
     }
+    rows.extend(reasons(&mesh["reasons"][0]));
     let changes = mesh["schedules"][0].as_array().map_or(0, Vec::len);
     let semantics = mesh["semantics"].as_str().unwrap_or("?");
     let sets = match changes {
@@ -281,12 +282,13 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// How much each expert counts at first, where they do not count the same.
+/// How much each expert counts at first, where that was learned, or they do not count the same.
 fn first_weights(mesh: &Value) -> Option<String> {
     let set = mesh["schedules"][0][0]["set"].as_array()?;
     let weight = |of: &Value| of["weight"].as_f64().unwrap_or(0.0);
     let one = set.first().map(weight)?;
-    if set.iter().all(|of| (weight(of) - one).abs() < 1e-9) {
+    let is_equal = set.iter().all(|of| (weight(of) - one).abs() < 1e-9);
+    if is_equal && mesh["reasons"][0].is_null() {
         return None;
     }
     let mut shown: Vec<(f64, &str)> = set
@@ -299,7 +301,49 @@ fn first_weights(mesh: &Value) -> Option<String> {
         format!("{short} {weight:.2}")
     });
     let shown: Vec<String> = shown.collect();
-    Some(format!("{} (learned from the prompt)", shown.join(", ")))
+    let how = match shown.len() {
+        1 => "learned from the prompt: nobody else weighs enough to be asked",
+        _ => "learned from the prompt",
+    };
+    Some(format!("{} ({how})", shown.join(", ")))
+}
+
+/// Why they count so much.
+fn reasons(reasons: &Value) -> Vec<(&'static str, String)> {
+    let (Some(experts), Some(strategies)) = (
+        reasons["experts"].as_array(),
+        reasons["strategies"].as_array(),
+    ) else {
+        return Vec::new();
+    };
+    let mut said: Vec<(f64, String)> = Vec::new();
+    let mut silent = 0;
+    for of in experts {
+        let expert = of["expert"].as_str().unwrap_or("?");
+        let short = expert.get(..8).unwrap_or(expert);
+        match of["nats"].as_f64() {
+            None => silent += 1,
+            Some(nats) if of["counts"] == true => said.push((nats, format!("{short} {nats:.2}"))),
+            Some(nats) => said.push((nats, format!("{short} {nats:.2} (not believed)"))),
+        }
+    }
+    said.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut said: Vec<String> = said.into_iter().map(|(_, said)| said).collect();
+    if silent > 0 {
+        said.push(format!("{silent} said nothing"));
+    }
+    let followed = strategies.iter().filter_map(|of| {
+        let share = of["share"].as_f64().filter(|share| *share >= 0.01)?;
+        Some(format!("{} {share:.2}", of["strategy"].as_str()?))
+    });
+    let followed: Vec<String> = followed.collect();
+    vec![
+        (
+            "because",
+            format!("nats a token of the prompt: {}", said.join(", ")),
+        ),
+        ("by", followed.join(", ")),
+    ]
 }
 
 fn seconds(duration: Duration) -> String {

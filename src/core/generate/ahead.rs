@@ -50,6 +50,9 @@ pub struct Guesses {
     /// guesses, so many cost no round trip.
     pub branches: u32,
     pub hits: u32,
+    /// Of all guesses, those of experts elsewhere that led; and of the wrong ones.
+    pub led: u32,
+    pub led_wrong: u32,
 }
 
 #[derive(Debug)]
@@ -388,11 +391,11 @@ impl Generate {
     pub(super) fn settle_guesses(&mut self, token: Token, now: Micros, out: &mut Vec<Output>) {
         match self.ahead.guesses.pop_front() {
             Some(guess) if guess == token => {
-                self.ahead.counts.right += 1;
+                self.count(true);
                 self.forget_branches_here(out);
             }
             Some(_) => {
-                self.ahead.counts.wrong += 1;
+                self.count(false);
                 let is_branch = self.settle(now, out);
                 self.ahead.tempo.was_wrong(is_branch);
                 if !is_branch {
@@ -400,10 +403,22 @@ impl Generate {
                 }
             }
             None if self.was_led_to(token) && !self.ahead.tempo.rests() => {
-                self.ahead.counts.right += 1;
+                self.count(true);
             }
             // A leader whose choice is not known yet may have gone on from another token; and a stream ends here.
             None => self.take_back(self.answer.len() - 1, out),
+        }
+    }
+
+    fn count(&mut self, is_right: bool) {
+        let is_led = matches!(self.ahead.drafter, Some(Drafter::Leader(_)));
+        let counts = &mut self.ahead.counts;
+        counts.led += u32::from(is_led);
+        if is_right {
+            counts.right += 1;
+        } else {
+            counts.wrong += 1;
+            counts.led_wrong += u32::from(is_led);
         }
     }
 

@@ -466,6 +466,7 @@ impl Generate {
             now.since(self.started)
         };
         let text = self.text.flush();
+        let first = self.spec.prompt.len() as Position;
         out.push(Output::Event(Event::Finished {
             why,
             text,
@@ -473,6 +474,7 @@ impl Generate {
             decode_us,
             schedule: self.team.schedule().clone(),
             guesses: self.ahead.counts,
+            reasons: self.team.reasons(first).map(Box::new),
         }));
     }
 }

@@ -7,6 +7,7 @@ use crate::limits::{BRANCH_TOKENS_MAX, BRANCHES_MAX, GUESSES_MAX, READ_TOKENS, U
 use crate::opinion::{Entry, ExpertFailure, List, Query, Said, Want};
 use crate::pace::{Pace, Patience};
 use crate::team::{Answered, Candidate, Sets};
+use crate::weights::Reasons;
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Story {
     /// When each token came.
     pub(super) at_us: Vec<u64>,
     pub(super) guesses: Guesses,
+    pub(super) reasons: Option<Box<Reasons>>,
     pub(super) ln_p: Vec<Option<f64>>,
     /// What every answer took, as the roster hears it.
     pub(super) heard: Vec<(ExpertId, Answered)>,
@@ -393,6 +395,7 @@ pub(super) fn live_read(
         ended_us: 0,
         at_us: vec![],
         guesses: Guesses::default(),
+        reasons: None,
         ln_p: vec![],
         heard: vec![],
         ops_under_way: 0,
@@ -434,10 +437,11 @@ pub(super) fn live_read(
                     why,
                     schedule,
                     guesses,
+                    reasons,
                     ..
                 }) => {
                     (story.why, story.schedule, story.ended_us) = (why, schedule, now);
-                    story.guesses = guesses;
+                    (story.guesses, story.reasons) = (guesses, reasons);
                     story.ops_under_way = world.ops_under_way;
                     ends += 1;
                 }

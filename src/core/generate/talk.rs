@@ -6,6 +6,7 @@ use crate::ids::{ExpertId, Position, Token};
 use crate::mask::Mask;
 use crate::opinion::{ExpertOp, FromExpert};
 use crate::team::{Answered, Schedule};
+use crate::weights::Reasons;
 
 /// What is told beside the text. Who does not ask pays nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub enum Event {
         /// function of. Empty if no position was decided.
         schedule: Schedule,
         guesses: Guesses,
+        /// Where weights were learned from the prompt: why they are what they are.
+        reasons: Option<Box<Reasons>>,
     },
 }
 

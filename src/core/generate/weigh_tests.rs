@@ -5,7 +5,7 @@ use super::tests::{law, table};
 use super::*;
 use crate::opinion::{Query, Said};
 use crate::record;
-use crate::weights::{Strategy, Weighing};
+use crate::weights::{Claim, Strategy, Weighing};
 use proptest::prelude::*;
 
 /// What expert `name` alone would write, greedily.
@@ -67,7 +67,23 @@ fn who_wrote_the_prompt_counts_most() {
         let sum: f64 = set.iter().map(|(_, w)| w).sum();
         assert!((sum - 1.0).abs() < 1e-12);
         assert_eq!(story.schedule.len(), 1, "frozen after the prompt");
+        // And why: it was surprised least.
+        let reasons = story.reasons.expect("they were asked");
+        let nats = |name: u8| match reasons.claims[usize::from(name) - 1] {
+            (expert, Claim::Nats(nats)) if expert.0[0] == name => nats,
+            ref other => panic!("{other:?}"),
+        };
+        assert!(nats(2) < nats(1) && nats(2) < nats(3), "{reasons:?}");
+        let believed: f64 = reasons.strategies.iter().map(|(_, share)| share).sum();
+        assert!((believed - 1.0).abs() < 1e-9, "{reasons:?}");
     }
+    let equal = live(
+        knowing(written_by(2, 12), 4),
+        plan(&[1, 2, 3], 3, 0),
+        &ways,
+        1,
+    );
+    assert_eq!(equal.reasons, None, "nobody was asked what it thinks");
 }
 
 /// A mixture that has collapsed to one expert asks nobody else.
@@ -170,6 +186,12 @@ fn whoever_claims_to_have_known_the_prompt_does_not_count() {
             let boaster = set.iter().find(|(expert, _)| expert.0[0] == 3);
             let weight = boaster.map_or(0.0, |(_, weight)| *weight);
             assert!(weight < 0.5, "{strategy:?} {order:?}: {set:?}");
+            let reasons = machine.team.reasons(39).expect("they were asked");
+            let said: Vec<Claim> = reasons.claims.iter().map(|(_, claim)| *claim).collect();
+            assert!(
+                matches!(said[..], [Claim::Nats(a), Claim::Nats(b), Claim::Incredible(0.0)] if a < b),
+                "{said:?}"
+            );
         }
     }
 }

@@ -4,7 +4,9 @@
 use super::{BadPlan, Plan, Sets, Standing, Team};
 use crate::ids::{ExpertId, Micros, Position, Token};
 use crate::lnp::LnP;
-use crate::weights::{Following, Observation, Rule, Situation, Strategy, Weighing, Weights};
+use crate::weights::{
+    Claim, Following, Observation, Reasons, Rule, Situation, Strategy, Weighing, Weights,
+};
 
 /// The candidates' weights are the prior. Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
 /// be in.
@@ -143,6 +145,19 @@ impl Team {
             .map(|(k, ln_p)| (self.members[k].expert, ln_p))
             .collect();
         Observation::of(prompt, &said)
+    }
+
+    /// Why the answer sets out from the weights that it has. None: nobody has said anything of the prompt, or
+    /// everybody weighs the same whatever is said.
+    pub(crate) fn reasons(&self, first: Position) -> Option<Reasons> {
+        let learned = self.learned.as_ref().filter(|_| self.has_scores())?;
+        let members = self.members.iter().enumerate();
+        Some(Reasons {
+            claims: members
+                .map(|(i, m)| (m.expert, Claim::said(&self.screen, i)))
+                .collect(),
+            strategies: learned.beliefs(first),
+        })
     }
 
     /// What the answer sets out from, of everybody.

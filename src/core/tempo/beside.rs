@@ -16,6 +16,8 @@ const HIT_MEMORY: f64 = 0.97;
 const ALONE: u32 = 8;
 /// Tokens after which branches are compared with that.
 const TRIAL: u32 = 32;
+/// Fewer wrong guesses than this are no evidence against the belief: they come in runs.
+const ENOUGH: u32 = 6;
 /// Tokens without branches after a failed trial; after another one twice as many.
 const PAUSE: u32 = 64;
 const PAUSE_MAX: u32 = 512;
@@ -38,7 +40,7 @@ impl Times {
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     Alone { left: u32 },
-    Branches { tokens: u32 },
+    Branches { tokens: u32, wrong: u32 },
 }
 
 #[derive(Clone, Debug)]
@@ -77,7 +79,8 @@ impl Beside {
     }
 
     pub(super) fn was_wrong(&mut self, is_branch: bool) {
-        if self.is_on() {
+        if let Mode::Branches { wrong, .. } = &mut self.mode {
+            *wrong += 1;
             self.hits = self.hits * HIT_MEMORY + f64::from(u8::from(is_branch));
             self.wrong = self.wrong * HIT_MEMORY + 1.0;
         }
@@ -92,29 +95,33 @@ impl Beside {
         smooth(&mut times.step_us, step_us);
         smooth(&mut times.trip_us, trip_us);
         match &mut self.mode {
-            Mode::Alone { left: 1 } => self.mode = Mode::Branches { tokens: 0 },
+            Mode::Alone { left: 1 } => {
+                self.mode = Mode::Branches {
+                    tokens: 0,
+                    wrong: 0,
+                }
+            }
             Mode::Alone { left } => *left -= 1,
-            Mode::Branches { tokens } => {
+            Mode::Branches { tokens, wrong } => {
                 *tokens += 1;
-                if *tokens >= TRIAL {
-                    self.compare(alpha);
+                if tokens.is_multiple_of(TRIAL) {
+                    let is_known = *wrong >= ENOUGH;
+                    self.compare(alpha, is_known);
                 }
             }
         }
     }
 
-    fn compare(&mut self, alpha: f64) {
-        let hit = self.hits / self.wrong;
+    fn compare(&mut self, alpha: f64, is_known: bool) {
+        let seen = self.hits / self.wrong;
+        let hit = if is_known { seen } else { seen.max(HIT_FIRST) };
         let alone = self.alone.token_us(1.0 - alpha);
         let with = self.with.token_us((1.0 - alpha) * (1.0 - hit));
-        self.mode = match alone.zip(with) {
-            Some((alone, with)) if with >= alone => {
-                let left = self.pause;
-                self.pause = (left * 2).min(PAUSE_MAX);
-                Mode::Alone { left }
-            }
-            _ => Mode::Branches { tokens: 0 },
-        };
+        if alone.zip(with).is_some_and(|(alone, with)| with >= alone) {
+            let left = self.pause;
+            self.pause = (left * 2).min(PAUSE_MAX);
+            self.mode = Mode::Alone { left };
+        }
     }
 }
 
@@ -157,6 +164,23 @@ mod tests {
         until(&mut beside, true, 10_000, 0);
         let tokens = until(&mut beside, false, 11_000, 0);
         assert!((TRIAL..20 * TRIAL).contains(&tokens), "{tokens}");
+    }
+
+    /// Three wrong guesses in a row that no branch was right about say nothing; six do.
+    #[test]
+    fn a_run_of_misses_ends_no_trial() {
+        for (misses, ends) in [(ENOUGH - 1, false), (ENOUGH, true)] {
+            let mut beside = Beside::new();
+            // The same time for everything: branches pay if one wrong guess is saved, and cost a little.
+            until(&mut beside, true, 10_000, 0);
+            for token in 0..TRIAL {
+                if token < misses {
+                    beside.was_wrong(false);
+                }
+                beside.decided(0.9, 15_000, 230_000);
+            }
+            assert_eq!(!beside.is_on(), ends, "{misses}");
+        }
     }
 
     #[test]

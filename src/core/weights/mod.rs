@@ -37,7 +37,7 @@ pub use rule::{BadRule, FLOOR_DEFAULT, Following, Rule, Situation, Strategy, Wei
 pub use screen::Screen;
 pub use shared::{Gates, Noise, Observation, Own, Topic, Unheard, Voice, day};
 
-use crate::ids::{Position, Token};
+use crate::ids::{ExpertId, Position, Token};
 use crate::limits::{PLANE_TOKENS_MAX, TEAM_MAX, WEIGHT_LAG_MAX};
 use crate::lnp::LnP;
 use std::collections::BTreeMap;
@@ -56,6 +56,42 @@ pub struct Tally {
     pub positions: u32,
     pub mixture: f64,
     pub parts: Vec<(Strategy, f64)>,
+}
+
+/// Why experts weigh what they weigh: what came of the prompt.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reasons {
+    /// Everybody who was asked, in expert-id order.
+    pub claims: Vec<(ExpertId, Claim)>,
+    /// How likely it is by now that each strategy is the one to follow.
+    pub strategies: Vec<(Strategy, f64)>,
+}
+
+/// How much a prompt surprised an expert, as it says itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Claim {
+    Silent,
+    /// Nats a token, the first one left out.
+    Nats(f64),
+    /// So little, where everybody else was surprised, that it does not count.
+    Incredible(f64),
+}
+
+impl Claim {
+    fn of(ln_p: &[LnP]) -> Option<f64> {
+        let total: f64 = ln_p.iter().map(|ln_p| -table::nats(*ln_p)).sum();
+        (!ln_p.is_empty()).then(|| total / ln_p.len() as f64)
+    }
+
+    /// Of one expert among all that were asked.
+    pub fn said(screen: &Screen, expert: usize) -> Claim {
+        let said = screen.claim(expert).and_then(Claim::of);
+        match (said, screen.is_credible(expert)) {
+            (None, _) => Claim::Silent,
+            (Some(nats), true) => Claim::Nats(nats),
+            (Some(nats), false) => Claim::Incredible(nats),
+        }
+    }
 }
 
 /// What was said about one position before its token was known.

@@ -49,6 +49,11 @@ impl Screen {
         !self.incredible.get(expert).copied().unwrap_or(true)
     }
 
+    /// What an expert said, whether it counts or not.
+    pub fn claim(&self, expert: usize) -> Option<&[LnP]> {
+        self.claims.get(expert)?.as_deref()
+    }
+
     /// What counts, by expert.
     pub fn credible(&self) -> impl Iterator<Item = (usize, &[LnP])> {
         let claims = self.claims.iter().enumerate();

@@ -85,8 +85,8 @@ impl Tasks {
             )));
         }
         let file: RawFile = toml::from_str(&text).map_err(|error| unreadable(error.to_string()))?;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let folder = std::path::absolute(folder).map_err(|error| unreadable(error.to_string()))?;
+        let whole = std::path::absolute(path).map_err(|error| unreadable(error.to_string()))?;
+        let folder = whole.parent().unwrap_or(Path::new("/")).to_owned();
         let all = checked(file.task).map_err(unreadable)?;
         Ok(Tasks { folder, all })
     }

@@ -203,7 +203,7 @@ async fn begin(
     lease: &Lease,
     seed: u64,
 ) -> Result<GenerationStream, driver::RefusedError> {
-    let law = Law::new(Transforms::NEUTRAL, node.lists()).expect("neutral is a law");
+    let law = Law::new(Transforms::NEUTRAL, node.config().lists()).expect("neutral is a law");
     let prompt = lease.tokenize(vec![Segment::Text("drill".into())], true);
     let generation = Generation {
         prompt: prompt.await.unwrap_or_default(),
