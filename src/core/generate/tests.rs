@@ -3,6 +3,7 @@
 use super::*;
 use crate::law::{ListLaw, Transforms};
 use crate::limits::SECOND_QUESTIONS_MAX;
+use crate::mask::Mask;
 use crate::opinion::{Entry, ExpertFailure, List, Said, Want};
 pub(super) use crate::sim::table::{END, Table, VOCAB, vocab};
 use proptest::prelude::*;
