@@ -528,5 +528,4 @@ fn check_range(name: &str, value: u32, low: u32, high: u32) -> Result<(), Invali
 }
 
 #[cfg(test)]
-#[path = "wish_tests.rs"]
 mod tests;
