@@ -189,11 +189,20 @@ impl Law {
             Sampler::Seeded | Sampler::Rejection => Sampler::SeededPlain,
             same => same,
         };
-        Law {
+        let law = Law {
             sampler,
             robust: Some(f),
             ..self
+        };
+        law.weighs_liars_alike()
+    }
+
+    /// Who may lie may lie about the prompt: nobody's word gets it more weight than another's.
+    fn weighs_liars_alike(mut self) -> Law {
+        if self.robust.is_some() {
+            self.weights.strategy = Strategy::Uniform;
         }
+        self
     }
 
     /// Fewer experts cannot decide anything under this law.
@@ -218,7 +227,7 @@ impl Law {
 
     #[must_use]
     pub fn weighed(self, weights: Weighing) -> Law {
-        Law { weights, ..self }
+        Law { weights, ..self }.weighs_liars_alike()
     }
 
     /// Whose text the response is, as evidence about its experts.
@@ -317,6 +326,19 @@ mod tests {
             (law.sampler, law.transforms.temperature),
             (Sampler::Greedy, 1.0)
         );
+    }
+
+    /// Whatever is said first.
+    #[test]
+    fn where_one_may_lie_nobody_is_given_weight_for_its_word() {
+        let law = Law::new(Transforms::NEUTRAL, ListLaw::default()).unwrap();
+        let meta = Weighing::named("meta").unwrap();
+        for law in [
+            law.clone().robust(1).weighed(meta),
+            law.weighed(meta).robust(1),
+        ] {
+            assert_eq!(law.weights, Weighing::default(), "{law}");
+        }
     }
 
     #[test]
