@@ -251,7 +251,8 @@ fn mesh_rows(mesh: &Value) -> Vec<(&'static str, String)> {
     );
     let mut rows = vec![("an opinion", cost)];
     if let Some(guesses) = mesh["guesses"].as_object() {
-        let count = |name: &str| guesses[name].as_u64().unwrap_or(0);
+        // What there was none of is not there: a map may not be asked by `[]`.
+        let count = |name: &str| guesses.get(name).and_then(Value::as_u64).unwrap_or(0);
         let (right, wrong) = (count("right"), count("wrong"));
         let share = 100.0 * right as f64 / (right + wrong).max(1) as f64;
         let mut guessed = format!(
