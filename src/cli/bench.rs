@@ -53,13 +53,24 @@ mod with_llama {
     use crate::app::App;
     use crate::bench::{self, BenchError, Child, MeshOptions, MeshReport, SoloOptions, SoloReport};
     use crate::bench::{Batches, Detection, SwapOptions, SwapReport, WanOptions, WanRow, Whose};
-    use crate::config::ExpertSettings;
+    use crate::config::{ExpertSettings, Settings};
     use crate::error::{Failure, Kind};
     use crate::node::Audience;
     use crate::{api, cli::term};
     use std::fmt::Write;
     use std::sync::Arc;
+    use tokio::runtime::Runtime;
     use tokio_util::sync::CancellationToken;
+
+    /// A whole node, and what it runs on.
+    fn start(context: &Context, settings: &Arc<Settings>) -> Outcome<(Runtime, App)> {
+        let runtime =
+            Runtime::new().map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
+        let in_runtime = runtime.enter();
+        let app = App::start(&context.home, settings, Audience::Alone)?;
+        drop(in_runtime);
+        Ok((runtime, app))
+    }
 
     pub(in crate::cli) fn solo(context: &Context, args: &BenchSolo) -> Outcome {
         let settings = Arc::new(context.settings.clone());
@@ -67,11 +78,7 @@ mod with_llama {
             .model
             .clone()
             .unwrap_or_else(|| settings.default_model.clone());
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
-        let in_runtime = runtime.enter();
-        let app = App::start(&context.home, &settings, Audience::Alone)?;
-        drop(in_runtime);
+        let (runtime, app) = start(context, &settings)?;
         let library = app.library.clone();
         match bench::child() {
             Some(Child::Bare) => {
@@ -131,11 +138,7 @@ mod with_llama {
 
     pub(in crate::cli) fn mesh(context: &Context, args: &BenchMesh) -> Outcome {
         let settings = Arc::new(context.settings.clone());
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
-        let in_runtime = runtime.enter();
-        let app = App::start(&context.home, &settings, Audience::Alone)?;
-        drop(in_runtime);
+        let (runtime, app) = start(context, &settings)?;
         let (library, typed) = (app.library.clone(), settings.default_model.clone());
         let found = library.find(&typed)?;
         let options = MeshOptions {
@@ -169,11 +172,7 @@ mod with_llama {
             return Err(Failure::new(Kind::Usage, message).hint("or ask for fewer, with --k"));
         }
         let settings = Arc::new(settings);
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
-        let in_runtime = runtime.enter();
-        let app = App::start(&context.home, &settings, Audience::Alone)?;
-        drop(in_runtime);
+        let (runtime, app) = start(context, &settings)?;
         let (library, typed) = (app.library.clone(), settings.default_model.clone());
         let millis = |ms: u32| std::time::Duration::from_millis(u64::from(ms));
         let options = WanOptions {
@@ -281,11 +280,7 @@ mod with_llama {
 
     pub(in crate::cli) fn swap(context: &Context, args: &BenchHostile) -> Outcome {
         let settings = Arc::new(context.settings.clone());
-        let runtime = tokio::runtime::Runtime::new()
-            .map_err(|error| Failure::new(Kind::Failed, error.to_string()))?;
-        let in_runtime = runtime.enter();
-        let app = App::start(&context.home, &settings, Audience::Alone)?;
-        drop(in_runtime);
+        let (runtime, app) = start(context, &settings)?;
         let (library, typed) = (app.library.clone(), settings.default_model.clone());
         let scratch = args.scratch.clone().unwrap_or_else(std::env::temp_dir);
         let options = SwapOptions {

@@ -79,17 +79,10 @@ pub fn guesses(guesses: Guesses) -> v1::Guesses {
 }
 
 pub fn reasons(reasons: &Reasons) -> v1::Reasons {
-    let claim = |(expert, claim): &(ExpertId, Claim)| {
-        let (nats, counts) = match *claim {
-            Claim::Silent => (None, false),
-            Claim::Nats(nats) => (Some(nats), true),
-            Claim::Incredible(nats) => (Some(nats), false),
-        };
-        v1::Claim {
-            expert: expert.0.to_vec(),
-            nats,
-            counts,
-        }
+    let claim = |(expert, claim): &(ExpertId, Claim)| v1::Claim {
+        expert: expert.0.to_vec(),
+        nats: claim.nats(),
+        counts: claim.counts(),
     };
     let belief = |(strategy, share): &(Strategy, f64)| v1::Belief {
         strategy: strategy.name().into(),

@@ -78,6 +78,18 @@ pub enum Claim {
 }
 
 impl Claim {
+    /// As it was said; None: nothing was.
+    pub fn nats(self) -> Option<f64> {
+        match self {
+            Claim::Silent => None,
+            Claim::Nats(nats) | Claim::Incredible(nats) => Some(nats),
+        }
+    }
+
+    pub fn counts(self) -> bool {
+        matches!(self, Claim::Nats(_))
+    }
+
     fn of(ln_p: &[LnP]) -> Option<f64> {
         let total: f64 = ln_p.iter().map(|ln_p| -table::nats(*ln_p)).sum();
         (!ln_p.is_empty()).then(|| total / ln_p.len() as f64)
