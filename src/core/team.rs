@@ -291,7 +291,12 @@ pub(crate) struct Team {
     turn_at: Position,
     patience: Patience,
     script: Option<Schedule>,
+    /// Weights to learn, with nothing heard.
+    blank: Option<Weights>,
+    /// What came of it when it was last asked for; None: nobody has said anything.
     learned: Option<Weights>,
+    /// Something was said of the prompt that is not in `learned`.
+    has_news: bool,
     screen: Screen,
     /// Nobody is chosen yet: everybody is asked what it thinks of the prompt.
     choosing: bool,
@@ -327,7 +332,7 @@ impl Team {
         if !plan.candidates.iter().all(|c| good(c.weight)) {
             return Err(BadPlan::Weight);
         }
-        let learned = weigh::learned(&plan, weighing)?;
+        let blank = weigh::blank(&plan, weighing)?;
         let mut by_id: Vec<usize> = (0..count).collect();
         by_id.sort_by_key(|&i| plan.candidates[i].expert);
         let expert = |i: usize| plan.candidates[i].expert;
@@ -350,7 +355,7 @@ impl Team {
         });
         let members: Vec<Member> = members.collect();
         let follow = Follow::new(&plan, weighing, from, &members)?;
-        let choosing = learned.is_some() && count > plan.sets.asked_at_once(plan.k, plan.spares);
+        let choosing = blank.is_some() && count > plan.sets.asked_at_once(plan.k, plan.spares);
         Ok(Team {
             members,
             order,
@@ -366,7 +371,9 @@ impl Team {
             turn_at: Position::MAX,
             patience: plan.patience,
             script: plan.script,
-            learned,
+            blank,
+            learned: None,
+            has_news: false,
             screen: Screen::new(count),
             choosing,
             follow,
@@ -413,7 +420,7 @@ impl Team {
         if let Some(start) = self.follow.as_ref().and_then(Follow::start) {
             return restricted(start, set);
         }
-        if let Some(learned) = self.learned.as_ref().filter(|_| self.has_scores()) {
+        if let Some(learned) = &self.learned {
             return learned.frozen(set);
         }
         let total: f64 = set.iter().map(|&i| self.members[i].weight).sum();
@@ -450,6 +457,9 @@ impl Team {
         }
         let first = self.group.is_empty();
         self.fill(|standing| *standing == Standing::Warm || first);
+        if self.has_news {
+            self.weigh(); // whoever has come in may have spoken before
+        }
         self.write_down(position);
     }
 
@@ -519,8 +529,8 @@ impl Team {
         let warm = |i: &&usize| self.members[**i].standing == Standing::Warm;
         let outside = self.order.iter().filter(|i| !self.group.contains(i));
         // Everybody who was asked what it thinks of the prompt is warm.
-        let most = match (&self.learned, &self.follow) {
-            (Some(_), None) => self.spares,
+        let most = match (self.learns(), &self.follow) {
+            (true, None) => self.spares,
             _ => self.members.len(),
         };
         let mut spares: Vec<usize> = outside.filter(warm).take(most).copied().collect();
@@ -583,7 +593,7 @@ impl Team {
         if self.group.is_empty() {
             self.call_back();
         }
-        self.weigh(position);
+        self.weigh();
         self.write_down(position);
     }
 

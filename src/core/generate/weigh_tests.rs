@@ -76,6 +76,17 @@ fn who_wrote_the_prompt_counts_most() {
         assert!(nats(2) < nats(1) && nats(2) < nats(3), "{reasons:?}");
         let believed: f64 = reasons.strategies.iter().map(|(_, share)| share).sum();
         assert!((believed - 1.0).abs() < 1e-9, "{reasons:?}");
+        // Whatever would have said the prompt better is followed, in whatever order experts spoke.
+        let of = |strategy| {
+            let found = reasons.strategies.iter().find(|(s, _)| *s == strategy);
+            found.map_or(0.0, |(_, share)| *share)
+        };
+        if strategy == Strategy::Meta {
+            assert!(
+                of(Strategy::Share) > 2.0 * of(Strategy::Uniform),
+                "{reasons:?}"
+            );
+        }
     }
     let equal = live(
         knowing(written_by(2, 12), 4),

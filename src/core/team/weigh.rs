@@ -10,7 +10,7 @@ use crate::weights::{
 
 /// The candidates' weights are the prior. Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
 /// be in.
-pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, BadPlan> {
+pub(super) fn blank(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, BadPlan> {
     let takes_turns = matches!(plan.sets, Sets::Turns { .. });
     let is_equal = weighing.strategy == Strategy::Uniform || plan.candidates.len() < 2;
     if is_equal || takes_turns || plan.script.is_some() {
@@ -31,28 +31,18 @@ pub(super) fn learned(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>
     learned.map(Some).map_err(|_| BadPlan::Rule)
 }
 
-fn hear(learned: &mut Weights, expert: usize, ln_p: &[LnP]) {
-    for (at, ln_p) in (1..).zip(ln_p) {
-        learned.heard(at, expert, *ln_p);
-    }
-}
-
 /// What is said of given text goes into weights that do not change after it.
 const FROZEN: Situation = Situation::Sampled(Following::Frozen);
 
 impl Team {
     /// Whoever opens a session says what it thinks of the prompt.
     pub(crate) fn learns(&self) -> bool {
-        self.learned.is_some()
+        self.blank.is_some()
     }
 
     /// Everybody is asked what it thinks of the prompt, and nobody about the first position yet.
     pub(crate) fn is_choosing(&self) -> bool {
         self.choosing
-    }
-
-    pub(super) fn has_scores(&self) -> bool {
-        self.members.iter().any(|m| m.has_scored)
     }
 
     /// It has been sent the prompt, and has its time to say what it thinks of it.
@@ -66,54 +56,61 @@ impl Team {
     /// ln p of the prompt's tokens but the first, by one member. Returns whether that changed the set or
     /// its weights at the undecided position.
     pub(crate) fn scored(&mut self, i: usize, ln_p: &[LnP], position: Position) -> bool {
-        let Some(learned) = &mut self.learned else {
+        if !self.learns() {
             return false;
-        };
-        let is_other = self.screen.heard(i, ln_p);
-        if is_other && let Ok(anew) = learned.anew() {
-            *learned = anew;
-            for (k, ln_p) in self.screen.credible() {
-                hear(learned, k, ln_p);
-            }
-        } else if self.screen.is_credible(i) {
-            hear(learned, i, ln_p);
         }
+        let is_other = self.screen.heard(i, ln_p);
         self.members[i].has_scored = true;
+        self.has_news = true;
         if !is_other && !self.group.contains(&i) {
             return false; // what others weigh was declared without it
         }
-        self.weigh(position);
+        self.weigh();
         self.write_down(position);
         true
+    }
+
+    /// All that was said of the prompt so far is heard at once, by whoever asks for weights. Strategies are judged by
+    /// what each would have said of the prompt with everybody's word; judged as words come in, they would be judged
+    /// with the first to speak alone, and one expert leaves nothing to differ about.
+    fn hear_out(&mut self) -> Option<&Weights> {
+        if std::mem::take(&mut self.has_news) {
+            let mut weights = self.blank.clone()?;
+            let mut tokens = 0;
+            for (k, ln_p) in self.screen.credible() {
+                for (at, ln_p) in (1..).zip(ln_p) {
+                    weights.heard(at, k, *ln_p);
+                }
+                tokens = tokens.max(ln_p.len());
+            }
+            weights.begin(tokens as Position + 1, FROZEN).ok()?;
+            self.learned = Some(weights);
+        }
+        self.learned.as_ref()
     }
 
     /// Once everybody who can has said what it thinks of the prompt: those that weigh most.
     pub(crate) fn choose(&mut self, position: Position) {
         let has_all = self.group.iter().all(|&i| self.members[i].has_scored);
-        let (true, true, Some(learned)) = (self.choosing, has_all, &mut self.learned) else {
-            return;
-        };
-        if learned.begin(position, FROZEN).is_err() {
+        if !self.choosing || !has_all {
             return;
         }
         self.choosing = false;
-        let weights = learned.start();
+        self.hear_out();
+        let weights = self.start();
         self.order
             .sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
         self.group.clear();
         self.fill(|standing| *standing == Standing::Warm);
-        self.weigh(position);
+        self.weigh();
         self.write_down(position);
     }
 
     /// Weighs the set by what its members said of the prompt; those that have not spoken count as all did
     /// before the first word. Once all have, whoever weighs nothing is not asked: where weights follow it
     /// may weigh more later.
-    pub(super) fn weigh(&mut self, position: Position) {
-        let Some(learned) = self.learned.as_mut().filter(|_| !self.choosing) else {
-            return;
-        };
-        if self.group.is_empty() || learned.begin(position, FROZEN).is_err() {
+    pub(super) fn weigh(&mut self) {
+        if self.choosing || self.group.is_empty() || self.hear_out().is_none() {
             return;
         }
         let all = self.group.iter().all(|&i| self.members[i].has_scored);
@@ -128,7 +125,7 @@ impl Team {
         let pool: Vec<usize> = pool
             .filter(|i| self.group.contains(i) || has_said(i))
             .collect();
-        for (&i, weight) in pool.iter().zip(learned.frozen(&pool)) {
+        for (&i, weight) in pool.iter().zip(self.declared(&pool)) {
             self.members[i].is_outweighed = weight == 0.0;
         }
         let members = &self.members;
@@ -139,7 +136,9 @@ impl Team {
 
     /// Who knew the prompt, as far as this request asked.
     pub(crate) fn seen(&self, prompt: &[Token]) -> Option<Observation> {
-        self.learned.as_ref()?;
+        if !self.learns() {
+            return None;
+        }
         let said = self.screen.credible();
         let said: Vec<(ExpertId, &[LnP])> = said
             .map(|(k, ln_p)| (self.members[k].expert, ln_p))
@@ -150,7 +149,7 @@ impl Team {
     /// Why the answer sets out from the weights that it has. None: nobody has said anything of the prompt, or
     /// everybody weighs the same whatever is said.
     pub(crate) fn reasons(&self, first: Position) -> Option<Reasons> {
-        let learned = self.learned.as_ref().filter(|_| self.has_scores())?;
+        let learned = self.learned.as_ref()?;
         let members = self.members.iter().enumerate();
         Some(Reasons {
             claims: members
@@ -162,7 +161,7 @@ impl Team {
 
     /// What the answer sets out from, of everybody.
     pub(super) fn start(&self) -> Vec<f64> {
-        match self.learned.as_ref().filter(|_| self.has_scores()) {
+        match &self.learned {
             Some(learned) => learned.start(),
             None => {
                 let all: Vec<usize> = (0..self.members.len()).collect();

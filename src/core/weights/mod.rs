@@ -126,7 +126,6 @@ struct Fits {
 pub struct Weights {
     rule: Rule,
     experts: usize,
-    prior: Vec<f64>,
     parts: Vec<Strategy>,
     table: Table,
     tokens: Vec<Token>,
@@ -156,11 +155,6 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// The same rule, and nothing heard.
-    pub fn anew(&self) -> Result<Weights, BadRule> {
-        Weights::from_prior(self.rule, &self.prior, self.gate.clone())
-    }
-
     /// Nobody is known to be better.
     pub fn new(rule: Rule, experts: usize, gate: Option<Gate>) -> Result<Weights, BadRule> {
         Weights::from_prior(rule, &vec![1.0; experts], gate)
@@ -206,9 +200,8 @@ impl Weights {
             dirty: None,
             fits: Fits {
                 convex: prior.clone(),
-                gate: prior.clone(),
+                gate: prior,
             },
-            prior,
             next: 0,
             declared: BTreeMap::new(),
             posterior: vec![vec![0.0; parts.len()]; rule.lag as usize + 1],
