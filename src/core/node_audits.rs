@@ -43,7 +43,7 @@ impl Node {
                 None
             }
             Input::SendFailed { session, .. } if self.desk.is_under_way(session) => {
-                self.desk.stop(); // its mailbox is full, or it is gone: a goodbye would be refused as well
+                self.stop_audit(out);
                 None
             }
             other => Some(other),
@@ -66,15 +66,19 @@ impl Node {
         let is_busy = !self.running.is_empty() || !self.waiting.is_empty() || !self.host.is_empty();
         let permit = self.audit_permit();
         if is_busy || permit.is_none() {
-            let close = self.desk.stop();
-            out.extend(close.map(|(twin, op)| Output::ToExpert(twin, op)));
-            return;
+            return self.stop_audit(out);
         }
         let Some((twin, ops)) = self.desk.start() else {
             return;
         };
         self.audit_permit = permit;
         out.extend(ops.into_iter().map(|op| Output::ToExpert(twin, op)));
+    }
+
+    /// The twin is told in any case: it may have opened the session before its mailbox was full.
+    fn stop_audit(&mut self, out: &mut Vec<Output>) {
+        let close = self.desk.stop();
+        out.extend(close.map(|(twin, op)| Output::ToExpert(twin, op)));
     }
 
     /// Nothing is computed about a mesh that was halted, also not again: an audit goes on under the permit that it

@@ -295,11 +295,14 @@ fn a_twin_that_leaves_or_hears_nothing_takes_its_audit_along() {
     assert!(!rig.node.desk.is_busy());
     let mut rig = auditing();
     let session = rig.audits[0];
-    rig.tell(Input::SendFailed {
+    let full = Input::SendFailed {
         session,
         expert: HERE,
         why: "its mailbox is full".into(),
-    });
+    };
+    let mut out = Vec::new();
+    rig.node.handle(Micros(rig.now), full, &mut out);
+    assert!(closes_an_audit(&rig, &out), "it may have opened it before");
     assert!(rig.node.audits().spent_tokens > 0);
 }
 

@@ -30,6 +30,11 @@ impl Draws {
         ((u128::from(self.word()) * bound as u128) >> 64) as usize
     }
 
+    /// For whoever draws more from it.
+    pub(super) fn secret(&mut self) -> [u8; 32] {
+        std::array::from_fn(|_| self.below(256) as u8)
+    }
+
     pub(super) fn within(&mut self, from: usize, to: usize) -> usize {
         from + self.below(to.saturating_sub(from) + 1)
     }

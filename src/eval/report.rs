@@ -29,6 +29,22 @@ pub struct LagRow {
     pub row: Row,
 }
 
+/// What a newcomer's answers gain if it starts from what a mesh of so many nodes saw, in nats a token.
+#[derive(Clone, Debug, Serialize)]
+pub struct GateRow {
+    pub nodes: usize,
+    pub requests_a_day: usize,
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    pub documents: usize,
+    /// By weights that set out from the mesh's gate instead of from equal ones.
+    pub saved: f64,
+    pub ci: [f64; 2],
+    /// Behind the best expert of each answer: the one that the gate would ask first, and a random one.
+    pub first: f64,
+    pub anybody: f64,
+}
+
 /// Perplexity over another's; below 1 is better.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Gain {
@@ -86,6 +102,8 @@ pub struct Report {
     /// Of the gain of the largest K on mixed documents.
     pub gain_kept: Option<f64>,
     pub lags: Vec<LagRow>,
+    /// Of answers on pure documents; empty where there are too few.
+    pub gate: Vec<GateRow>,
     /// Where whole distributions were compared.
     pub positions: usize,
     pub experts: Vec<String>,
@@ -99,6 +117,7 @@ pub(super) fn report(
     folder: Folder,
     options: &Options,
     figures: Figures,
+    gate: Vec<GateRow>,
     apart: Apart,
 ) -> Report {
     let mixed = panel
@@ -129,6 +148,7 @@ pub(super) fn report(
         gain_vs_against: figures.mixed_against,
         gain_kept: figures.kept,
         lags: figures.lags,
+        gate,
         positions: apart.positions,
         experts: panel.names.clone(),
         documents: Documents {

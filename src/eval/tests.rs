@@ -129,6 +129,11 @@ fn the_report_has_what_the_protocol_says() {
     }
     find("mixed", "mixed", "against", 1);
     assert_eq!(report.lags.len(), 6, "three lags on either set");
+    assert_eq!(
+        report.gate.len(),
+        9,
+        "three meshes, three lengths of prompts"
+    );
     let mixed = report.gain_vs_best_single.mixed.unwrap();
     assert!(mixed.ci[0] <= mixed.ppl_ratio && mixed.ppl_ratio <= mixed.ci[1]);
     assert!(0.0 < report.tv.min && report.tv.max < 1.0 && report.positions > 8);
