@@ -7,6 +7,7 @@
 //! honest expert as rarely as its wealth says, over all of that expert's life.
 
 use crate::alarm::{BETS_COUNT, Bettor};
+use crate::law::Transforms;
 use crate::limits::DRAFT_TOKENS_MAX;
 use crate::lnp::LnP;
 use crate::opinion::{List, Query, Want};
@@ -45,7 +46,15 @@ const BETS: [(f64, f64); BETS_COUNT] = [
     (0.03, 0.25),
 ];
 
-/// What an auditor asks its own copy about a position, to judge what another was asked.
+/// What is left of p under a law that keeps the most likely tokens of this mass: at least so much of it was kept before
+/// it was said as a whole. None: under other truncations anything may be left, so they are not audited.
+pub fn kept(transforms: &Transforms) -> Option<f64> {
+    let is_known = transforms.top_k == 0 && transforms.min_p == 0.0;
+    (is_known && transforms.top_p >= TOP_P_MIN).then(|| f64::from(transforms.top_p).min(1.0))
+}
+
+/// What an auditor asks its own copy about a position, to judge what another was asked. The copy tells all that it
+/// believes: two copies cut in different places, and what is cut is not compared.
 pub fn question(asked: &Query) -> Query {
     let want = match &asked.want {
         Want::Perturbed { key, tau } => Want::Perturbed {
@@ -61,7 +70,7 @@ pub fn question(asked: &Query) -> Query {
     Query {
         want,
         mask: asked.mask.clone(),
-        untruncated: asked.untruncated,
+        untruncated: true,
         raw_top: None,
         scores: 0,
     }
@@ -69,6 +78,8 @@ pub fn question(asked: &Query) -> Query {
 
 /// Below it a rounding of logits grows into mass: such answers are not audited.
 pub const TEMPERATURE_MIN: f32 = 0.5;
+/// Where more is cut off, little is left to compare.
+pub const TOP_P_MIN: f32 = 0.5;
 
 /// How far two lists about one position are apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,16 +91,23 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// Between what an expert said in answer to `asked` and what the auditor's copy says to [`question`] of it.
-    pub fn between(asked: &Query, said: &List, own: &List) -> Gap {
+    /// Between what an expert said in answer to `asked` and what the auditor's copy says to [`question`] of it. `kept`:
+    /// at least this part of its belief was left when it was said (see [`kept`]). What it said of a token is then at
+    /// most so many times too large, and of tokens that were cut nothing follows: the honest come no nearer to a
+    /// verdict than where nothing is cut.
+    pub fn between(asked: &Query, kept: f64, said: &List, own: &List) -> Gap {
+        let is_whole = asked.untruncated || kept >= 1.0;
+        let kept = if is_whole { 1.0 } else { kept };
         let tokens = said.entries.iter().chain(&own.entries);
         let tokens: BTreeSet<u32> = tokens.map(|entry| entry.token).collect();
         let (mut over, mut under) = (0.0, 0.0);
         for token in tokens {
             let (least_said, most_said) = range(asked, said, token);
             let (least_own, most_own) = range(asked, own, token);
-            over += (least_said - most_own).max(0.0);
-            under += (least_own - most_said).max(0.0);
+            over += (kept * least_said - most_own).max(0.0);
+            if is_whole {
+                under += (least_own - most_said).max(0.0);
+            }
         }
         let spread = own.entries.iter().map(|e| e.ln_p.p() * (1.0 - e.ln_p.p()));
         Gap {

@@ -6,13 +6,20 @@ use crate::seeded::Secret;
 use proptest::prelude::*;
 
 fn list_of(logits: &[f32], query: &Query) -> List {
+    cut_list_of(logits, query, 1.0)
+}
+
+fn cut_list_of(logits: &[f32], query: &Query, top_p: f32) -> List {
+    let transforms = Transforms {
+        top_p,
+        ..Transforms::NEUTRAL
+    };
     let history = History {
         tokens: &[],
         prompt: 0,
     };
     let mut row = Distribution::new();
-    row.measure(logits, &Transforms::NEUTRAL, history, false)
-        .unwrap();
+    row.measure(logits, &transforms, history, false).unwrap();
     match row.answer(query).0 {
         Said::List(list) => list,
         Said::Scalars(_) => panic!("asked for a list"),
@@ -43,13 +50,51 @@ proptest! {
             true => Query::plain(0.9, 16),
             false => Query::perturbed(Secret::from_seed(seed, 0).key(3), 1.0 / 16.0),
         };
-        let gap = Gap::between(&asked, &list_of(&said, &asked), &list_of(&own, &question(&asked)));
+        let gap = Gap::between(&asked, 1.0, &list_of(&said, &asked), &list_of(&own, &question(&asked)));
         // Every p travels rounded down, by a thousandth at most.
         prop_assert!(gap.distance <= tv(&said, &own) + 2e-3, "{gap:?} {}", tv(&said, &own));
         prop_assert!(gap.score().is_finite() && (0.0..=1.0).contains(&gap.spread));
-        let same = Gap::between(&asked, &list_of(&own, &asked), &list_of(&own, &question(&asked)));
+        let same = Gap::between(&asked, 1.0, &list_of(&own, &asked), &list_of(&own, &question(&asked)));
         prop_assert_eq!(same.distance, 0.0);
     }
+}
+
+proptest! {
+    /// Whatever is cut off, and wherever two copies cut: never wider than where nothing is.
+    #[test]
+    fn what_is_cut_off_makes_no_gap(
+        said in prop::collection::vec(-8.0f32..4.0, 64),
+        own in prop::collection::vec(-8.0f32..4.0, 64),
+        seed: u64,
+        top_p in TOP_P_MIN..1.0f32,
+    ) {
+        let asked = Query::perturbed(Secret::from_seed(seed, 0).key(3), 1.0 / 16.0);
+        let kept = kept(&Transforms { top_p, ..Transforms::NEUTRAL }).unwrap();
+        let said = (cut_list_of(&said, &asked, top_p), tv(&said, &own));
+        let list = list_of(&own, &question(&asked));
+        let gap = Gap::between(&asked, kept, &said.0, &list);
+        prop_assert!(gap.distance <= said.1 + 2e-3, "{gap:?} {}", said.1);
+        let same = Gap::between(&asked, kept, &cut_list_of(&own, &asked, top_p), &list);
+        prop_assert!(same.distance < 1e-3, "{same:?}");
+    }
+}
+
+/// Who cuts off all but what it likes is still compared with what that weighs.
+#[test]
+fn a_cheat_cannot_hide_behind_what_it_cuts_off() {
+    let asked = Query::perturbed(Secret::from_seed(1, 0).key(3), 1.0 / 16.0);
+    let own = vec![0.0; 8];
+    let mut sure = vec![-30.0; 8];
+    sure[2] = 0.0;
+    let list = list_of(&own, &question(&asked));
+    let gap = Gap::between(&asked, 0.95, &cut_list_of(&sure, &asked, 0.95), &list);
+    assert!((gap.distance - (0.95 - 0.125)).abs() < 2e-3, "{gap:?}");
+    let few = Transforms {
+        top_k: 4,
+        ..Transforms::NEUTRAL
+    };
+    assert_eq!(kept(&few), None);
+    assert_eq!(kept(&Transforms::NEUTRAL), Some(1.0));
 }
 
 #[test]
@@ -62,10 +107,10 @@ fn a_token_that_only_one_lists_counts_as_far_as_the_bound_allows() {
     let asked = Query::plain(0.999, 256);
     let said = list(vec![entry(1, 0.5), entry(2, 0.5)], 0.5);
     let own = list(vec![entry(1, 0.5)], 0.1);
-    let gap = Gap::between(&asked, &said, &own);
+    let gap = Gap::between(&asked, 1.0, &said, &own);
     assert!((gap.distance - 0.4).abs() < 2e-3, "{gap:?}");
     let denied = list(vec![entry(1, 0.5)], 0.0);
-    let gap = Gap::between(&asked, &said, &denied);
+    let gap = Gap::between(&asked, 1.0, &said, &denied);
     assert!((gap.distance - 0.5).abs() < 2e-3, "{gap:?}");
 }
 

@@ -346,7 +346,9 @@ fn what_the_transforms_would_blur_is_not_watched() {
     assert!(watched(&|_| {}));
     assert!(!watched(&|spec| spec.grammar = true));
     assert!(!watched(&|spec| spec.law.transforms.top_k = 40));
-    assert!(!watched(&|spec| spec.law.transforms.top_p = 0.9));
+    assert!(watched(&|spec| spec.law.transforms.top_p = 0.9));
+    assert!(!watched(&|spec| spec.law.transforms.top_p = 0.4));
+    assert!(!watched(&|spec| spec.law.transforms.min_p = 0.1));
     assert!(!watched(&|spec| spec.law.transforms.temperature = 0.2));
     let request = rig.request(|_| {});
     assert_eq!(

@@ -38,6 +38,7 @@ pub(super) struct Shape {
     /// What is asked.
     pub(super) kind: Kind,
     pub(super) temperature: f32,
+    pub(super) top_p: f32,
     /// In which numbers it computes; None: the file's own.
     pub(super) file: Option<Quantisation>,
 }
@@ -50,6 +51,9 @@ pub(super) enum Kind {
     Plain,
 }
 
+/// What of a shape is what is asked: temperature and top_p with it.
+pub(super) type Asked = (Kind, f32, f32);
+
 impl Shape {
     /// A router's first question about a position.
     pub(super) fn asks(self, secret: &Secret, position: Position) -> Query {
@@ -60,9 +64,14 @@ impl Shape {
         }
     }
 
-    fn transforms(self) -> Transforms {
+    pub(super) fn asked(self) -> Asked {
+        (self.kind, self.temperature, self.top_p)
+    }
+
+    pub(super) fn transforms(self) -> Transforms {
         Transforms {
             temperature: self.temperature,
+            top_p: self.top_p,
             ..Transforms::NEUTRAL
         }
     }

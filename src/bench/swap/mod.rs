@@ -8,7 +8,7 @@ use super::{BenchError, Result};
 use crate::expert::EventSender;
 use crate::expert::llama::{LoadRequest, Quantisation, requantise};
 use crate::store::gguf;
-use hear::{Ear, Kind, Lists, Shape, Spent, Text};
+use hear::{Asked, Ear, Kind, Lists, Shape, Spent, Text};
 use quorate_core::audit::{self, Gap, MARGIN, Noise};
 use quorate_core::ids::Position;
 use quorate_core::limits::AUDIT_SHARE;
@@ -41,7 +41,7 @@ const SPEAKERS: usize = 8;
 /// the default law asks; and on a machine that multiplies otherwise. llama.cpp's kernels for processors round what
 /// they multiply with a quantised row to 8 bits, those of a graphics card may not: the same weights in 32 bits show
 /// what that does.
-const HONEST: [Shape; 10] = [
+const HONEST: [Shape; 11] = [
     shape("a token at a time", 1, 1, 0),
     TOGETHER,
     Shape {
@@ -64,6 +64,7 @@ const HONEST: [Shape; 10] = [
         kind: Kind::Plain,
         ..TOGETHER
     },
+    AS_RUN,
     Shape {
         name: "other kernels, 8 together",
         file: Some(Quantisation::F32),
@@ -71,6 +72,12 @@ const HONEST: [Shape; 10] = [
     },
 ];
 const TOGETHER: Shape = shape("8 texts together", 1, 8, 0);
+/// As `quorate run` asks where nothing is set.
+const AS_RUN: Shape = Shape {
+    temperature: 0.7,
+    top_p: 0.95,
+    ..TOGETHER
+};
 /// In place of the declared file.
 const SWAPS: [Quantisation; 6] = [
     Quantisation::Q40,
@@ -91,6 +98,7 @@ const fn shape(name: &'static str, piece: usize, together: usize, joins: usize) 
         threads: 1,
         kind: Kind::Perturbed,
         temperature: 1.0,
+        top_p: 1.0,
         file: None,
     }
 }
@@ -129,6 +137,7 @@ pub struct HonestRow {
     pub shape: &'static str,
     pub asked: String,
     pub temperature: f32,
+    pub top_p: f32,
     pub positions: usize,
     pub distance_mean: f64,
     /// Scores that it exceeds at a half of the positions, a quarter, ...
@@ -140,6 +149,8 @@ pub struct HonestRow {
 pub struct SwapRow {
     pub file: &'static str,
     pub tensors: Tensors,
+    pub temperature: f32,
+    pub top_p: f32,
     pub distance_mean: f64,
     pub exceeds: Noise,
     pub detection: Detection,
@@ -174,17 +185,22 @@ pub fn swap(options: &SwapOptions) -> Result<SwapReport> {
     let noise = streams::noise(&honest.heard);
     let assumed = noise.map(|score| score * MARGIN);
     let mut swaps = Vec::new();
-    for kind in SWAPS {
+    for (kind, asked) in SWAPS
+        .iter()
+        .flat_map(|kind| [(*kind, TOGETHER), (*kind, AS_RUN)])
+    {
         say(kind.name());
         let shape = Shape {
             file: Some(kind),
-            ..TOGETHER
+            ..asked
         };
         let heard = bench.said(&texts, shape)?;
-        let gaps = gaps(&texts, shape, &heard.lists, &honest.own);
+        let gaps = gaps(&texts, shape, &heard.lists, honest.own_of(shape));
         let row = SwapRow {
             file: kind.name(),
             tensors: heard.tensors,
+            temperature: shape.temperature,
+            top_p: shape.top_p,
             distance_mean: distance_mean(&gaps),
             exceeds: streams::noise(std::slice::from_ref(&gaps)),
             detection: streams::detection(assumed, &gaps, None),
@@ -221,11 +237,23 @@ impl Drop for Bench<'_> {
 
 /// What honest experts say, and their auditor.
 struct Honest {
-    /// The auditor's lists where the default law asks.
-    own: Lists,
+    /// The auditor's lists, by what is asked.
+    own: Vec<(Asked, Lists)>,
     rows: Vec<HonestRow>,
     heard: Vec<Gaps>,
     costs: Costs,
+}
+
+impl Honest {
+    /// Whoever is asked so was among the honest as well.
+    fn own_of(&self, shape: Shape) -> &Lists {
+        let (_, lists) = self
+            .own
+            .iter()
+            .find(|(asked, _)| *asked == shape.asked())
+            .expect("it was asked");
+        lists
+    }
 }
 
 /// What one expert says.
@@ -273,13 +301,13 @@ impl<'a> Bench<'a> {
 
     fn honest(&self, texts: &[Text], say: &dyn Fn(&str)) -> Result<Honest> {
         let mut auditor = Ear::load(self.request, |plain| plain)?;
-        let mut own: Vec<((Kind, f32), Lists)> = Vec::new();
+        let mut own: Vec<(Asked, Lists)> = Vec::new();
         let (mut rows, mut heard) = (Vec::new(), Vec::new());
         let (mut spoken, mut audited) = (Spent::default(), Spent::default());
         for shape in HONEST {
             say(shape.name);
-            let asked = (shape.kind, shape.temperature);
-            let at = match own.iter().position(|(kind, _)| *kind == asked) {
+            let asked = shape.asked();
+            let at = match own.iter().position(|(of, _)| *of == asked) {
                 Some(at) => at,
                 None => {
                     let wider = |secret: &Secret, at| audit::question(&shape.asks(secret, at));
@@ -298,7 +326,6 @@ impl<'a> Bench<'a> {
             rows.push(row);
             heard.push(gaps);
         }
-        let (_, own) = own.swap_remove(0);
         Ok(Honest {
             own,
             rows,
@@ -354,12 +381,13 @@ fn kinds(path: &Path) -> Result<Tensors> {
 }
 
 fn gaps(texts: &[Text], shape: Shape, said: &Lists, own: &Lists) -> Gaps {
+    let kept = audit::kept(&shape.transforms()).expect("what is asked here can be audited");
     let of_text = |(at, text): (usize, &Text)| {
         let pairs = said[at].iter().zip(&own[at]).enumerate();
         let gap = |(place, (said, own)): (usize, (&Option<_>, &Option<_>))| {
             let position = (text.prompt.len() + place) as Position;
             let asked = shape.asks(&text.secret, position);
-            Some(Gap::between(&asked, said.as_ref()?, own.as_ref()?))
+            Some(Gap::between(&asked, kept, said.as_ref()?, own.as_ref()?))
         };
         pairs.filter_map(gap).collect()
     };
@@ -377,6 +405,7 @@ fn honest_row(shape: Shape, gaps: &Gaps) -> HonestRow {
         shape: shape.name,
         asked: format!("{:?}", shape.kind).to_lowercase(),
         temperature: shape.temperature,
+        top_p: shape.top_p,
         positions: scores.clone().count(),
         distance_mean: distance_mean(gaps),
         exceeds: streams::noise(std::slice::from_ref(gaps)),
