@@ -153,7 +153,7 @@ pub const GUEST_OPS_BURST: u32 = 256;
 /// ...and how fast they come back: tokens pushed to a spare arrive at the speed of a stream.
 pub const GUEST_OP_REFILL_US: u64 = 2_000;
 /// Events waiting for a guest whose connection is slow; then it is cut off.
-pub const GUEST_EVENTS_MAX: usize = 64;
+pub const GUEST_EVENTS_MAX: usize = 128;
 /// Longest time that "come back later" names: hours of a schedule are asked again.
 pub const BUSY_RETRY_MS_MAX: u32 = 3_600_000;
 /// Hours in which a node gives, a day.
@@ -578,7 +578,7 @@ const _: () = {
     );
     assert!(READ_TOKENS < UNREAD_TOKENS_MAX);
     assert!(
-        GUEST_EVENTS_MAX > GUESSES_MAX + 1,
+        GUEST_EVENTS_MAX > GUESSES_MAX + 1 + BRANCHES_MAX * (BRANCH_TOKENS_MAX + 1),
         "nor is what is said about it"
     );
     assert!(

@@ -141,8 +141,8 @@ impl Far {
         let (mut stream, _) = asking.await?;
         let heard = listen(&mut stream, |_| ()).await?;
         let cpu = begun.and_then(|begun| cpu_time()?.checked_sub(begun));
-        if !played.is_schedule(&heard.schedule, heard.tokens.len()) {
-            let why = "an expert was lost on the way, and the text is another one's";
+        if let Some(at) = played.departs(&heard.schedule, heard.tokens.len()) {
+            let why = format!("one was lost on the way: others decided from position {at} on");
             return Err(BenchError::new("a text", why));
         }
         let rtts = self.others.iter().filter_map(|o| o.expert.status().rtt);

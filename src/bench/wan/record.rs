@@ -14,7 +14,7 @@ use quorate_core::opinion::{ExpertEvent, List, Said};
 use quorate_core::plain::{self, Draw};
 use quorate_core::record::{Recorder, Recording, decode, encode, replay};
 use quorate_core::seeded::Secret;
-use quorate_core::team::{Change, Plan, Schedule, Sets};
+use quorate_core::team::{Plan, Schedule, Sets};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -120,16 +120,16 @@ impl Played {
         format!("{}, {place} guesses", self.cast.name)
     }
 
-    /// Did the same experts decide the first so many tokens?
-    pub(super) fn is_schedule(&self, schedule: &Schedule, tokens: usize) -> bool {
+    /// From which of the first so many tokens on other experts decided than these.
+    pub(super) fn departs(&self, schedule: &Schedule, tokens: usize) -> Option<Position> {
         let end = (self.recording.prompt.len() + tokens) as Position;
-        let recorded = self.recording.schedule.iter();
-        let recorded = recorded.take_while(|change| change.position < end);
-        let whom = |change: &Change| {
+        let set_at = |schedule: &Schedule, position: Position| {
+            let change = schedule.iter().rfind(|c| c.position <= position)?;
             let set: Vec<ExpertId> = change.set.iter().map(|(expert, _)| *expert).collect();
-            (change.position, set)
+            Some(set)
         };
-        recorded.map(whom).eq(schedule.iter().map(whom))
+        (self.recording.prompt.len() as Position..end)
+            .find(|at| set_at(&self.recording.schedule, *at) != set_at(schedule, *at))
     }
 
     pub(super) fn tokens(&self) -> impl Iterator<Item = Token> + '_ {
