@@ -259,6 +259,7 @@ fn expert_object(neighbour: &Neighbour, roster: &[Known]) -> Value {
     let Neighbour { row, status, .. } = neighbour;
     let known = roster.iter().find(|known| known.facts.expert == row.expert);
     let suspicion = known.and_then(|known| known.suspicion());
+    let is_itself = known.is_none_or(Known::is_itself);
     json!({
         "expert": row.expert.to_string(),
         "model": row.model,
@@ -267,7 +268,7 @@ fn expert_object(neighbour: &Neighbour, roster: &[Known]) -> Value {
         "context": row.context,
         "slots": row.slots,
         "needs_allow_list": row.needs_allow_list,
-        "asked": status.is_some(),
+        "asked": status.is_some() && is_itself,
         "suspicion": suspicion.map(|why| why.to_string()),
         "path": status.as_ref().and_then(|s| s.path).map(|path| path.to_string()),
         "rtt_ms": status.as_ref().and_then(|s| s.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),

@@ -313,10 +313,11 @@ mod with_llama {
             // Writing to a string cannot fail.
             writeln!(
                 text,
-                "honest {:<25} {:<9} at {:.1}: distance {:.5}, score {:.3} (most {:.3})",
+                "honest {:<31} {:<9} at {:.1}, top_p {:.2}: distance {:.5}, score {:.3} (most {:.3})",
                 row.shape,
                 row.asked,
                 row.temperature,
+                row.top_p,
                 row.distance_mean,
                 row.exceeds[0],
                 row.score_max
@@ -326,8 +327,9 @@ mod with_llama {
         for row in &r.swaps {
             writeln!(
                 text,
-                "swapped for {:<7} distance {:.5}, score {:.3}; found: {}; after an honest life: {}",
+                "swapped for {:<7} {}: distance {:.5}, score {:.3}; found: {}; after an honest life: {}",
                 row.file,
+                row.shape,
                 row.distance_mean,
                 row.exceeds[0],
                 told(&row.detection),

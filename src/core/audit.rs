@@ -46,11 +46,18 @@ const BETS: [(f64, f64); BETS_COUNT] = [
     (0.03, 0.25),
 ];
 
-/// What is left of p under a law that keeps the most likely tokens of this mass: at least so much of it was kept before
-/// it was said as a whole. None: under other truncations anything may be left, so they are not audited.
+/// At least this part of its belief an expert kept under a law that keeps the most likely tokens, before it said them as
+/// a whole. None: how much other truncations keep is anybody's guess, so they are not audited.
 pub fn kept(transforms: &Transforms) -> Option<f64> {
     let is_known = transforms.top_k == 0 && transforms.min_p == 0.0;
     (is_known && transforms.top_p >= TOP_P_MIN).then(|| f64::from(transforms.top_p).min(1.0))
+}
+
+/// Is a rounding of logits no larger in what is said than where the noise was measured? A penalty for repeating
+/// multiplies logits.
+pub fn is_calm(transforms: &Transforms) -> bool {
+    let penalty = transforms.repeat_penalty;
+    transforms.temperature / penalty.max(1.0 / penalty) >= TEMPERATURE_MIN
 }
 
 /// What an auditor asks its own copy about a position, to judge what another was asked. The copy tells all that it
@@ -76,10 +83,10 @@ pub fn question(asked: &Query) -> Query {
     }
 }
 
-/// Below it a rounding of logits grows into mass: such answers are not audited.
+/// Below it a rounding of logits grows into mass (see [`is_calm`]).
 pub const TEMPERATURE_MIN: f32 = 0.5;
-/// Where more is cut off, little is left to compare.
-pub const TOP_P_MIN: f32 = 0.5;
+/// Where more is cut off, less is left to compare than the noise hides.
+pub const TOP_P_MIN: f32 = 0.9;
 
 /// How far two lists about one position are apart.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,23 +98,22 @@ pub struct Gap {
 }
 
 impl Gap {
-    /// Between what an expert said in answer to `asked` and what the auditor's copy says to [`question`] of it. `kept`:
-    /// at least this part of its belief was left when it was said (see [`kept`]). What it said of a token is then at
-    /// most so many times too large, and of tokens that were cut nothing follows: the honest come no nearer to a
-    /// verdict than where nothing is cut.
+    /// Between what an expert said in answer to `asked` and what the auditor's copy says to [`question`] of it. Where
+    /// something was cut off (see [`kept`]), p was said as p / Z with Z at least `kept`: so p is at least `kept` times
+    /// what was said and at most that, and what was not said may have been cut. Nothing more follows, so an honest gap
+    /// is no wider than the total variation.
     pub fn between(asked: &Query, kept: f64, said: &List, own: &List) -> Gap {
-        let is_whole = asked.untruncated || kept >= 1.0;
-        let kept = if is_whole { 1.0 } else { kept };
         let tokens = said.entries.iter().chain(&own.entries);
         let tokens: BTreeSet<u32> = tokens.map(|entry| entry.token).collect();
         let (mut over, mut under) = (0.0, 0.0);
         for token in tokens {
-            let (least_said, most_said) = range(asked, said, token);
+            let (least_said, mut most_said) = range(asked, said, token);
             let (least_own, most_own) = range(asked, own, token);
-            over += (kept * least_said - most_own).max(0.0);
-            if is_whole {
-                under += (least_own - most_said).max(0.0);
+            if said.ln_p(token).is_none() {
+                most_said = most_said.max(1.0 - kept);
             }
+            over += (kept * least_said - most_own).max(0.0);
+            under += (least_own - most_said).max(0.0);
         }
         let spread = own.entries.iter().map(|e| e.ln_p.p() * (1.0 - e.ln_p.p()));
         Gap {

@@ -60,41 +60,61 @@ proptest! {
 }
 
 proptest! {
-    /// Whatever is cut off, and wherever two copies cut: never wider than where nothing is.
+    /// Whatever is cut off, and wherever two copies cut.
     #[test]
-    fn what_is_cut_off_makes_no_gap(
+    fn where_something_is_cut_off_no_gap_is_wider_than_the_distance(
         said in prop::collection::vec(-8.0f32..4.0, 64),
         own in prop::collection::vec(-8.0f32..4.0, 64),
         seed: u64,
-        top_p in TOP_P_MIN..1.0f32,
+        top_p in 0.5f32..1.0,
+        is_plain: bool,
     ) {
-        let asked = Query::perturbed(Secret::from_seed(seed, 0).key(3), 1.0 / 16.0);
-        let kept = kept(&Transforms { top_p, ..Transforms::NEUTRAL }).unwrap();
-        let said = (cut_list_of(&said, &asked, top_p), tv(&said, &own));
+        let asked = match is_plain {
+            true => Query::plain(0.9, 16),
+            false => Query::perturbed(Secret::from_seed(seed, 0).key(3), 1.0 / 16.0),
+        };
         let list = list_of(&own, &question(&asked));
-        let gap = Gap::between(&asked, kept, &said.0, &list);
-        prop_assert!(gap.distance <= said.1 + 2e-3, "{gap:?} {}", said.1);
-        let same = Gap::between(&asked, kept, &cut_list_of(&own, &asked, top_p), &list);
+        let gap = Gap::between(&asked, top_p.into(), &cut_list_of(&said, &asked, top_p), &list);
+        prop_assert!(gap.distance <= tv(&said, &own) + 2e-3, "{gap:?} {}", tv(&said, &own));
+        let same = Gap::between(&asked, top_p.into(), &cut_list_of(&own, &asked, top_p), &list);
         prop_assert!(same.distance < 1e-3, "{same:?}");
     }
 }
 
-/// Who cuts off all but what it likes is still compared with what that weighs.
+/// Who cuts off what it likes, speaks quietly or keeps the best to itself is compared all the same.
 #[test]
-fn a_cheat_cannot_hide_behind_what_it_cuts_off() {
-    let asked = Query::perturbed(Secret::from_seed(1, 0).key(3), 1.0 / 16.0);
-    let own = vec![0.0; 8];
+fn a_cheat_cannot_hide_behind_what_may_be_cut_off() {
+    let asked = Query::plain(0.999, 256);
+    let own: Vec<f32> = (0..8).map(|v| -0.5 * v as f32).collect();
+    let list = list_of(&own, &question(&asked));
+    let honest = cut_list_of(&own, &asked, 0.95);
+    let gap = |said: &List| Gap::between(&asked, 0.95, said, &list).distance;
+    assert!(gap(&honest) < 1e-3);
     let mut sure = vec![-30.0; 8];
     sure[2] = 0.0;
-    let list = list_of(&own, &question(&asked));
-    let gap = Gap::between(&asked, 0.95, &cut_list_of(&sure, &asked, 0.95), &list);
-    assert!((gap.distance - (0.95 - 0.125)).abs() < 2e-3, "{gap:?}");
-    let few = Transforms {
-        top_k: 4,
-        ..Transforms::NEUTRAL
+    assert!(gap(&cut_list_of(&sure, &asked, 0.95)) > 0.7, "all on one");
+    let mut quiet = honest.clone();
+    for entry in &mut quiet.entries {
+        entry.ln_p = LnP::floor(entry.ln_p.ln() + libm::log(0.8));
+    }
+    assert!(gap(&quiet) > 0.1, "{}", gap(&quiet));
+    let mut silent = honest.clone();
+    silent.entries.retain(|entry| entry.token != 0);
+    silent.bound = 0.0;
+    assert!(gap(&silent) > 0.3, "{}", gap(&silent));
+}
+
+#[test]
+fn how_much_was_kept_is_known_of_top_p_alone() {
+    let of = |change: &dyn Fn(&mut Transforms)| {
+        let mut transforms = Transforms::NEUTRAL;
+        change(&mut transforms);
+        kept(&transforms)
     };
-    assert_eq!(kept(&few), None);
-    assert_eq!(kept(&Transforms::NEUTRAL), Some(1.0));
+    assert_eq!(of(&|_| {}), Some(1.0));
+    assert_eq!(of(&|t| t.top_p = 0.95), Some(f64::from(0.95f32)));
+    assert_eq!(of(&|t| t.top_k = 4), None);
+    assert_eq!(of(&|t| t.min_p = 0.1), None);
 }
 
 #[test]

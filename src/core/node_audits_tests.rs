@@ -346,10 +346,18 @@ fn what_the_transforms_would_blur_is_not_watched() {
     assert!(watched(&|_| {}));
     assert!(!watched(&|spec| spec.grammar = true));
     assert!(!watched(&|spec| spec.law.transforms.top_k = 40));
-    assert!(watched(&|spec| spec.law.transforms.top_p = 0.9));
-    assert!(!watched(&|spec| spec.law.transforms.top_p = 0.4));
+    assert!(watched(&|spec| spec.law.transforms.top_p = 0.95));
+    assert!(!watched(&|spec| spec.law.transforms.top_p = 0.8));
     assert!(!watched(&|spec| spec.law.transforms.min_p = 0.1));
     assert!(!watched(&|spec| spec.law.transforms.temperature = 0.2));
+    let run = |penalty: f32| {
+        move |spec: &mut Spec| {
+            let transforms = &mut spec.law.transforms;
+            (transforms.temperature, transforms.repeat_penalty) = (0.7, penalty);
+        }
+    };
+    assert!(watched(&run(1.1)));
+    assert!(!watched(&run(2.0)) && !watched(&run(0.5)));
     let request = rig.request(|_| {});
     assert_eq!(
         Desk::default().begins(&request.spec, &[]),

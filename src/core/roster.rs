@@ -50,6 +50,11 @@ pub struct Known {
 }
 
 impl Known {
+    /// Nothing proves that it computes with another model file than it names.
+    pub fn is_itself(&self) -> bool {
+        self.audit.verdict() != Verdict::Swapped
+    }
+
     /// Why it should be looked at.
     pub fn suspicion(&self) -> Option<Suspicion> {
         let (nats, positions) = (self.audit.nats(), self.audit.positions());

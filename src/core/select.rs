@@ -36,10 +36,9 @@ pub fn candidates(
         let facts = &known.facts;
         let asked = facts.peer.is_some() || Some(facts.expert) == wanted.local;
         let trusted = facts.admitted || !wanted.keys;
-        let is_itself = known.audit.verdict() != Verdict::Swapped;
         asked
             && trusted
-            && is_itself
+            && known.is_itself()
             && facts.vocabulary == wanted.vocabulary
             && facts.context >= wanted.context
     };

@@ -456,10 +456,10 @@ impl Team {
             self.take_turns(position);
         }
         let first = self.group.is_empty();
-        self.fill(|standing| *standing == Standing::Warm || first);
         if self.has_news {
-            self.weigh(); // whoever has come in may have spoken before
+            self.weigh(); // whoever comes in now may have spoken before
         }
+        self.fill(|standing| *standing == Standing::Warm || first);
         self.write_down(position);
     }
 

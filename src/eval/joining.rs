@@ -5,7 +5,7 @@ use super::Panel;
 use super::documents::Document;
 use super::draws::Draws;
 use super::figures::interval;
-use super::report::GateRow;
+use super::report::JoiningRow;
 use quorate_core::ids::{ExpertId, Fingerprint, NetworkId, Position};
 use quorate_core::lnp::LnP;
 use quorate_core::weights::{
@@ -16,6 +16,8 @@ use quorate_core::weights::{
 const NODES: u8 = 9;
 const DAYS: u32 = 5;
 const REQUESTS_A_DAY: [usize; 3] = [5, 25, 150];
+/// Meshes of a kind, each with requests and noise of its own: every answer is the mean over them.
+const MESHES: usize = 8;
 /// Tokens of the prompts that nodes saw.
 const SEEN: usize = 64;
 /// Tokens of the newcomer's prompts, and of the text behind them.
@@ -26,44 +28,62 @@ const FIRST_DAY: u32 = 20_000;
 const NETWORK: NetworkId = NetworkId([0; 32]);
 const VOCABULARY: Fingerprint = Fingerprint([0; 32]);
 
-/// Nothing where no two documents of one domain are there, or fewer than two experts.
-pub(super) fn joining(panel: &Panel, seed: u64) -> Result<Vec<GateRow>, BadRule> {
+/// Nothing where no two documents of one domain are long enough, or there is one expert.
+pub(super) fn joining(panel: &Panel, seed: u64) -> Result<Vec<JoiningRow>, BadRule> {
     let experts: Vec<ExpertId> = (0..panel.names.len())
         .map(|k| ExpertId([k as u8; 32]))
         .collect();
     let (theirs, ours) = halves(&panel.documents);
     let seen = seen(panel, &theirs, &experts);
     let mut rows = Vec::new();
-    if seen.is_empty() || experts.len() < 2 {
+    if seen.is_empty() || ours.is_empty() {
         return Ok(rows);
     }
     for requests in REQUESTS_A_DAY {
-        let mesh = mesh(&seen, &experts, requests, seed);
+        let meshes = (0..MESHES).map(|nth| mesh(&seen, &experts, requests, (seed, nth)));
+        let meshes: Vec<Gates> = meshes.collect();
         for prompt in PROMPTS {
-            let begun = ours
-                .iter()
-                .map(|&d| (&panel.documents[d], &panel.scores[d]));
-            let begun = begun.filter(|(document, _)| document.tokens.len() >= prompt + ANSWER);
-            let begun = begun.map(|(document, scores)| begin(&mesh, document, scores, prompt));
-            let begun = begun.collect::<Result<Vec<Begun>, BadRule>>()?;
-            rows.extend(row(&begun, requests, prompt, seed));
+            let answers = ours.iter().map(|&d| {
+                let (document, scores) = (&panel.documents[d], &panel.scores[d]);
+                answer(&meshes, &experts, document, scores, prompt)
+            });
+            let answers = answers.collect::<Result<Vec<Answer>, BadRule>>()?;
+            let draws = Draws::new(seed, "bootstrap joining", prompt);
+            let saved: Vec<f64> = answers.iter().map(|a| a.saved).collect();
+            let (saved, ci) = interval(&saved, draws);
+            let mean = |nats: fn(&Answer) -> f64| {
+                answers.iter().map(nats).sum::<f64>() / answers.len() as f64
+            };
+            rows.push(JoiningRow {
+                nodes: NODES.into(),
+                requests_a_day: requests,
+                texts_seen: seen.len(),
+                prompt,
+                documents: answers.len(),
+                saved,
+                ci,
+                first: mean(|a| a.first),
+                anybody: mean(|a| a.anybody),
+            });
         }
     }
     Ok(rows)
 }
 
-/// Every second pure document of a domain is what others saw.
+/// Every second pure document of a domain is what others saw; of the rest those that are long enough for all prompts.
 fn halves(documents: &[Document]) -> (Vec<usize>, Vec<usize>) {
     let mut nth = std::collections::BTreeMap::<usize, usize>::new();
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    let longest = PROMPTS.into_iter().max().unwrap_or(0) + ANSWER;
     for (d, document) in documents.iter().enumerate() {
         let Some(domain) = document.domain else {
             continue;
         };
         let nth = nth.entry(domain).or_default();
-        match nth.is_multiple_of(2) {
-            true => theirs.push(d),
-            false => ours.push(d),
+        if nth.is_multiple_of(2) {
+            theirs.push(d);
+        } else if document.tokens.len() >= longest {
+            ours.push(d);
         }
         *nth += 1;
     }
@@ -88,11 +108,17 @@ fn seen(panel: &Panel, theirs: &[usize], experts: &[ExpertId]) -> Vec<Observatio
 }
 
 /// What a newcomer has heard of nodes of which each saw so many of these a day.
-fn mesh(seen: &[Observation], experts: &[ExpertId], requests: usize, seed: u64) -> Gates {
+fn mesh(
+    seen: &[Observation],
+    experts: &[ExpertId],
+    requests: usize,
+    (seed, nth): (u64, usize),
+) -> Gates {
     let listed: Vec<_> = experts.iter().map(|expert| (VOCABULARY, *expert)).collect();
     let mut newcomer = Gates::new(NETWORK, [0; 32], Own::default());
     for node in 1..=NODES {
-        let mut draws = Draws::new(seed, &format!("gate {requests}"), usize::from(node));
+        let purpose = format!("mesh of {requests}, {nth}");
+        let mut draws = Draws::new(seed, &purpose, usize::from(node));
         let mut own = Own::default();
         own.list(FIRST_DAY, &listed);
         for day in 1..=DAYS {
@@ -109,55 +135,53 @@ fn mesh(seen: &[Observation], experts: &[ExpertId], requests: usize, seed: u64) 
     newcomer
 }
 
-/// One answer of the newcomer, in nats a token.
-struct Begun {
-    /// Weights that set out from what the mesh knows, and from nothing.
-    known: f64,
-    equal: f64,
-    /// The expert whom the mesh would ask first, the first of the list, and the best one.
+/// One answer of newcomers, in nats a token.
+struct Answer {
+    /// By weights that set out from what the mesh knows, beside equal ones.
+    saved: f64,
+    /// Behind the best expert of this answer: whom the mesh would ask first, and the mean of all.
     first: f64,
     anybody: f64,
-    best: f64,
 }
 
-fn begin(
-    mesh: &Gates,
+fn answer(
+    meshes: &[Gates],
+    experts: &[ExpertId],
     document: &Document,
     scores: &[Vec<LnP>],
     prompt: usize,
-) -> Result<Begun, BadRule> {
-    let experts: Vec<ExpertId> = (0..scores.len()).map(|k| ExpertId([k as u8; 32])).collect();
-    let equal = vec![1.0 / scores.len() as f64; scores.len()];
-    let topic = Topic::of(&document.tokens[..prompt]);
-    let known = topic.map(|topic| mesh.prior(VOCABULARY, &topic, &experts));
-    let known = known.unwrap_or_else(|| equal.clone());
+) -> Result<Answer, BadRule> {
+    let count = experts.len();
     let p = |k: usize, position: usize| scores[k][position - 1].ln().max(-64.0).exp();
-    let of = |weights: &[f64]| {
+    let lost = |weights: &[f64]| {
         let mixed = |position| -> f64 {
             let all = weights.iter().enumerate();
             all.map(|(k, weight)| weight * p(k, position)).sum()
         };
-        let lost: f64 = (prompt..prompt + ANSWER)
-            .map(|position| -mixed(position).ln())
-            .sum();
-        lost / ANSWER as f64
+        let nats = (prompt..prompt + ANSWER).map(|position| -mixed(position).ln());
+        nats.sum::<f64>() / ANSWER as f64
     };
-    let alone = |k: usize| of(&one(k, scores.len()));
-    let all: Vec<f64> = (0..scores.len()).map(alone).collect();
-    let first = (0..all.len()).fold(0, |a, b| if known[b] > known[a] { b } else { a });
-    Ok(Begun {
-        known: of(&weights(&known, scores, prompt)?),
-        equal: of(&weights(&equal, scores, prompt)?),
-        first: all[first],
-        anybody: all.iter().sum::<f64>() / all.len() as f64,
-        best: all.iter().copied().fold(f64::INFINITY, f64::min),
+    let one =
+        |k: usize| -> Vec<f64> { (0..count).map(|at| f64::from(u8::from(at == k))).collect() };
+    let alone: Vec<f64> = (0..count).map(|k| lost(&one(k))).collect();
+    let best = alone.iter().copied().fold(f64::INFINITY, f64::min);
+    let equal = lost(&weights(&vec![1.0; count], scores, prompt)?);
+    let topic = Topic::of(&document.tokens[..prompt]);
+    let (mut saved, mut first) = (0.0, 0.0);
+    for mesh in meshes {
+        let prior = topic
+            .as_ref()
+            .map(|topic| mesh.prior(VOCABULARY, topic, experts));
+        let prior = prior.unwrap_or_else(|| vec![1.0; count]);
+        saved += equal - lost(&weights(&prior, scores, prompt)?);
+        let likeliest = (0..count).fold(0, |a, b| if prior[b] > prior[a] { b } else { a });
+        first += alone[likeliest] - best;
+    }
+    Ok(Answer {
+        saved: saved / meshes.len() as f64,
+        first: first / meshes.len() as f64,
+        anybody: alone.iter().sum::<f64>() / count as f64 - best,
     })
-}
-
-fn one(k: usize, experts: usize) -> Vec<f64> {
-    (0..experts)
-        .map(|at| f64::from(u8::from(at == k)))
-        .collect()
 }
 
 /// The default's, of everybody, for the answer to this prompt: as a request has them.
@@ -170,26 +194,6 @@ fn weights(prior: &[f64], scores: &[Vec<LnP>], prompt: usize) -> Result<Vec<f64>
     }
     weights.begin(prompt as Position, Situation::Sampled(Following::Frozen))?;
     Ok(weights.frozen(&(0..scores.len()).collect::<Vec<_>>()))
-}
-
-fn row(begun: &[Begun], requests_a_day: usize, prompt: usize, seed: u64) -> Option<GateRow> {
-    let draws = || Draws::new(seed, "bootstrap gate", prompt);
-    let of = |nats: &dyn Fn(&Begun) -> f64| {
-        let all: Vec<f64> = begun.iter().map(nats).collect();
-        interval(&all, draws())
-    };
-    let (saved, ci) = of(&|b| b.equal - b.known);
-    let mean = |nats: &dyn Fn(&Begun) -> f64| of(nats).0;
-    (!begun.is_empty()).then(|| GateRow {
-        nodes: NODES.into(),
-        requests_a_day,
-        prompt,
-        documents: begun.len(),
-        saved,
-        ci,
-        first: mean(&|b| b.first - b.best),
-        anybody: mean(&|b| b.anybody - b.best),
-    })
 }
 
 #[cfg(test)]

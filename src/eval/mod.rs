@@ -2,8 +2,8 @@
 //!
 //! `documents` draws texts from a folder, `scores` asks every expert for ln p of their tokens (once:
 //! it is kept on disk), `replay` predicts them again token by token with every strategy, `figures`
-//! makes intervals of it, `joining` asks what a newcomer gains from what others saw, `apart` looks at whole distributions at a few positions. The protocol is
-//! `research/mixing.md`; decisions about weights are all in `quorate_core::weights`.
+//! makes intervals of it, `joining` asks what a newcomer gains from what others saw, `apart` looks at
+//! whole distributions at a few positions. The protocol is `research/mixing.md`; decisions about weights are all in `quorate_core::weights`.
 
 mod apart;
 mod documents;
@@ -19,7 +19,7 @@ mod verdict;
 
 pub use documents::{Amounts, Skipped, Why};
 pub use plot::svg;
-pub use report::{Gain, GateRow, Report, Row};
+pub use report::{Gain, JoiningRow, Report, Row};
 pub use text::{TextOptions, TextReport, eval_text};
 pub use verdict::Verdict;
 
@@ -141,11 +141,11 @@ pub fn eval(options: &Options) -> Result<Report> {
         gate,
     };
     let figures = figures::figures(&panel, &folder.domains, options)?;
-    let gate = joining::joining(&panel, options.seed)
+    let joining = joining::joining(&panel, options.seed)
         .map_err(|error| EvalError::Panel(error.to_string()))?;
     let apart = apart::apart(&panel, options, &shelf)?;
     Ok(report::report(
-        &panel, folder, options, figures, gate, apart,
+        &panel, folder, options, figures, joining, apart,
     ))
 }
 

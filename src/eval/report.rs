@@ -31,16 +31,18 @@ pub struct LagRow {
 
 /// What a newcomer's answers gain if it starts from what a mesh of so many nodes saw, in nats a token.
 #[derive(Clone, Debug, Serialize)]
-pub struct GateRow {
+pub struct JoiningRow {
     pub nodes: usize,
     pub requests_a_day: usize,
+    /// Different ones, of which requests are drawn.
+    pub texts_seen: usize,
     /// Tokens of the prompt.
     pub prompt: usize,
     pub documents: usize,
     /// By weights that set out from the mesh's gate instead of from equal ones.
     pub saved: f64,
     pub ci: [f64; 2],
-    /// Behind the best expert of each answer: the one that the gate would ask first, and a random one.
+    /// Behind the best expert of each answer: the one that the mesh would ask first, and the mean of all.
     pub first: f64,
     pub anybody: f64,
 }
@@ -103,7 +105,7 @@ pub struct Report {
     pub gain_kept: Option<f64>,
     pub lags: Vec<LagRow>,
     /// Of answers on pure documents; empty where there are too few.
-    pub gate: Vec<GateRow>,
+    pub joining: Vec<JoiningRow>,
     /// Where whole distributions were compared.
     pub positions: usize,
     pub experts: Vec<String>,
@@ -117,7 +119,7 @@ pub(super) fn report(
     folder: Folder,
     options: &Options,
     figures: Figures,
-    gate: Vec<GateRow>,
+    joining: Vec<JoiningRow>,
     apart: Apart,
 ) -> Report {
     let mixed = panel
@@ -148,7 +150,7 @@ pub(super) fn report(
         gain_vs_against: figures.mixed_against,
         gain_kept: figures.kept,
         lags: figures.lags,
-        gate,
+        joining,
         positions: apart.positions,
         experts: panel.names.clone(),
         documents: Documents {

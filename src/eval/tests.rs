@@ -130,7 +130,7 @@ fn the_report_has_what_the_protocol_says() {
     find("mixed", "mixed", "against", 1);
     assert_eq!(report.lags.len(), 6, "three lags on either set");
     assert_eq!(
-        report.gate.len(),
+        report.joining.len(),
         9,
         "three meshes, three lengths of prompts"
     );

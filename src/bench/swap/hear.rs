@@ -39,6 +39,7 @@ pub(super) struct Shape {
     pub(super) kind: Kind,
     pub(super) temperature: f32,
     pub(super) top_p: f32,
+    pub(super) repeat_penalty: f32,
     /// In which numbers it computes; None: the file's own.
     pub(super) file: Option<Quantisation>,
 }
@@ -51,8 +52,8 @@ pub(super) enum Kind {
     Plain,
 }
 
-/// What of a shape is what is asked: temperature and top_p with it.
-pub(super) type Asked = (Kind, f32, f32);
+/// What of a shape is what is asked: with temperature, top_p and repeat penalty.
+pub(super) type Asked = (Kind, f32, f32, f32);
 
 impl Shape {
     /// A router's first question about a position.
@@ -65,13 +66,14 @@ impl Shape {
     }
 
     pub(super) fn asked(self) -> Asked {
-        (self.kind, self.temperature, self.top_p)
+        (self.kind, self.temperature, self.top_p, self.repeat_penalty)
     }
 
     pub(super) fn transforms(self) -> Transforms {
         Transforms {
             temperature: self.temperature,
             top_p: self.top_p,
+            repeat_penalty: self.repeat_penalty,
             ..Transforms::NEUTRAL
         }
     }

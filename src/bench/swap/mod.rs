@@ -41,7 +41,7 @@ const SPEAKERS: usize = 8;
 /// the default law asks; and on a machine that multiplies otherwise. llama.cpp's kernels for processors round what
 /// they multiply with a quantised row to 8 bits, those of a graphics card may not: the same weights in 32 bits show
 /// what that does.
-const HONEST: [Shape; 11] = [
+const HONEST: [Shape; 12] = [
     shape("a token at a time", 1, 1, 0),
     TOGETHER,
     Shape {
@@ -66,6 +66,12 @@ const HONEST: [Shape; 11] = [
     },
     AS_RUN,
     Shape {
+        name: "at the limits of an audit",
+        temperature: audit::TEMPERATURE_MIN,
+        top_p: audit::TOP_P_MIN,
+        ..TOGETHER
+    },
+    Shape {
         name: "other kernels, 8 together",
         file: Some(Quantisation::F32),
         ..TOGETHER
@@ -74,8 +80,10 @@ const HONEST: [Shape; 11] = [
 const TOGETHER: Shape = shape("8 texts together", 1, 8, 0);
 /// As `quorate run` asks where nothing is set.
 const AS_RUN: Shape = Shape {
+    name: "as quorate run asks, 8 together",
     temperature: 0.7,
     top_p: 0.95,
+    repeat_penalty: 1.1,
     ..TOGETHER
 };
 /// In place of the declared file.
@@ -99,6 +107,7 @@ const fn shape(name: &'static str, piece: usize, together: usize, joins: usize) 
         kind: Kind::Perturbed,
         temperature: 1.0,
         top_p: 1.0,
+        repeat_penalty: 1.0,
         file: None,
     }
 }
@@ -149,6 +158,8 @@ pub struct HonestRow {
 pub struct SwapRow {
     pub file: &'static str,
     pub tensors: Tensors,
+    /// The shape in which it is asked.
+    pub shape: &'static str,
     pub temperature: f32,
     pub top_p: f32,
     pub distance_mean: f64,
@@ -189,7 +200,7 @@ pub fn swap(options: &SwapOptions) -> Result<SwapReport> {
         .iter()
         .flat_map(|kind| [(*kind, TOGETHER), (*kind, AS_RUN)])
     {
-        say(kind.name());
+        say(&format!("{}, {}", kind.name(), asked.name));
         let shape = Shape {
             file: Some(kind),
             ..asked
@@ -199,6 +210,7 @@ pub fn swap(options: &SwapOptions) -> Result<SwapReport> {
         let row = SwapRow {
             file: kind.name(),
             tensors: heard.tensors,
+            shape: shape.name,
             temperature: shape.temperature,
             top_p: shape.top_p,
             distance_mean: distance_mean(&gaps),

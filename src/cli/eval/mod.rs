@@ -318,7 +318,7 @@ mod with_llama {
                 ))?;
             }
         }
-        for row in &report.gate {
+        for row in &report.joining {
             term::line(format!(
                 "a newcomer's answers to prompts of {} tokens, with what {} nodes of {} requests a day saw: {:+.3} [{:+.3}, {:+.3}] nats a token better",
                 row.prompt, row.nodes, row.requests_a_day, row.saved, row.ci[0], row.ci[1]

@@ -1,7 +1,7 @@
 //! What of this node's traffic is computed again, and when: windows of answers, drawn so that nobody can know them,
 //! computed by a twin while the node has nothing else to do, within a budget.
 
-use super::{Gap, TEMPERATURE_MIN, WINDOW, kept, question};
+use super::{Gap, WINDOW, is_calm, kept, question};
 use crate::generate::{Listed, Spec};
 use crate::ids::{ExpertId, Position, SessionId, Token};
 use crate::law::Transforms;
@@ -21,8 +21,6 @@ struct Sample {
     session: SessionId,
     prompt: Vec<Token>,
     transforms: Transforms,
-    /// See [`kept`].
-    kept: f64,
     window: Range<Position>,
     /// Up to the end of the window.
     answer: Vec<Token>,
@@ -160,8 +158,7 @@ impl Desk {
     ) -> Option<Range<Position>> {
         let (_, twin) = *twins.first()?;
         let transforms = &spec.law.transforms;
-        let kept = kept(transforms)?;
-        let is_fit = !spec.grammar && transforms.temperature >= TEMPERATURE_MIN;
+        let is_fit = !spec.grammar && kept(transforms).is_some() && is_calm(transforms);
         if !is_fit || self.open.len() >= AUDITS_WATCHED_MAX {
             return None;
         }
@@ -170,7 +167,6 @@ impl Desk {
             session: spec.session,
             prompt: spec.prompt.clone(),
             transforms: transforms.clone(),
-            kept,
             window: window.clone(),
             answer: Vec::new(),
             twin,
@@ -343,12 +339,15 @@ impl UnderWay {
 
     /// By position, and there by expert.
     fn gaps(&self) -> Vec<(ExpertId, Gap)> {
+        let Some(kept) = kept(&self.sample.transforms) else {
+            return Vec::new(); // such a request is not watched
+        };
         let pairs = self.own.iter();
         let pairs =
             pairs.filter_map(|(position, own)| Some((self.sample.said.get(position)?, own)));
         let gaps = pairs.flat_map(|((asked, lists), own)| {
             let gap = move |(expert, said): (&ExpertId, &List)| {
-                (*expert, Gap::between(asked, self.sample.kept, said, own))
+                (*expert, Gap::between(asked, kept, said, own))
             };
             lists.iter().map(gap)
         });

@@ -131,6 +131,25 @@ fn who_weighs_nothing_is_not_asked() {
     );
 }
 
+/// Two are chosen without it; the one that knows the prompt speaks when they are at work, and takes their place.
+#[test]
+fn who_speaks_late_and_weighs_everything_comes_in() {
+    let late = Ways {
+        read_us: 1_500_000,
+        ..CALM
+    };
+    let slow = Ways {
+        step_us: 200_000,
+        ..CALM
+    };
+    let ways = [(1, slow.clone()), (2, late), (3, slow)];
+    let spec = learning(knowing(written_by(2, 40), 4), Strategy::Bayes);
+    let story = live(spec, plan(&[1, 2, 3], 2, 0), &ways, 1);
+    assert_eq!(story.tokens.len(), 30);
+    let last = &story.schedule.last().expect("a set").set;
+    assert_eq!(last, &[(ExpertId([2; 32]), 1.0)]);
+}
+
 #[test]
 fn scores_of_another_prompt_are_a_lie() {
     let instead = ExpertEvent::Scored {

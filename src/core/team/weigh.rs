@@ -70,7 +70,7 @@ impl Team {
         true
     }
 
-    /// All that was said of the prompt so far is heard at once, by whoever asks for weights. Strategies are judged by
+    /// All that was said of the prompt so far is heard at once, when the set is weighed. Strategies are judged by
     /// what each would have said of the prompt with everybody's word; judged as words come in, they would be judged
     /// with the first to speak alone, and one expert leaves nothing to differ about.
     fn hear_out(&mut self) -> Option<&Weights> {
@@ -83,7 +83,8 @@ impl Team {
                 }
                 tokens = tokens.max(ln_p.len());
             }
-            weights.begin(tokens as Position + 1, FROZEN).ok()?;
+            let begun = weights.begin(tokens as Position + 1, FROZEN);
+            begun.expect("frozen weights need no rule");
             self.learned = Some(weights);
         }
         self.learned.as_ref()
@@ -96,7 +97,6 @@ impl Team {
             return;
         }
         self.choosing = false;
-        self.hear_out();
         let weights = self.start();
         self.order
             .sort_by(|&a, &b| weights[b].total_cmp(&weights[a]));
@@ -110,7 +110,8 @@ impl Team {
     /// before the first word. Once all have, whoever weighs nothing is not asked: where weights follow it
     /// may weigh more later.
     pub(super) fn weigh(&mut self) {
-        if self.choosing || self.group.is_empty() || self.hear_out().is_none() {
+        let has_set_out = self.follow.as_ref().is_some_and(|f| f.start().is_some());
+        if self.choosing || has_set_out || self.hear_out().is_none() {
             return;
         }
         let all = self.group.iter().all(|&i| self.members[i].has_scored);
@@ -128,9 +129,14 @@ impl Team {
         for (&i, weight) in pool.iter().zip(self.declared(&pool)) {
             self.members[i].is_outweighed = weight == 0.0;
         }
-        let members = &self.members;
-        if !self.group.iter().all(|&i| members[i].is_outweighed) {
-            self.group.retain(|&i| !members[i].is_outweighed);
+        let counts = |i: &usize| !self.members[*i].is_outweighed;
+        if self.group.iter().any(counts) {
+            self.group.retain(|i| !self.members[*i].is_outweighed);
+        } else if pool.iter().any(counts) {
+            for i in std::mem::take(&mut self.group) {
+                self.members[i].forget_questions();
+            }
+            self.fill(|standing| *standing == Standing::Warm);
         }
     }
 
@@ -160,8 +166,8 @@ impl Team {
     }
 
     /// What the answer sets out from, of everybody.
-    pub(super) fn start(&self) -> Vec<f64> {
-        match &self.learned {
+    pub(super) fn start(&mut self) -> Vec<f64> {
+        match self.hear_out() {
             Some(learned) => learned.start(),
             None => {
                 let all: Vec<usize> = (0..self.members.len()).collect();
