@@ -270,6 +270,8 @@ fn expert_object(neighbour: &Neighbour, roster: &[Known]) -> Value {
         "needs_allow_list": row.needs_allow_list,
         "asked": status.is_some() && is_itself,
         "suspicion": suspicion.map(|why| why.to_string()),
+        // Positions of its node that were computed again here.
+        "audited": known.map_or(0, |known| known.audit.positions()),
         "path": status.as_ref().and_then(|s| s.path).map(|path| path.to_string()),
         "rtt_ms": status.as_ref().and_then(|s| s.rtt).map(|rtt| rtt.as_secs_f64() * 1000.0),
         "bytes_in": status.as_ref().map(|s| s.bytes_in),

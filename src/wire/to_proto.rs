@@ -54,6 +54,7 @@ pub fn known_expert(known: &Known) -> v1::KnownExpert {
         suspicion: known
             .suspicion()
             .map_or_else(String::new, |why| why.to_string()),
+        audited: known.audit.positions(),
     }
 }
 
