@@ -174,7 +174,10 @@ pub(super) fn schedule(changes: &[Change]) -> Value {
 
 /// Why experts weigh what they weigh.
 pub(super) fn reasons(reasons: &Reasons) -> Value {
-    let claim = |(expert, claim): &(ExpertId, Claim)| json!({"expert": expert.to_string(), "nats": claim.nats(), "counts": claim.counts()});
+    let claim = |(expert, claim): &(ExpertId, Claim)| {
+        let (nats, counts) = (claim.nats(), claim.counts());
+        json!({"expert": expert.to_string(), "nats": nats, "counts": counts})
+    };
     let strategy =
         |(strategy, share): &(Strategy, f64)| json!({"strategy": strategy.name(), "share": share});
     json!({

@@ -11,6 +11,7 @@ use quorate_core::lnp::LnP;
 use quorate_core::weights::{
     BadRule, Following, Gates, Noise, Observation, Own, Rule, Situation, Topic, Weights,
 };
+use std::collections::BTreeMap;
 
 /// A mesh as decision 0017 measures it on made-up experts: so many nodes, so many days.
 const NODES: u8 = 9;
@@ -72,7 +73,7 @@ pub(super) fn joining(panel: &Panel, seed: u64) -> Result<Vec<JoiningRow>, BadRu
 
 /// Every second pure document of a domain is what others saw; of the rest those that are long enough for all prompts.
 fn halves(documents: &[Document]) -> (Vec<usize>, Vec<usize>) {
-    let mut nth = std::collections::BTreeMap::<usize, usize>::new();
+    let mut nth = BTreeMap::<usize, usize>::new();
     let (mut theirs, mut ours) = (Vec::new(), Vec::new());
     let longest = PROMPTS.into_iter().max().unwrap_or(0) + ANSWER;
     for (d, document) in documents.iter().enumerate() {

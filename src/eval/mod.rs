@@ -3,7 +3,8 @@
 //! `documents` draws texts from a folder, `scores` asks every expert for ln p of their tokens (once:
 //! it is kept on disk), `replay` predicts them again token by token with every strategy, `figures`
 //! makes intervals of it, `joining` asks what a newcomer gains from what others saw, `apart` looks at
-//! whole distributions at a few positions. The protocol is `research/mixing.md`; decisions about weights are all in `quorate_core::weights`.
+//! whole distributions at a few positions. The protocol is `research/mixing.md`; decisions about
+//! weights are all in `quorate_core::weights`.
 
 mod apart;
 mod documents;

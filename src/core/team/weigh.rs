@@ -8,8 +8,8 @@ use crate::weights::{
     Claim, Following, Observation, Reasons, Rule, Situation, Strategy, Weighing, Weights,
 };
 
-/// The candidates' weights are the prior. Equal weights need no scores, nor does one expert; and who speaks when is drawn before all of them could
-/// be in.
+/// The candidates' weights are the prior. Equal weights need no scores, nor does one expert; and who speaks when is
+/// drawn before all of them could be in.
 pub(super) fn blank(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, BadPlan> {
     let takes_turns = matches!(plan.sets, Sets::Turns { .. });
     let is_equal = weighing.strategy == Strategy::Uniform || plan.candidates.len() < 2;
@@ -27,8 +27,8 @@ pub(super) fn blank(plan: &Plan, weighing: Weighing) -> Result<Option<Weights>, 
         .collect();
     prior.sort_by_key(|(expert, _)| *expert);
     let prior: Vec<f64> = prior.into_iter().map(|(_, weight)| weight).collect();
-    let learned = Weights::from_prior(rule, &prior, None);
-    learned.map(Some).map_err(|_| BadPlan::Rule)
+    let blank = Weights::from_prior(rule, &prior, None);
+    blank.map(Some).map_err(|_| BadPlan::Rule)
 }
 
 /// What is said of given text goes into weights that do not change after it.
